@@ -1,0 +1,289 @@
+"""Every key of the `model` section, with its default and its meaning. Torch-free.
+
+Paths are kept as the YAML spells them. Defaults are the original's where it has one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from video_llama.checks import at_least, divisible
+from video_llama.registry import Registry
+from video_llama.types import ConfigError
+
+if TYPE_CHECKING:
+    from video_llama.models.video_llama import VideoLlama
+
+Branch = Literal["video", "audio"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class CaptionTemplate(NamedTuple):
+    """How caption data of stage 2 is written for one kind of LLM (MiniGPT-4's format)."""
+
+    prompt: str
+    """Text around the prompt, which replaces `{}`."""
+    end_sym: str
+    """What ends the caption."""
+
+
+CAPTION_TEMPLATES = {
+    "vicuna": CaptionTemplate("###Human: {} ###Assistant: ", "###"),
+    "llama_v2": CaptionTemplate("[INST] <<SYS>>\n \n<</SYS>>\n\n{} [/INST] ", "</s>"),
+}
+STAGE_1_END_SYM = "\n"
+
+MODELS: Registry[type[ModelSettings]] = Registry("model.arch")
+"""`model.arch` to the class of its settings."""
+
+
+@dataclass(kw_only=True)
+class VitSettings:
+    """Sizes of the EVA vision transformer; the defaults are ViT-g."""
+
+    patch_size: int = 14
+    """Side of a patch, pixels; divides model.image_size."""
+    embed_dim: int = 1408
+    """Width of the blocks."""
+    depth: int = 39
+    """Number of blocks (EVA's 40th is not used)."""
+    num_heads: int = 16
+    """Attention heads; divides embed_dim."""
+    mlp_ratio: float = 4.3637
+    """Width of the MLP over embed_dim, rounded down."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        divisible(self, "embed_dim", "num_heads")
+
+
+@dataclass(kw_only=True)
+class QFormerSettings:
+    """Sizes of the frame Q-Former; width, heads and MLP also hold for the temporal Q-Formers."""
+
+    hidden_size: int = 768
+    """Width of the layers."""
+    num_hidden_layers: int = 12
+    """Layers of the frame Q-Former; every other one has cross-attention."""
+    num_attention_heads: int = 12
+    """Attention heads; divides hidden_size."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layer."""
+
+    def __post_init__(self) -> None:
+        at_least(
+            self, 1, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
+        )
+        divisible(self, "hidden_size", "num_attention_heads")
+
+
+@dataclass(kw_only=True)
+class ImageBindSettings:
+    """Sizes of ImageBind's vision and audio towers; the defaults are imagebind_huge."""
+
+    vision_embed_dim: int = 1280
+    """Width of the vision tower."""
+    vision_num_blocks: int = 32
+    """Blocks of the vision tower."""
+    vision_num_heads: int = 16
+    """Attention heads of the vision tower; divides its width."""
+    audio_embed_dim: int = 768
+    """Width of the audio tower."""
+    audio_num_blocks: int = 12
+    """Blocks of the audio tower."""
+    audio_num_heads: int = 12
+    """Attention heads of the audio tower; divides its width."""
+    out_embed_dim: int = 1024
+    """Width of the joint space, which the audio Q-Former reads."""
+    image_size: int = 224
+    """Side of the picture that the vision positions are made for, pixels; others are resized."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, *self.__dataclass_fields__)
+        divisible(self, "vision_embed_dim", "vision_num_heads")
+        divisible(self, "audio_embed_dim", "audio_num_heads")
+
+
+@MODELS.register("video_llama")
+@dataclass(kw_only=True)
+class ModelSettings:
+    """The `model` section: architecture, weight files, what is trained, text and precision."""
+
+    arch: str = "video_llama"
+    """Registered name of the model."""
+    model_type: Literal["pretrain_vicuna", "pretrain_llama_v2"] = "pretrain_vicuna"
+    """Kind of LLM; gives template, prompt_template and end_sym where these are not set."""
+    template: Literal["auto", "vicuna", "llama_v2"] = "auto"
+    """Conversation format; auto: that of model_type. After loading never auto."""
+
+    vit_model: Literal["eva_clip_g"] = "eva_clip_g"
+    """Vision transformer."""
+    vit_config: VitSettings = field(default_factory=VitSettings)
+    """Its sizes."""
+    image_size: int = 224
+    """Side of every frame and picture that enters the vision transformer, pixels."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth of the last vision block while it trains, 0 to 1."""
+    use_grad_checkpoint: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    qformer_config: QFormerSettings = field(default_factory=QFormerSettings)
+    """Sizes of the Q-Formers."""
+    num_query_token: int = 32
+    """Queries of the frame Q-Former: vectors per frame."""
+    num_video_query_token: int = 32
+    """Queries of the video Q-Former: LLM positions per clip or picture."""
+    num_audio_query_token: int = 8
+    """Queries of the audio Q-Former: LLM positions per sound."""
+    max_frame_pos: int = 32
+    """Frames that have a position: the most per clip."""
+    max_audio_clips: int = 8
+    """Sound segments (or frames of the audio branch) that have a position: the most per item."""
+    interpolate_positions: bool = False
+    """Stretch the position tables over more frames or segments instead of refusing them."""
+    fusion_head_layers: int = 2
+    """Layers of the video and of the audio Q-Former; the released weights have 2."""
+    fusion_header_type: str = "seqTransf"
+    """Kind of temporal fusion; only seqTransf exists, any other value has no effect and warns."""
+    equip_audio_branch: bool = True
+    """Build ImageBind and the audio Q-Former."""
+    imagebind_config: ImageBindSettings = field(default_factory=ImageBindSettings)
+    """Sizes of ImageBind."""
+
+    llama_model: str
+    """Folder of the LLM: config.json, tokenizer.model, weights."""
+    vit_ckpt: str | None = None
+    """EVA weight file (eva_vit_g.pth)."""
+    q_former_model: str | None = None
+    """BLIP-2 weight file of ln_vision and the frame Q-Former (blip2_pretrained_flant5xxl.pth)."""
+    llama_proj_model: str | None = None
+    """Weight file that starts llama_proj (pretrained_minigpt4.pth)."""
+    imagebind_ckpt_path: str | None = None
+    """imagebind_huge.pth, or the folder that holds it."""
+    ckpt: str | None = None
+    """Weight file loaded last but one: the video branch, or the whole model."""
+    ckpt_2: str | None = None
+    """Weight file loaded last: the audio branch."""
+    random_init: bool = False
+    """Fill the parts for which no file is given with random values; false: that is an error."""
+
+    freeze_vit: bool = True
+    """Keep the vision transformer and ln_vision as they are."""
+    freeze_qformer: bool = True
+    """Keep the frame Q-Former and its queries as they are."""
+    frozen_llama_proj: bool = True
+    """Keep llama_proj as it is."""
+    frozen_video_Qformer: bool = True
+    """Keep the video Q-Former, its queries and the frame positions as they are."""
+    frozen_audio_Qformer: bool = True
+    """Keep the audio Q-Former, its queries, positions and projection as they are."""
+
+    vit_precision: Precision = "fp16"
+    """Number type of the vision transformer's convolution and linear layers."""
+    imagebind_precision: Precision = "fp32"
+    """Number type of ImageBind."""
+    precision: Precision = "bf16"
+    """Number type of the LLM."""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """How the LLM's linear layers are stored."""
+    low_resource: bool = False
+    """The original's name for quantization int8."""
+
+    max_txt_len: int = 32
+    """Longest caption in training, tokens, its end symbol included."""
+    prompt_path: str | None = None
+    """File with one caption prompt per line, each with one <ImageHere>."""
+    prompt_template: str = ""
+    """Text around a caption prompt, `{}` for the prompt; empty: that of the template."""
+    end_sym: str = ""
+    """Ends a caption; empty: a newline where a branch trains without prompt_path (stage 1),
+    otherwise that of the template."""
+
+    def __post_init__(self) -> None:
+        self._check_sizes()
+        self._check_trained_parts()
+        self._settle_text()
+        self._settle_quantization()
+
+    @property
+    def trained_branch(self) -> Branch | None:
+        """The branch whose Q-Former trains; None: inference only."""
+        if not self.frozen_video_Qformer:
+            return "video"
+        return "audio" if self.equip_audio_branch and not self.frozen_audio_Qformer else None
+
+    @property
+    def imagebind_file(self) -> Path | None:
+        """The file that `imagebind_ckpt_path` means; a folder means the released file in it."""
+        if not self.imagebind_ckpt_path:
+            return None
+        path = Path(self.imagebind_ckpt_path)
+        if path.suffix in {".pth", ".pt", ".bin", ".safetensors"} and not path.is_dir():
+            return path
+        converted = path / "imagebind_huge.safetensors"
+        return converted if converted.is_file() else path / "imagebind_huge.pth"
+
+    def build(self, *, device: str = "cpu", seed: int = 42) -> VideoLlama:
+        """The model itself; imports torch.
+
+        Args:
+            device: torch device; meta builds shapes only.
+            seed: start of the random values that `random_init` asks for.
+        """
+        from video_llama.models.video_llama import VideoLlama
+
+        return VideoLlama(self, device=device, seed=seed)
+
+    def _check_sizes(self) -> None:
+        at_least(self, 1, "image_size", "max_txt_len", "max_frame_pos", "max_audio_clips")
+        at_least(self, 1, "num_query_token", "num_video_query_token", "num_audio_query_token")
+        at_least(self, 1, "fusion_head_layers")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ConfigError(f"drop_path_rate: {self.drop_path_rate} given, 0 to below 1 expected")
+        if self.image_size % self.vit_config.patch_size:
+            raise ConfigError(
+                f"image_size: {self.image_size} given, "
+                f"a multiple of vit_config.patch_size ({self.vit_config.patch_size}) expected"
+            )
+
+    def _check_trained_parts(self) -> None:
+        trains_audio = not self.frozen_audio_Qformer
+        if self.trained_branch == "video" and self.equip_audio_branch and trains_audio:
+            raise ConfigError(
+                "frozen_audio_Qformer: false given together with frozen_video_Qformer: false; "
+                "train the branches one after the other and set one of the two to true"
+            )
+        if self.trained_branch == "audio" and not self.frozen_llama_proj:
+            raise ConfigError(
+                "frozen_llama_proj: false given while the audio branch trains; llama_proj belongs "
+                "to the video branch, which is trained on its own: set frozen_llama_proj to true"
+            )
+        if self.trained_branch is None and trains_audio:
+            raise ConfigError(
+                "frozen_audio_Qformer: false given, but equip_audio_branch is false, so there is "
+                "no audio branch to train: set equip_audio_branch to true"
+            )
+
+    def _settle_text(self) -> None:
+        if self.template == "auto":
+            self.template = "vicuna" if self.model_type == "pretrain_vicuna" else "llama_v2"
+        style = CAPTION_TEMPLATES[self.template]
+        self.prompt_template = self.prompt_template or style.prompt
+        stage_1 = self.trained_branch is not None and not self.prompt_path
+        self.end_sym = self.end_sym or (STAGE_1_END_SYM if stage_1 else style.end_sym)
+        if self.prompt_template.count("{}") != 1:
+            raise ConfigError(
+                f"prompt_template: {self.prompt_template!r} given, text with exactly one {{}} "
+                "(the place of the prompt) expected"
+            )
+
+    def _settle_quantization(self) -> None:
+        if not self.low_resource:
+            return
+        if self.quantization == "nf4":
+            raise ConfigError(
+                "low_resource: true given, which means quantization int8, but quantization is nf4: "
+                "leave low_resource out"
+            )
+        self.quantization = "int8"
