@@ -1,0 +1,119 @@
+"""Every key of the `run` section, with its default and its meaning. Torch-free.
+
+A step is one batch forward and backward; an epoch is `iters_per_epoch` steps.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from video_llama.checks import at_least
+from video_llama.types import ConfigError
+
+DEVICES = ("auto", "cuda", "mps", "cpu", "meta")
+
+
+@dataclass(kw_only=True)
+class RunSettings:
+    """The `run` section: task, schedule, data loading, checkpoints, limits and device."""
+
+    runner: Literal["runner_base"] = "runner_base"
+    """Registered name of the training loop."""
+    task: Literal["video_text_pretrain", "image_text_pretrain"] = "video_text_pretrain"
+    """Registered name of what one step does."""
+    evaluate: bool = False
+    """Only evaluate, do not train."""
+
+    lr_sched: Literal["linear_warmup_cosine_lr", "linear_warmup_step_lr"] = (
+        "linear_warmup_cosine_lr"
+    )
+    """Registered name of the learning-rate schedule."""
+    init_lr: float = 1e-4
+    """Learning rate after warm-up."""
+    min_lr: float = 0.0
+    """Learning rate that the schedule ends at."""
+    warmup_lr: float = -1.0
+    """Learning rate that warm-up starts from; negative: init_lr."""
+    warmup_steps: int = 0
+    """Warm-up, steps counted over the whole run."""
+    lr_decay_rate: float = 0.9
+    """Factor per epoch of linear_warmup_step_lr."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay of matrices and tables."""
+    beta2: float = 0.999
+    """AdamW's second beta."""
+    grad_clip: float | None = None
+    """Largest norm of the gradient; null: no clipping."""
+    accum_grad_iters: int = 1
+    """Steps whose gradients are averaged for one update."""
+    amp: bool = False
+    """Mixed precision: bf16 where the device has it, fp16 with a gradient scaler elsewhere."""
+
+    max_epoch: int = 1
+    """Length of the run, epochs."""
+    iters_per_epoch: int = 10000
+    """Length of an epoch, steps."""
+    batch_size_train: int = 4
+    """Items per step and process."""
+    batch_size_eval: int = 4
+    """Items per evaluation step and process."""
+    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    """Splits to train on."""
+    valid_splits: list[str] = field(default_factory=list)
+    """Splits to validate on after every epoch."""
+    test_splits: list[str] = field(default_factory=list)
+    """Splits to test on after the run."""
+
+    num_workers: int = 4
+    """Loading processes per data set; 0: load in the training process."""
+    data_timeout: float = 600.0
+    """Longest wait for one batch of a loading process, seconds; 0: for ever."""
+    max_bad_fraction: float = 0.1
+    """Largest part of the items whose media may be unreadable, 0 to 1; more ends the run."""
+    max_nonfinite_steps: int = 10
+    """Steps in a row whose loss may be infinite or NaN (they are skipped); more ends the run."""
+
+    output_dir: str = "output"
+    """Folder of the run's logs and checkpoints."""
+    resume_ckpt_path: str | None = None
+    """Checkpoint (or output folder, for its newest one) to continue from."""
+    save_every: int = 0
+    """Steps between checkpoints inside an epoch; 0: only at the end of every epoch."""
+    keep_last: int = 3
+    """Newest checkpoints to keep; 0: all."""
+    keep_best: bool = True
+    """Keep the checkpoint with the lowest validation loss too."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+
+    device: str = "auto"
+    """auto (cuda, else mps, else cpu), cuda, cuda:N, mps, cpu, or meta (shapes only)."""
+    fsdp: bool = False
+    """Shard parameters and optimiser over the processes instead of copying them (CUDA)."""
+    seed: int = 42
+    """Start of every random number; the rank of the process is added."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "init_lr", "min_lr", "lr_decay_rate", "weight_decay", "grad_clip")
+        at_least(self, 0, "warmup_steps", "num_workers", "data_timeout", "max_nonfinite_steps")
+        at_least(self, 0, "save_every", "keep_last", "seed", "beta2", "max_bad_fraction")
+        at_least(self, 1, "accum_grad_iters", "max_epoch", "iters_per_epoch", "log_every")
+        at_least(self, 1, "batch_size_train", "batch_size_eval")
+        self._check_ranges()
+        if self.warmup_lr < 0:
+            self.warmup_lr = self.init_lr
+
+    def _check_ranges(self) -> None:
+        if self.beta2 >= 1:
+            raise ConfigError(f"beta2: {self.beta2} given, below 1 expected")
+        if self.max_bad_fraction > 1:
+            raise ConfigError(f"max_bad_fraction: {self.max_bad_fraction} given, 0 to 1 expected")
+        if self.min_lr > self.init_lr:
+            raise ConfigError(
+                f"min_lr: {self.min_lr} given, at most init_lr ({self.init_lr}) expected"
+            )
+        if self.device not in DEVICES and not re.fullmatch(r"cuda:\d+", self.device):
+            valid = ", ".join((*DEVICES, "cuda:N"))
+            raise ConfigError(f"device: {self.device!r} given, one of {valid} expected")
