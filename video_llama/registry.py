@@ -1,0 +1,62 @@
+"""Names in a YAML to classes: one `Registry` class, one instance per kind."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from video_llama.types import ConfigError
+
+T = TypeVar("T")
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[T]):
+    """A named table of entries of one kind, filled by decorators at import.
+
+    Args:
+        kind: what the entries are, in the words of an error message ("dataset", "processor").
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that files a class or function under `name`.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+
+        def file(entry: Entry) -> Entry:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry  # type: ignore[assignment]
+            return entry
+
+        return file
+
+    def get(self, name: str) -> T:
+        """The entry of that name.
+
+        Raises:
+            ConfigError: there is none; the message lists the known names and the nearest one.
+        """
+        if name in self._entries:
+            return self._entries[name]
+        raise ConfigError(f"unknown {self.kind} {name!r}; {suggestion(name, list(self))}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+
+def suggestion(name: str, valid: list[str]) -> str:
+    """`did you mean 'x'? valid: a, b, x` for the message of an error about a misspelt name."""
+    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}valid: {', '.join(sorted(valid))}"

@@ -1,0 +1,131 @@
+"""Plain values that travel between the parts: batches, outputs and the error types.
+
+A leaf of the import graph: nothing of the package is imported here, and torch only for the type
+checker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+IMAGE_PLACEHOLDER = "<ImageHere>"
+"""Text mark that the encoders' output replaces; one special token of the tokenizer."""
+
+IGNORE_INDEX = -100
+"""Label of a position that carries no loss (the default of torch's cross entropy)."""
+
+
+class VideoLlamaError(Exception):
+    """Base of every error that the user of the package can mend."""
+
+
+class ConfigError(VideoLlamaError):
+    """A configuration that cannot be used: names file, key, what was given and what is valid."""
+
+
+class WeightsError(VideoLlamaError):
+    """A weight file that does not fit: names file, key, both shapes and the likely cause."""
+
+
+class MediaError(VideoLlamaError):
+    """A media file that cannot be used. The only error that a data set may skip.
+
+    Attributes:
+        path: the file, as it was given.
+        reason: what is wrong with it, in a few words, without the path.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path = Path(path)
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
+        # Exceptions with two arguments do not survive pickling by default; data workers send them.
+        return type(self), (str(self.path), self.reason)
+
+
+@dataclass(kw_only=True)
+class CaptionBatch:
+    """Media with one caption each (stage 1, and the caption data of stage 2).
+
+    Exactly one of `pixel_values` and `audio_values` is given.
+
+    Attributes:
+        captions: B texts, without prompt and without end symbol.
+        pixel_values: (B, 3, T, H, W) clips or (B, 3, H, W) pictures, normalised, also for the audio
+            branch.
+        audio_values: (B, S, 1, mel, frames) spectrogram clips, for the audio branch on real sound.
+        prompt: text with exactly one `<ImageHere>`, shared by the batch; None puts the media
+            directly after BOS.
+        item_ids: where each item came from, for messages.
+    """
+
+    captions: list[str]
+    pixel_values: Tensor | None = None
+    audio_values: Tensor | None = None
+    prompt: str | None = None
+    item_ids: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> CaptionBatch:
+        """The same batch with its tensors on `device`."""
+        return _moved(self, device)
+
+
+@dataclass(kw_only=True)
+class InstructionBatch:
+    """Media with tokenised conversations (stage 2).
+
+    Exactly one of `pixel_values` and `audio_values` is given.
+
+    Attributes:
+        input_ids: (B, L) int64, right-padded; the id of `<ImageHere>` marks the media positions.
+        attention_mask: (B, L) bool, False where padded.
+        labels: (B, L) int64, IGNORE_INDEX where there is no loss.
+        pixel_values: as in `CaptionBatch`.
+        audio_values: as in `CaptionBatch`.
+        item_ids: where each item came from, for messages.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    pixel_values: Tensor | None = None
+    audio_values: Tensor | None = None
+    item_ids: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> InstructionBatch:
+        """The same batch with its tensors on `device`."""
+        return _moved(self, device)
+
+
+Batch = CaptionBatch | InstructionBatch
+BatchT = TypeVar("BatchT", CaptionBatch, InstructionBatch)
+
+
+def _moved(batch: BatchT, device: torch.device | str) -> BatchT:
+    tensors = {
+        f.name: value.to(device, non_blocking=True)
+        for f in fields(batch)
+        if hasattr(value := getattr(batch, f.name), "to")
+    }
+    return replace(batch, **tensors)
+
+
+@dataclass(kw_only=True)
+class ModelOutput:
+    """What one training step of the model returns.
+
+    Attributes:
+        loss: scalar, the mean cross entropy over the labelled tokens.
+        num_tokens: how many labelled tokens it is the mean of.
+    """
+
+    loss: Tensor
+    num_tokens: int
