@@ -1,0 +1,60 @@
+"""Number formats by name, and what a device can do with them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format that one frozen part is stored and computed in.
+
+    Attributes:
+        dtype: of its weights.
+        device_type: where it runs ("cpu", "cuda", ...).
+    """
+
+    dtype: torch.dtype
+    device_type: str
+
+    @classmethod
+    def named(cls, name: str, device_type: str) -> Precision:
+        """The format called `name`, or the nearest one that `device_type` computes well.
+
+        CPUs have no fast fp16 kernels (the original fails there), so fp16 becomes fp32 on them.
+        """
+        if name == "fp16" and device_type == "cpu":
+            name = "fp32"
+        return cls(_DTYPES[name], device_type)
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Compute in this format whatever the caller's autocast says."""
+        reduced = self.dtype is not torch.float32
+        dtype = self.dtype if reduced else None
+        with torch.autocast(self.device_type, dtype=dtype, enabled=reduced):
+            yield
+
+
+def cast_floating(module: nn.Module, dtype: torch.dtype) -> None:
+    """Store the floating-point parameters and buffers of `module` as `dtype`, in place.
+
+    Tensor by tensor, so that no second copy of the module exists at any time.
+    """
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if tensor.is_floating_point() and tensor.dtype is not dtype:
+            tensor.data = tensor.data.to(dtype)

@@ -1,0 +1,196 @@
+"""The two Q-Formers: BLIP-2's per frame, and the two-layer one over time (video and audio)."""
+
+from __future__ import annotations
+
+import video_llama.compat
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from video_llama.models.settings import ModelSettings, QFormerSettings
+from video_llama.types import ConfigError
+
+
+class FrameQFormer(nn.Module):
+    """BLIP-2's Q-Former: the patch features of a frame to `num_queries` tokens.
+
+    Every other layer attends to the frame. Text branch and heads are not built.
+
+    Source: BLIP-2 (arXiv 2301.12597).
+
+    Args:
+        settings: sizes of the BERT encoder.
+        num_queries: learned queries per frame.
+        input_width: width of the patch features.
+    """
+
+    def __init__(self, settings: QFormerSettings, *, num_queries: int, input_width: int) -> None:
+        super().__init__()
+        self.query_tokens = _query_tokens(num_queries, settings.hidden_size)
+        self.qformer = _qformer(
+            settings,
+            num_layers=settings.num_hidden_layers,
+            input_width=input_width,
+            cross_attention_frequency=2,
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Summarise each frame.
+
+        Args:
+            features: (N, num_patches, input_width).
+
+        Returns:
+            (N, num_queries, hidden_size).
+        """
+        return _attend(self.qformer, self.query_tokens, features)
+
+
+class TemporalQFormer(nn.Module):
+    """One branch's trained part: features over time to tokens of the language model.
+
+    A learned position per time step is added to that step's features, a two-layer Q-Former with
+    cross-attention in both layers reads all steps, and a linear layer maps to the LLM's width. The
+    video branch has 32 tokens per frame, the audio branch one per clip.
+
+    Source: Video-LLaMA (arXiv 2306.02858).
+
+    Args:
+        settings: sizes of the BERT encoder, but for its depth.
+        num_layers: depth; two in every released file.
+        num_queries: learned queries, which is the number of tokens that the LLM sees.
+        num_positions: the most time steps.
+        input_width: width of the features.
+        output_width: width of the language model.
+        steps_name: what a time step is, for errors.
+        positions_key: the setting that `num_positions` comes from, for errors.
+        interpolate_positions: stretch the learned positions over more steps than there are.
+    """
+
+    def __init__(
+        self,
+        settings: QFormerSettings,
+        *,
+        num_layers: int,
+        num_queries: int,
+        num_positions: int,
+        input_width: int,
+        output_width: int,
+        steps_name: str,
+        positions_key: str,
+        interpolate_positions: bool = False,
+    ) -> None:
+        super().__init__()
+        self.query_tokens = _query_tokens(num_queries, settings.hidden_size)
+        self.position_embedding = nn.Embedding(num_positions, input_width)
+        self.qformer = _qformer(
+            settings,
+            num_layers=num_layers,
+            input_width=input_width,
+            cross_attention_frequency=1,
+        )
+        self.proj = nn.Linear(settings.hidden_size, output_width)
+        self.steps_name = steps_name
+        self.positions_key = positions_key
+        self.interpolate_positions = interpolate_positions
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Tokens for the language model.
+
+        Args:
+            features: (B, T, Q, input_width): Q feature vectors for each of T time steps.
+
+        Returns:
+            (B, num_queries, output_width).
+
+        Raises:
+            ConfigError: more time steps than learned positions, and no interpolation.
+        """
+        positions = self.positions(features.shape[1])
+        steps = features.to(positions.dtype) + rearrange(positions, "t d -> t 1 d")
+        tokens = _attend(self.qformer, self.query_tokens, rearrange(steps, "b t q d -> b (t q) d"))
+        projected: Tensor = self.proj(tokens)
+        return projected
+
+    def positions(self, num_steps: int) -> Tensor:
+        """(num_steps, input_width) position vectors, stretched linearly where allowed."""
+        learned = self.position_embedding.weight
+        if num_steps <= len(learned):
+            return learned[:num_steps]
+        if not self.interpolate_positions:
+            raise ConfigError(
+                f"{num_steps} {self.steps_name} given, but {self.positions_key} is {len(learned)}; "
+                "give fewer, or set model.interpolate_positions=true"
+            )
+        stretched = nn.functional.interpolate(
+            learned.T[None].float(), size=num_steps, mode="linear", align_corners=True
+        )
+        return stretched[0].T.to(learned.dtype)
+
+
+def frame_qformer(settings: ModelSettings) -> FrameQFormer:
+    """BLIP-2's Q-Former with fresh weights."""
+    return FrameQFormer(
+        settings.qformer_config,
+        num_queries=settings.num_query_token,
+        input_width=settings.vit_config.embed_dim,
+    )
+
+
+def video_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer:
+    """The trained part of the video branch, with fresh weights."""
+    return TemporalQFormer(
+        settings.qformer_config,
+        num_layers=settings.fusion_head_layers,
+        num_queries=settings.num_video_query_token,
+        num_positions=settings.max_frame_pos,
+        input_width=settings.qformer_config.hidden_size,
+        output_width=llm_width,
+        steps_name="frames",
+        positions_key="model.max_frame_pos",
+        interpolate_positions=settings.interpolate_positions,
+    )
+
+
+def audio_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer:
+    """The trained part of the audio branch, with fresh weights."""
+    return TemporalQFormer(
+        settings.qformer_config,
+        num_layers=settings.fusion_head_layers,
+        num_queries=settings.num_audio_query_token,
+        num_positions=settings.max_audio_clips,
+        input_width=settings.imagebind_config.out_embed_dim,
+        output_width=llm_width,
+        steps_name="segments",
+        positions_key="model.max_audio_clips",
+        interpolate_positions=settings.interpolate_positions,
+    )
+
+
+def _query_tokens(num_queries: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(1, num_queries, width) * 0.02)
+
+
+def _qformer(
+    settings: QFormerSettings, *, num_layers: int, input_width: int, cross_attention_frequency: int
+) -> Blip2QFormerModel:
+    config = Blip2QFormerConfig(
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=settings.num_attention_heads,
+        intermediate_size=settings.intermediate_size,
+        encoder_hidden_size=input_width,
+        cross_attention_frequency=cross_attention_frequency,
+        use_qformer_text_input=False,
+    )
+    config._attn_implementation = "sdpa"
+    return Blip2QFormerModel(config)
+
+
+def _attend(qformer: Blip2QFormerModel, query_tokens: Tensor, features: Tensor) -> Tensor:
+    # No mask is passed: every query and every feature is real, and SDPA is fastest without one.
+    queries = query_tokens.expand(len(features), -1, -1)
+    output: Tensor = qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+    return output
