@@ -1,0 +1,238 @@
+"""The frozen LLaMA: loading in a precision or quantised, embedding, and the loss on its output."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import video_llama.compat
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from video_llama.models.precision import Precision, cast_floating
+from video_llama.models.settings import ModelSettings
+from video_llama.models.tokenizer import StreamDecoder, encode_text, load_tokenizer
+from video_llama.types import IGNORE_INDEX, ConfigError, WeightsError
+
+__all__ = [
+    "StreamDecoder",
+    "build_language_model",
+    "causal_loss",
+    "encode_text",
+    "has_weights",
+    "load_tokenizer",
+    "read_config",
+]
+
+logger = logging.getLogger(__name__)
+
+RELEASED_SIZES: dict[str, dict[str, Any]] = {
+    "7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "13b": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    },
+}
+"""LLaMA's sizes, for shapes without files."""
+
+
+def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
+    """The `config.json` of a LLaMA folder.
+
+    Args:
+        folder: `model.llama_model`.
+        assume_released: where there is no such folder, take the released 7B sizes (13B where the
+            folder's name says so) instead of failing: shapes need no file.
+
+    Raises:
+        ConfigError: no folder, no config.json, not JSON, or not a LLaMA.
+    """
+    path = folder / "config.json"
+    if assume_released and not path.exists():
+        size = "13b" if "13b" in folder.name.lower() else "7b"
+        logger.info("%s does not exist: assuming the sizes of LLaMA-%s", path, size)
+        return LlamaConfig(**RELEASED_SIZES[size], max_position_embeddings=4096)
+    if folder.is_file():
+        raise ConfigError(
+            f"model.llama_model: {folder} is a file; give the folder that holds config.json, "
+            "tokenizer.model and the weights"
+        )
+    if not path.is_file():
+        raise ConfigError(
+            f"model.llama_model: no {path}; give the folder of a LLaMA in Hugging Face form "
+            "(config.json, tokenizer.model, *.safetensors or *.bin)"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kind = values.get("model_type", "llama")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"model.llama_model: {path} is not a JSON object: {error}") from error
+    if kind != "llama":
+        raise ConfigError(
+            f"model.llama_model: {path} describes a {kind!r} model; Video-LLaMA needs a LLaMA "
+            "(LLaMA-2-chat or Vicuna)"
+        )
+    return LlamaConfig(**values)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds weight files, as opposed to a configuration alone."""
+    return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+
+def build_language_model(settings: ModelSettings, device: torch.device) -> LlamaForCausalLM:
+    """The language model, frozen, in its precision, on `device`.
+
+    Weights are read shard by shard into place, quantised while loading where `quantization` says
+    so, or spread over all GPUs where `llm_device_map` is "auto". A folder without weights gives a
+    model on the meta device, which a whole-model checkpoint may fill.
+
+    Args:
+        settings: `llama_model`, `precision`, `quantization` and `llm_device_map` are read.
+        device: where to put it; on "meta" only shapes are made and no weight file is opened.
+
+    Raises:
+        ConfigError: the folder is missing something, or bitsandbytes is.
+        WeightsError: the weights do not fit config.json.
+    """
+    folder = Path(settings.llama_model)
+    config = read_config(folder, assume_released=device.type == "meta")
+    config._attn_implementation = "sdpa"
+    precision = Precision.named(settings.precision, device.type)
+    if device.type == "meta" or not has_weights(folder):
+        return _frozen(_without_weights(config, precision))
+    return _frozen(_from_folder(folder, config, settings, device))
+
+
+def _without_weights(config: LlamaConfig, precision: Precision) -> LlamaForCausalLM:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    cast_floating(model, precision.dtype)
+    # Its frequencies are computed, not loaded, so they are made for real.
+    model.model.rotary_emb = LlamaRotaryEmbedding(config)
+    return model
+
+
+def _from_folder(
+    folder: Path, config: LlamaConfig, settings: ModelSettings, device: torch.device
+) -> LlamaForCausalLM:
+    precision = Precision.named(settings.precision, device.type)
+    placement: Any = {"": device} if settings.llm_device_map == "single" else "auto"
+    try:
+        loaded: Any = LlamaForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=precision.dtype,
+            device_map=placement,
+            attn_implementation="sdpa",
+            quantization_config=_quantization(settings.quantization, precision),
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"model.llama_model: {folder} does not load: {error}") from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f"model.llama_model: {folder} lacks {len(missing)} tensors that its config.json asks "
+            f"for, first {missing[0]}; the download is incomplete or config.json is of another size"
+        )
+    return cast(LlamaForCausalLM, model)
+
+
+def _quantization(name: str, precision: Precision) -> BitsAndBytesConfig | None:
+    if name == "none":
+        return None
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"model.quantization: {name} needs bitsandbytes; pip install 'video-llama[quant]'"
+        ) from error
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=precision.dtype,
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+def _frozen(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    model.requires_grad_(False)
+    model.eval()
+    # The released folders set sampling values here that would change every greedy call.
+    model.generation_config.update(
+        do_sample=False, temperature=None, top_p=None, top_k=None, max_length=None
+    )
+    return model
+
+
+def causal_loss(
+    model: LlamaForCausalLM, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, int]:
+    """Mean cross entropy of the next token over the labelled positions.
+
+    Logits are computed only where there is a label: at 32,000 words they would otherwise be the
+    largest tensor of a training step.
+
+    Args:
+        model: the language model.
+        inputs_embeds: (B, L, D).
+        labels: (B, L) int64, IGNORE_INDEX where there is no loss; label i is predicted at i - 1.
+        attention_mask: (B, L), zero or False where padded.
+
+    Returns:
+        The scalar loss and the number of labelled tokens.
+
+    Raises:
+        ValueError: no position has a label.
+    """
+    mask = None if _right_padded(attention_mask) else attention_mask
+    device_type = inputs_embeds.device.type
+    with torch.autocast(device_type, enabled=False):
+        hidden = model.model(
+            inputs_embeds=inputs_embeds, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        targets = labels[:, 1:].to(hidden.device)
+        labelled = targets != IGNORE_INDEX
+        num_tokens = int(labelled.sum())
+        if num_tokens == 0:
+            raise ValueError(
+                "no position of the batch has a label; were the answers truncated away? "
+                "(max_txt_len for captions, max_length for conversations)"
+            )
+        logits = model.lm_head(hidden[:, :-1][labelled])
+        return F.cross_entropy(logits.float(), targets[labelled]), num_tokens
+
+
+def _right_padded(attention_mask: Tensor) -> bool:
+    """Whether padding, if any, is only at the end.
+
+    Causal attention never looks at it then, so that no mask is needed, and SDPA takes its fast
+    path.
+    """
+    steps = attention_mask.long().diff(dim=1)
+    return bool((steps <= 0).all())
+
+
+def embed_tokens(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
+    """Embed (..., L) token ids to (..., L, D) on the device of the embedding table."""
+    table = model.model.embed_tokens
+    embedded: Tensor = table(ids.to(table.weight.device))
+    return embedded
