@@ -1,0 +1,40 @@
+"""From a configuration to the objects that it describes."""
+
+from __future__ import annotations
+
+import torch
+
+from video_llama.config import Config
+from video_llama.models.assembly import build_video_llama
+from video_llama.models.video_llama import VideoLlama
+from video_llama.types import ConfigError
+
+
+def build_model(cfg: Config) -> VideoLlama:
+    """The model of a configuration with its weights, in eval mode on `run.device`.
+
+    Args:
+        cfg: of `load_config`; only `model`, `run.device` and `run.seed` are read.
+
+    Raises:
+        ConfigError: a folder, package or device is missing.
+        WeightsError: a weight file does not fit.
+    """
+    return build_video_llama(cfg.model, device=resolve_device(cfg.run.device), seed=cfg.run.seed)
+
+
+def resolve_device(name: str) -> str:
+    """The torch device of `run.device`: "auto" picks cuda, mps or cpu.
+
+    Raises:
+        ConfigError: the device is not on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next((device for device, there in available.items() if there), "cpu")
+    if not available.get(name.partition(":")[0], True):
+        raise ConfigError(
+            f"run.device: {name} given, but torch {torch.__version__} sees none on this machine; "
+            "use run.device=auto or cpu"
+        )
+    return name

@@ -1,0 +1,167 @@
+"""From settings to a model with weights: build shapes, read the files, fill what may be fresh."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import video_llama.compat
+
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from video_llama.models.audio_encoder import ImageBind
+from video_llama.models.language_model import build_language_model
+from video_llama.models.names import GROUPS, group_of, original_name, trainable_prefixes
+from video_llama.models.qformer import audio_branch, frame_qformer, video_branch
+from video_llama.models.settings import ModelSettings
+from video_llama.models.tokenizer import load_tokenizer
+from video_llama.models.video_llama import VideoLlama
+from video_llama.models.vision_encoder import VisionEncoder
+from video_llama.models.weights import WeightSource, load
+from video_llama.types import WeightsError
+
+logger = logging.getLogger(__name__)
+
+SOURCE_KEYS = {
+    "vision_encoder": "model.vit_ckpt",
+    "vision_norm": "model.q_former_model",
+    "frame_qformer": "model.q_former_model",
+    "video_branch": "model.ckpt",
+    "video_proj": "model.ckpt",
+    "audio_encoder": "model.imagebind_ckpt_path",
+    "audio_branch": "model.ckpt_2",
+    "language_model": "model.llama_model",
+}
+"""The configuration key that usually brings each group of weights, for errors."""
+
+
+def build_video_llama(settings: ModelSettings, *, device: str, seed: int) -> VideoLlama:
+    """A model with its weights, in eval mode.
+
+    Args:
+        settings: the model section.
+        device: torch device; "meta" makes shapes only and opens no weight file.
+        seed: of the random values that fresh parts start from.
+
+    Raises:
+        ConfigError: a folder or package is missing.
+        WeightsError: a file does not fit, or a part has no file and may not be random.
+    """
+    target = torch.device(device)
+    folder = Path(settings.llama_model)
+    shapes_only = target.type == "meta"
+    tokenizer = None
+    if not shapes_only or (folder / "tokenizer.model").is_file():
+        tokenizer = load_tokenizer(folder)
+    language_model = build_language_model(settings, target)
+    with torch.device("meta"):
+        model = VideoLlama(
+            settings, language_model=language_model, tokenizer=tokenizer, device_type=target.type
+        )
+    if shapes_only:
+        return model
+    for source in weight_sources(settings):
+        load(model, source, target)
+    _drop_unused(model)
+    _fill(model, target, seed)
+    for part in model.children():
+        if part is not language_model:
+            part.to(target)
+    return model
+
+
+def weight_sources(settings: ModelSettings) -> list[WeightSource]:
+    """The weight files that the settings name, in the order in which later ones win."""
+    imagebind = settings.imagebind_file if settings.equip_audio_branch else None
+    named = [
+        ("vit_ckpt", settings.vit_ckpt, "visual_encoder.", ("vision_encoder",)),
+        ("q_former_model", settings.q_former_model, "", ("vision_norm", "frame_qformer")),
+        ("llama_proj_model", settings.llama_proj_model, "", ("video_proj",)),
+        ("imagebind_ckpt_path", imagebind, "audio_encoder.", ("audio_encoder",)),
+        ("ckpt", settings.ckpt, "", ()),
+        ("ckpt_2", settings.ckpt_2, "", ()),
+    ]
+    return [
+        WeightSource(f"model.{key}", Path(path), prefix, groups)
+        for key, path, prefix, groups in named
+        if path
+    ]
+
+
+def fresh_groups(settings: ModelSettings) -> set[str]:
+    """The groups that need no file: what is trained, and what that training does not use."""
+    if settings.random_init:
+        return set(GROUPS)
+    trainable = trainable_prefixes(settings)
+    fresh = {group for group, prefixes in GROUPS.items() if set(prefixes) <= set(trainable)}
+    if settings.trained_branch == "audio":
+        fresh |= {"video_branch", "video_proj"}
+    return fresh
+
+
+def _empty_groups(model: VideoLlama) -> set[str | None]:
+    return {
+        group_of(original_name(name))
+        for name, parameter in model.named_parameters()
+        if parameter.is_meta
+    }
+
+
+def _drop_unused(model: VideoLlama) -> None:
+    """Audio training does without the eyes: where no file is given for them, they are not built."""
+    eyes = {"vision_encoder", "vision_norm", "frame_qformer"}
+    if model.settings.trained_branch == "audio" and eyes <= _empty_groups(model):
+        logger.info("training the audio branch: no vision encoder is loaded")
+        model.vision_encoder = model.frame_qformer = None
+
+
+def _fill(model: VideoLlama, device: torch.device, seed: int) -> None:
+    """Give random values to what no file has filled, where that is allowed."""
+    empty = _empty_groups(model)
+    for group in GROUPS:
+        if group in empty and group not in fresh_groups(model.settings):
+            raise WeightsError(
+                f"no file has the weights of {group}; give it in {SOURCE_KEYS[group]}, or set "
+                "model.random_init=true for random ones"
+            )
+    for name, make in _part_makers(model).items():
+        part = getattr(model, name)
+        if part is not None and any(parameter.is_meta for parameter in part.parameters()):
+            logger.info("%s: random values, seed %d", name, seed)
+            with _seeded(seed, name):
+                _fill_from(part, make(), device)
+
+
+def _part_makers(model: VideoLlama) -> dict[str, Callable[[], nn.Module]]:
+    settings, config = model.settings, model.language_model.config
+    return {
+        "language_model": lambda: LlamaForCausalLM(config),
+        "vision_encoder": lambda: VisionEncoder(settings),
+        "frame_qformer": lambda: frame_qformer(settings),
+        "video_branch": lambda: video_branch(settings, config.hidden_size),
+        "audio_encoder": lambda: ImageBind(settings.imagebind_config),
+        "audio_branch": lambda: audio_branch(settings, config.hidden_size),
+    }
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, name: str) -> Iterator[None]:
+    """Random values that depend on the seed and the part's name, and disturb nobody else's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + zlib.crc32(name.encode()))
+        yield
+
+
+def _fill_from(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
+    values = fresh.state_dict()
+    filled = {
+        name: values[name].to(device, parameter.dtype)
+        for name, parameter in part.named_parameters()
+        if parameter.is_meta
+    }
+    part.load_state_dict(filled, strict=False, assign=True)

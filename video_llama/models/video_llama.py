@@ -1,0 +1,277 @@
+"""The whole model: frozen encoders and language model, and the trained branches between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import video_llama.compat
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from video_llama.models.audio_encoder import ImageBind, Modality
+from video_llama.models.language_model import causal_loss, embed_tokens
+from video_llama.models.names import original_name, trainable_prefixes
+from video_llama.models.precision import Precision
+from video_llama.models.prompts import caption_inputs, splice
+from video_llama.models.qformer import (
+    FrameQFormer,
+    TemporalQFormer,
+    audio_branch,
+    frame_qformer,
+    video_branch,
+)
+from video_llama.models.settings import ModelSettings
+from video_llama.models.vision_encoder import VisionEncoder
+from video_llama.types import (
+    IMAGE_PLACEHOLDER,
+    Batch,
+    CaptionBatch,
+    ConfigError,
+    ModelOutput,
+)
+
+
+class VideoLlama(nn.Module):
+    """Video-LLaMA.
+
+    One list, `trainable_prefixes`, drives what has gradients, what is ever in training mode, what
+    an optimiser gets and what a checkpoint holds; `original_name` maps the parameter names to those
+    of the released files.
+
+    Source: Video-LLaMA (arXiv 2306.02858).
+
+    Args:
+        settings: the model section of the configuration.
+        language_model: LLaMA, frozen and placed.
+        tokenizer: its tokenizer; None for a model of shapes only.
+        device_type: where the encoders will run, which decides their precision.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        *,
+        language_model: LlamaForCausalLM,
+        tokenizer: Any,
+        device_type: str,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.language_model = language_model
+        self.vision_encoder: VisionEncoder | None = VisionEncoder(settings)
+        self.frame_qformer: FrameQFormer | None = frame_qformer(settings)
+        self.video_branch = video_branch(settings, language_model.config.hidden_size)
+        self.audio_encoder: ImageBind | None = None
+        self.audio_branch: TemporalQFormer | None = None
+        if settings.equip_audio_branch:
+            self.audio_encoder = ImageBind(settings.imagebind_config)
+            self.audio_branch = audio_branch(settings, language_model.config.hidden_size)
+        self._freeze()
+        self._set_precisions(device_type)
+
+    def _freeze(self) -> None:
+        trainable = trainable_prefixes(self.settings)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(original_name(name).startswith(trainable))
+        self.eval()
+
+    def _set_precisions(self, device_type: str) -> None:
+        # A part that trains keeps fp32 weights: the runner's autocast lowers its arithmetic.
+        vit_precision = self.settings.vit_precision if self.settings.freeze_vit else "fp32"
+        self.vision_precision = Precision.named(vit_precision, device_type)
+        if self.vision_encoder is not None:
+            self.vision_encoder.set_precision(self.vision_precision)
+        if self.audio_encoder is not None:
+            name = self.settings.imagebind_precision
+            self.audio_encoder.set_precision(Precision.named(name, device_type))
+
+    def train(self, mode: bool = True) -> VideoLlama:
+        """Training mode for the trainable parts; frozen ones stay in eval mode, whatever `mode`."""
+        _set_mode(self, mode)
+        return self
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name (the original's state-dict key) and parameter of everything with gradients."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield original_name(name), parameter
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.video_branch.query_tokens.device
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """The video branch: a clip, or a picture as one frame, to tokens of the language model.
+
+        Args:
+            video: (B, 3, T, H, W) normalised frames; T is 1 for a picture.
+
+        Returns:
+            (B, num_video_query_token, D_llm).
+
+        Raises:
+            ConfigError: more frames than `max_frame_pos`.
+            ValueError: not five dimensions.
+        """
+        _check_dims(video, "video (B, 3, T, H, W)")
+        return self.temporal_video(self.encode_frames(video))
+
+    def encode_frames(self, video: Tensor) -> Tensor:
+        """The frozen half of the video branch, which knows nothing of time.
+
+        Args:
+            video: (B, 3, T, H, W) normalised frames.
+
+        Returns:
+            (B, T, num_query_token, hidden_size).
+
+        Raises:
+            ConfigError: the model was built to train the audio branch without vision weights.
+        """
+        if self.vision_encoder is None or self.frame_qformer is None:
+            raise ConfigError(
+                "this model has no vision encoder, because it was built to train the audio branch "
+                "without one; give model.vit_ckpt and model.q_former_model"
+            )
+        frames = rearrange(video, "b c t h w -> (b t) c h w")
+        trains = not (self.settings.freeze_vit and self.settings.freeze_qformer)
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            with torch.autocast(frames.device.type, enabled=False):
+                patches = self.vision_encoder(frames)
+            with self.vision_precision.autocast():
+                queries = self.frame_qformer(patches)
+        per_clip: Tensor = queries.unflatten(0, (len(video), -1))
+        return per_clip
+
+    def temporal_video(self, frame_queries: Tensor) -> Tensor:
+        """The trained half of the video branch.
+
+        Args:
+            frame_queries: (B, T, num_query_token, hidden_size) of `encode_frames`.
+
+        Returns:
+            (B, num_video_query_token, D_llm).
+        """
+        tokens: Tensor = self.video_branch(frame_queries)
+        return tokens
+
+    def encode_audio(self, audio: Tensor, modality: Modality = "audio") -> Tensor:
+        """The audio branch: sound, or the pictures it is trained on, to tokens of the LLM.
+
+        Args:
+            audio: "audio": (B, S, 1, mel, frames) spectrograms of S clips; "vision":
+                (B, T, 3, H, W) normalised frames.
+            modality: which of ImageBind's towers reads it.
+
+        Returns:
+            (B, num_audio_query_token, D_llm).
+
+        Raises:
+            ConfigError: no audio branch, or more clips than `max_audio_clips`.
+            ValueError: not five dimensions.
+        """
+        _check_dims(audio, "audio (B, S, 1, mel, frames) or frames (B, T, 3, H, W)")
+        return self.temporal_audio(self.encode_segments(audio, modality))
+
+    def encode_segments(self, audio: Tensor, modality: Modality) -> Tensor:
+        """The frozen half of the audio branch: arguments of `encode_audio` to (B, S, 1, D).
+
+        Raises:
+            ConfigError: no audio branch.
+        """
+        if self.audio_encoder is None:
+            raise ConfigError("this model has no audio branch; set model.equip_audio_branch=true")
+        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+            embeddings: Tensor = self.audio_encoder(audio, modality)
+        return rearrange(embeddings, "b s d -> b s 1 d")
+
+    def temporal_audio(self, segments: Tensor) -> Tensor:
+        """The trained half of the audio branch: (B, S, 1, D) to tokens as in `encode_audio`."""
+        if self.audio_branch is None:
+            raise ConfigError("this model has no audio branch; set model.equip_audio_branch=true")
+        tokens: Tensor = self.audio_branch(segments)
+        return tokens
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        """The training loss of a batch.
+
+        The audio branch gets the media where it is the one that trains, the video branch
+        otherwise.
+
+        Args:
+            batch: captions or tokenised conversations with their media.
+
+        Returns:
+            The loss and the number of labelled tokens.
+
+        Raises:
+            ValueError: placeholders and media do not match, or no token has a label.
+        """
+        media = self._media_tokens(batch)
+        if isinstance(batch, CaptionBatch):
+            input_ids, labels, mask = caption_inputs(
+                self.tokenizer,
+                batch.captions,
+                prompt=batch.prompt,
+                num_media_tokens=media.shape[1],
+                end_sym=self.settings.end_sym,
+                max_txt_len=self.settings.max_txt_len,
+            )
+        else:
+            input_ids, labels, mask = batch.input_ids, batch.labels, batch.attention_mask
+        embeddings = self.embed(input_ids, media)
+        loss, num_tokens = causal_loss(self.language_model, embeddings, labels, mask)
+        return ModelOutput(loss=loss, num_tokens=num_tokens)
+
+    def embed(self, input_ids: Tensor, media: Tensor | None) -> Tensor:
+        """Embeddings of a token sequence with its media in place.
+
+        Args:
+            input_ids: (B, L); `<ImageHere>` marks the media positions.
+            media: (B, N, D_llm), all media of a row in the order of its text, or None.
+
+        Returns:
+            (B, L, D_llm) in the language model's precision.
+        """
+        token_id = self.media_token_id
+        # <ImageHere> is no row of the embedding table: the vocabulary was never enlarged.
+        text = embed_tokens(self.language_model, input_ids.masked_fill(input_ids == token_id, 0))
+        return text if media is None else splice(text, input_ids.to(text.device), media, token_id)
+
+    @property
+    def media_token_id(self) -> int:
+        """Id of `<ImageHere>`."""
+        token_id: int = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+        return token_id
+
+    def _media_tokens(self, batch: Batch) -> Tensor:
+        if batch.audio_values is not None:
+            return self.encode_audio(batch.audio_values.to(self.device), "audio")
+        if batch.pixel_values is None:
+            raise ValueError("a batch needs pixel_values or audio_values")
+        pixels = batch.pixel_values.to(self.device)
+        video = pixels if pixels.ndim == 5 else rearrange(pixels, "b c h w -> b c 1 h w")
+        if self.settings.trained_branch == "audio":
+            return self.encode_audio(rearrange(video, "b c t h w -> b t c h w"), "vision")
+        return self.encode_video(video)
+
+
+def _set_mode(module: nn.Module, mode: bool) -> None:
+    parameters = list(module.parameters())
+    trains = any(parameter.requires_grad for parameter in parameters)
+    # A module without parameters, such as dropout, goes with the one that holds it.
+    mode = mode and (trains or not parameters)
+    module.training = mode
+    for child in module.children():
+        _set_mode(child, mode)
+
+
+def _check_dims(media: Tensor, expected: str) -> None:
+    if media.ndim != 5:
+        raise ValueError(f"{expected} expected, shape {tuple(media.shape)} given")

@@ -1,0 +1,242 @@
+"""Putting weight files into a model: matched by name, checked by shape, then read into place.
+
+A model is first built on the meta device, without memory. `match` compares a file with it and reads
+no data (what `doctor` uses); `load` then reads each tensor once, straight into its precision and
+device, so that no second copy of the weights exists in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from video_llama.models.names import GROUPS, group_of, not_needed_reason, original_name
+from video_llama.models.positions import resize_positions
+from video_llama.models.weight_files import WeightFile, open_weights
+from video_llama.types import WeightsError
+
+logger = logging.getLogger(__name__)
+
+LOGIT_SCALE = "audio_encoder.modality_postprocessors.audio.1.log_logit_scale"
+"""The one buffer of the released files that carries information: the norm of sound embeddings."""
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """One weight file of the configuration and what it is for.
+
+    Attributes:
+        key: the configuration key that names it, such as "model.ckpt".
+        path: the file.
+        prefix: what its names lack in front of the original's ("visual_encoder." for EVA's file).
+        groups: the groups that it must hold; empty: any whole groups, at least one.
+    """
+
+    key: str
+    path: Path
+    prefix: str = ""
+    groups: tuple[str, ...] = ()
+
+
+@dataclass
+class LoadReport:
+    """What a file holds, compared with the model.
+
+    Attributes:
+        source: the file.
+        loaded: original names that it fills.
+        missing: names that it should hold and does not.
+        unexpected: its names that nothing here knows.
+        not_needed: how many of its names are known but have no place here, by reason.
+        wrong_shape: messages about sizes that differ.
+    """
+
+    source: WeightSource
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    not_needed: Counter[str] = field(default_factory=Counter)
+    wrong_shape: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        parts += [f"{count} of {reason} not needed" for reason, count in self.not_needed.items()]
+        return f"{self.source.key} {self.source.path}: {', '.join(parts)}"
+
+    def check(self) -> None:
+        """Raise the one error that says what does not fit, if anything.
+
+        Raises:
+            WeightsError: wrong shapes, unknown or missing names, or nothing that fits.
+        """
+        where = f"{self.source.key}: {self.source.path}"
+        if self.wrong_shape:
+            more = len(self.wrong_shape) - 1
+            rest = f" ({more} more tensors differ)" if more else ""
+            raise WeightsError(f"{where}: {self.wrong_shape[0]}{rest}")
+        if not self.loaded:
+            found = ", ".join(self.unexpected[:3]) or ", ".join(self.not_needed) or "nothing"
+            wanted = ", ".join(GROUPS[group][0] + "*" for group in self.source.groups)
+            raise WeightsError(
+                f"{where}: no tensor of this file has a place in the model; it holds {found}"
+                + (f", expected {wanted}" if wanted else "")
+            )
+        if self.unexpected:
+            raise WeightsError(
+                f"{where}: {len(self.unexpected)} unknown tensors, first {self.unexpected[0]}; "
+                "is this the file that the key is for?"
+            )
+        if self.missing:
+            raise WeightsError(
+                f"{where}: {len(self.missing)} tensors are missing, first {self.missing[0]}; the "
+                "file is incomplete, or the model sizes of the configuration are larger than its"
+            )
+
+
+def targets_of(model: nn.Module) -> dict[str, Tensor]:
+    """Everything a file can fill: original name to parameter (or the one buffer that counts)."""
+    targets: dict[str, Tensor] = {
+        original_name(name): parameter for name, parameter in model.named_parameters()
+    }
+    for name, buffer in model.named_buffers():
+        if name == LOGIT_SCALE:
+            targets[name] = buffer
+    return targets
+
+
+def match(model: nn.Module, source: WeightSource, file: WeightFile) -> LoadReport:
+    """Compare a file with a model by names and shapes; reads no data.
+
+    Args:
+        model: a `VideoLlama`, on any device.
+        source: what the file is for.
+        file: the opened file.
+    """
+    targets = targets_of(model)
+    report = LoadReport(source)
+    for key, shape in file.shapes.items():
+        name = source.prefix + key
+        target = targets.get(name)
+        if target is None:
+            reason = not_needed_reason(name) or _absent_part(name, targets)
+            if reason:
+                report.not_needed[reason] += 1
+            else:
+                report.unexpected.append(name)
+        elif source.groups and group_of(name) not in source.groups:
+            report.not_needed["other parts"] += 1
+        elif shape != tuple(target.shape) and not _resizable(name, shape, tuple(target.shape)):
+            report.wrong_shape.append(_shape_message(name, shape, tuple(target.shape)))
+        else:
+            report.loaded.append(name)
+    expected: set[str | None] = {*source.groups} or {group_of(name) for name in report.loaded}
+    present = {*report.loaded, LOGIT_SCALE}
+    report.missing = sorted(
+        name for name in targets if group_of(name) in expected and name not in present
+    )
+    return report
+
+
+def load(model: nn.Module, source: WeightSource, device: torch.device) -> LoadReport:
+    """Read a file into a model.
+
+    A tensor whose precision is already right is used where it lies in the memory-mapped file;
+    trainable ones are copied, so that training never writes to the mapping.
+
+    Args:
+        model: a `VideoLlama`; its parameters may still be on meta.
+        source: which file.
+        device: where the tensors go.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit.
+    """
+    file = open_weights(source.path)
+    report = match(model, source, file)
+    report.check()
+    holders = {original_name(name): name for name, _ in model.named_parameters()}
+    for name in report.loaded:
+        tensor = file.tensor(name[len(source.prefix) :])
+        if name == LOGIT_SCALE:
+            model.get_buffer(name).copy_(tensor)
+        else:
+            _assign(model, holders[name], tensor, device)
+    logger.info("%s", report)
+    return report
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> None:
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    old = module.get_parameter(leaf)
+    if tensor.shape != old.shape:
+        tensor = resize_positions(tensor, *(_grid(x.shape) for x in (tensor, old)))
+    target = old.device if old.device.type != "meta" else device
+    placed = tensor.to(target, old.dtype, copy=old.requires_grad)
+    module.register_parameter(leaf, nn.Parameter(placed, requires_grad=old.requires_grad))
+
+
+def _absent_part(name: str, targets: dict[str, Tensor]) -> str | None:
+    """A reason for names of a part that this configuration does not have."""
+    group = group_of(name)
+    if group is None or any(group_of(target) == group for target in targets):
+        return None
+    return f"the part {group}, which this configuration does not build"
+
+
+def _grid(shape: torch.Size) -> tuple[int, int]:
+    side = math.isqrt(shape[1] - 1)
+    return side, side
+
+
+def _resizable(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether these are patch positions of a square picture at another size."""
+    if not name.endswith(("visual_encoder.pos_embed", "vision.pos_embedding_helper.pos_embed")):
+        return False
+    square = all(math.isqrt(s[1] - 1) ** 2 == s[1] - 1 for s in (shape, wanted))
+    return len(shape) == 3 and shape[2] == wanted[2] and square
+
+
+_LLM_WIDTHS = {4096: "7B", 5120: "13B"}
+
+
+def _shape_message(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    return (
+        f"{name} has shape {list(shape)} in the file and {list(wanted)} in the model; "
+        f"{_likely_cause(name, shape, wanted)}"
+    )
+
+
+def _likely_cause(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if "llama_proj" in name or name.startswith("llama_model."):
+        theirs, ours = (_LLM_WIDTHS.get(s[0], f"{s[0]}-wide") for s in (shape, wanted))
+        return (
+            f"likely a file for a {theirs} LLM with a {ours} LLM in model.llama_model: "
+            "take the file and the LLM of one size"
+        )
+    settings = {
+        "video_query_tokens": "model.num_video_query_token",
+        "audio_query_tokens": "model.num_audio_query_token",
+        "query_tokens": "model.num_query_token",
+        "video_frame_position_embedding.": "model.max_frame_pos",
+        "audio_position_embedding.": "model.max_audio_clips",
+    }
+    for start, key in settings.items():
+        if name.startswith(start) and shape[-1] == wanted[-1]:
+            axis = 0 if name.endswith("embedding.weight") else 1
+            return f"set {key} to {shape[axis]}, as in the file"
+    sections = {
+        "visual_encoder.": "model.vit_config and model.image_size",
+        "ln_vision.": "model.vit_config",
+        "audio_encoder.": "model.imagebind_config",
+    }
+    for start, key in sections.items():
+        if name.startswith(start):
+            return f"the sizes in {key} are not those of the file"
+    return "the sizes in model.qformer_config are not those of the file"
