@@ -5,6 +5,8 @@ A message starts with the field's name, so that `load_config` can put the sectio
 
 from __future__ import annotations
 
+import math
+
 from video_llama.types import ConfigError
 
 
@@ -17,11 +19,11 @@ def at_least(settings: object, minimum: float, *names: str) -> None:
         names: attributes of `settings`; None passes.
 
     Raises:
-        ConfigError: a value is smaller; names the field, the value and the bound.
+        ConfigError: a value is smaller or not finite; names the field, the value and the bound.
     """
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not value >= minimum:  # `not >=` so that NaN fails too
+        if value is not None and not (math.isfinite(value) and value >= minimum):
             raise ConfigError(f"{name}: {value} given, at least {minimum:g} expected")
 
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from video_llama.checks import at_least, divisible
 from video_llama.registry import Registry
 from video_llama.types import ConfigError
-
-if TYPE_CHECKING:
-    from video_llama.models.video_llama import VideoLlama
 
 Branch = Literal["video", "audio"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -189,6 +186,8 @@ class ModelSettings:
     """How the LLM's linear layers are stored."""
     low_resource: bool = False
     """The original's name for quantization int8."""
+    llm_device_map: Literal["single", "auto"] = "single"
+    """Where the LLM goes: single: to run.device; auto: spread over all GPUs by their memory."""
 
     max_txt_len: int = 32
     """Longest caption in training, tokens, its end symbol included."""
@@ -223,17 +222,6 @@ class ModelSettings:
             return path
         converted = path / "imagebind_huge.safetensors"
         return converted if converted.is_file() else path / "imagebind_huge.pth"
-
-    def build(self, *, device: str = "cpu", seed: int = 42) -> VideoLlama:
-        """The model itself; imports torch.
-
-        Args:
-            device: torch device; meta builds shapes only.
-            seed: start of the random values that `random_init` asks for.
-        """
-        from video_llama.models.video_llama import VideoLlama
-
-        return VideoLlama(self, device=device, seed=seed)
 
     def _check_sizes(self) -> None:
         at_least(self, 1, "image_size", "max_txt_len", "max_frame_pos", "max_audio_clips")

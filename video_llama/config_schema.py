@@ -1,0 +1,290 @@
+"""Finds the settings classes that a YAML names and converts its values to them.
+
+OmegaConf's and the classes' own errors pass through here and come out as `ConfigError` with the
+place, the full key, the value and what is valid.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from video_llama.datasets.settings import DATASETS, DatasetSettings
+from video_llama.models.settings import MODELS, ModelSettings
+from video_llama.processors.settings import PROCESSORS
+from video_llama.registry import Registry, suggestion
+from video_llama.resources import package_file
+from video_llama.runners.settings import RunSettings
+from video_llama.types import ConfigError
+from video_llama.yaml_file import YamlFile, first_line, plain_values
+
+T = TypeVar("T")
+
+SECTIONS = ("model", "datasets", "run")
+PROCESSOR_KINDS = ("vis_processor", "text_processor", "audio_processor")
+IGNORED_KEYS = {
+    "model.device_8bit": "the quantised model follows run.device",
+    "model.prompt": "caption prompts come from model.prompt_path",
+    "run.distributed": "torchrun says whether there are several processes",
+    "run.world_size": "torchrun says how many processes there are",
+    "run.dist_url": "torchrun says where the processes meet",
+}
+
+OmegaConf.register_resolver("package", lambda name: str(package_file(name)), replace=True)
+
+
+class ConfigWarning(UserWarning):
+    """A key of the original that is accepted and has no effect."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a configuration comes from, to say where a value stands."""
+
+    file: YamlFile
+    overrides: tuple[str, ...]
+
+    def where(self, key: str) -> str:
+        """`x.yaml:12`, or the override that gave `key`; the bare file for a key it lacks."""
+        for override in reversed(self.overrides):
+            name = override.partition("=")[0]
+            if name == key or name.startswith(f"{key}.") or key.startswith(f"{name}."):
+                return f"override {override!r}"
+        line = self.file.line(key)
+        return f"{self.file.path}:{line}" if line else str(self.file.path)
+
+    def values(self) -> dict[str, Any]:
+        """The values of the file with the overrides put over them.
+
+        Raises:
+            ConfigError: an override is not `section.key=value`.
+        """
+        values = copy.deepcopy(self.file.values)
+        for override in self.overrides:
+            _override(values, override)
+        return values
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Put the place of the key before errors, whose messages start with `full.key: `."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.where(str(error).partition(': ')[0])}: {error}") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or len(names) < 2 or not all(names):
+        raise ConfigError(f"override {override!r}: section.key=value expected")
+    node = values
+    for name in names[:-1]:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"override {override!r}: {name} is {node!r}, not a section; "
+                "replace a list as a whole: section.key=[a, b]"
+            )
+    node[names[-1]] = _override_value(text)
+
+
+def _override_value(text: str) -> Any:
+    """The YAML value of `text`; text that is not YAML, or a comment to YAML, stands for itself."""
+    try:
+        value = plain_values(f"value: {text}")["value"]
+    except yaml.YAMLError:
+        return text
+    return text if value is None and text.strip() not in ("", "~", "null") else value
+
+
+def merged_settings(
+    values: dict[str, Any], source: Source
+) -> tuple[ModelSettings, dict[str, DatasetSettings], RunSettings]:
+    """The three sections as objects, which have checked themselves.
+
+    Args:
+        values: the values of `source`, overrides included.
+        source: where they stand, for warnings.
+
+    Raises:
+        ConfigError: the message starts with the full key; `Source.locating` adds the place.
+    """
+    given = _sections(values)
+    _drop_ignored(given, source)
+    schema = _schema(given)
+    for section in ("model", "run"):
+        _check_keys(given[section], schema[section], section)
+    for name, entry in given["datasets"].items():
+        _check_keys(entry, schema["datasets"][name], f"datasets.{name}")
+    try:
+        built = _build(OmegaConf.merge(schema, given), "")
+    except OmegaConfBaseException as error:
+        raise _translated(error, given, schema) from error
+    return built["model"], built["datasets"], built["run"]
+
+
+def _sections(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The three sections and the entries of `datasets`; what is left blank is empty."""
+    for name, value in values.items():
+        if name not in SECTIONS:
+            raise ConfigError(f"{name}: not a section; {suggestion(name, list(SECTIONS))}")
+        _require_mapping(name, value)
+    sections: dict[str, dict[str, Any]] = {name: values.get(name) or {} for name in SECTIONS}
+    for name, entry in sections["datasets"].items():
+        _require_mapping(f"datasets.{name}", entry)
+        sections["datasets"][name] = entry or {}
+    return sections
+
+
+def _require_mapping(key: str, value: object) -> None:
+    if not isinstance(value, dict | None):
+        raise ConfigError(f"{key}: {value!r} given, a mapping of settings expected")
+
+
+def _drop_ignored(given: dict[str, dict[str, Any]], source: Source) -> None:
+    for key, reason in IGNORED_KEYS.items():
+        section, _, name = key.partition(".")
+        if name in given[section]:
+            del given[section][name]
+            _warn(f"{source.where(key)}: {key} has no effect any more: {reason}")
+    kind = given["model"].get("fusion_header_type", "seqTransf")
+    if kind != "seqTransf":
+        where = source.where("model.fusion_header_type")
+        _warn(f"{where}: model.fusion_header_type {kind!r} has no effect: only seqTransf exists")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, ConfigWarning, stacklevel=5)  # the caller of load_config
+
+
+def _schema(given: dict[str, dict[str, Any]]) -> DictConfig:
+    """The structured node of everything that `given` names, processors included."""
+    model = _named(MODELS, given["model"].get("arch", "video_llama"), "model.arch")
+    datasets: dict[str, DictConfig] = {}
+    for name, entry in given["datasets"].items():
+        key = f"datasets.{name}"
+        datasets[name] = OmegaConf.structured(_named(DATASETS, name, key))
+        for kind in PROCESSOR_KINDS:
+            for split, node in (entry.get(kind) or {}).items():
+                if isinstance(node, dict) and split in datasets[name][kind]:
+                    where = f"{key}.{kind}.{split}.name"
+                    _place_processor(datasets[name][kind], split, node, where)
+    return OmegaConf.create(
+        {
+            "model": OmegaConf.structured(model),
+            "datasets": datasets,
+            "run": OmegaConf.structured(RunSettings),
+        }
+    )
+
+
+def _place_processor(pair: DictConfig, split: str, node: dict[str, Any], key: str) -> None:
+    """Put the schema of the processor that `node` names where the pair has the default's."""
+    kind, _ = _kind(get_type_hints(OmegaConf.get_type(pair))[split])
+    valid = [name for name in PROCESSORS if issubclass(PROCESSORS.get(name), kind)]
+    name = node.get("name")
+    if name is None and pair[split] is None:
+        raise ConfigError(f"{key}: required, but not given; valid: {', '.join(valid)}")
+    if name is not None:
+        if name not in valid:
+            raise ConfigError(f"{key}: {name!r} given; {suggestion(str(name), valid)}")
+        pair[split] = OmegaConf.structured(PROCESSORS.get(name)(name=name))
+
+
+def _named(registry: Registry[type[T]], name: str, key: str) -> type[T]:
+    try:
+        return registry.get(name)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _check_keys(given: dict[str, Any], schema: DictConfig, key: str) -> None:
+    """Refuse unknown keys and values where a mapping belongs, which OmegaConf reports badly."""
+    hints = get_type_hints(OmegaConf.get_type(schema))
+    for name, value in list(given.items()):
+        full = f"{key}.{name}"
+        if name not in hints:
+            raise ConfigError(f"{full}: not a setting; {suggestion(str(name), list(hints))}")
+        kind, optional = _kind(hints[name])
+        if not is_dataclass(kind):
+            if isinstance(value, bool) and kind is str:  # OmegaConf would make it the text "True"
+                raise _wrong_value(full, value, hints[name])
+        elif isinstance(value, dict):
+            _check_keys(value, schema[name], full)
+        elif value is None and not optional:
+            del given[name]  # a node left blank has its defaults
+        elif value is not None and not _interpolates(value):
+            raise _wrong_value(full, value, hints[name])
+
+
+def _interpolates(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("${")
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """The type without its None, and whether there was one."""
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [arg for arg in get_args(hint) if arg is not type(None)]
+        return kinds[0], True
+    return hint, False
+
+
+def _build(node: Any, key: str) -> Any:
+    """OmegaConf's node as the object that its schema stands for, from the leaves up."""
+    if isinstance(node, ListConfig | TupleConfig):
+        return [_build(item, key) for item in node]
+    if not OmegaConf.is_dict(node):
+        return node
+    values = {str(name): _build(node[name], f"{key}.{name}".lstrip(".")) for name in node}
+    kind = OmegaConf.get_type(node)
+    if not is_dataclass(kind):
+        return values
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+
+
+def _translated(
+    error: OmegaConfBaseException, given: dict[str, Any], schema: DictConfig
+) -> ConfigError:
+    key = str(error.full_key or "").partition("[")[0]
+    if isinstance(error, MissingMandatoryValue):
+        return ConfigError(f"{key}: required, but not given")
+    if not isinstance(error, ValidationError):  # an interpolation that leads nowhere
+        return ConfigError(f"{key}: {first_line(error)}")
+    section, _, name = key.rpartition(".")
+    hint = get_type_hints(OmegaConf.get_type(OmegaConf.select(schema, section)))[name]
+    value: Any = given
+    for part in key.split("."):
+        value = value.get(part)
+    return _wrong_value(key, value, hint)
+
+
+def _wrong_value(key: str, value: object, hint: Any) -> ConfigError:
+    shown = "null" if value is None else repr(value)
+    kind, optional = _kind(hint)
+    null = " or null" if optional else ""
+    if get_origin(kind) is Literal:
+        return ConfigError(f"{key}: {shown} given; {suggestion(str(value), list(get_args(kind)))}")
+    return ConfigError(f"{key}: {shown} given, {_description(kind)}{null} expected")
+
+
+def _description(kind: Any) -> str:
+    if is_dataclass(kind):
+        return f"a mapping with the keys {', '.join(get_type_hints(kind))}"
+    if get_origin(kind) is list:
+        return "a list such as [a, b]"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
