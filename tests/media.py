@@ -1,0 +1,170 @@
+"""Small media files made on the spot, with PyAV, for the tests of every part.
+
+Pictures are smooth and differ from frame to frame: frame `i` of `n` has the grey level of
+`frame_level(i, n)` in its lower half and fixed colours above, so a test can tell which frame it got
+and which way up it is.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import wave
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+
+def frame_level(index: int, num_frames: int) -> int:
+    """Grey level (20..235) of the lower half of frame `index`."""
+    return 20 + round(215 * index / max(num_frames - 1, 1))
+
+
+def frame_picture(index: int, num_frames: int, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8: red upper left, blue upper right, `frame_level` below."""
+    picture = np.full((height, width, 3), frame_level(index, num_frames), np.uint8)
+    picture[: height // 2, : width // 2] = (220, 30, 30)
+    picture[: height // 2, width // 2 :] = (30, 30, 220)
+    return picture
+
+
+def tone(seconds: float, rate: int = 16000, hertz: float = 440.0, channels: int = 1) -> np.ndarray:
+    """(channels, samples) float32 sine of amplitude 0.5; channel `c` has `c + 1` times `hertz`."""
+    time = np.arange(round(seconds * rate)) / rate
+    waves = [0.5 * np.sin(2 * math.pi * hertz * (c + 1) * time) for c in range(channels)]
+    return np.stack(waves).astype(np.float32)
+
+
+def write_video(
+    path: Path,
+    *,
+    num_frames: int = 16,
+    width: int = 64,
+    height: int = 48,
+    fps: int = 8,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    sound: np.ndarray | None = None,
+    sound_rate: int = 16000,
+    keyframe_every: int = 8,
+    times: Sequence[float] | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """A video file; the container follows the suffix of `path`.
+
+    Args:
+        sound: (C, L) float32 waveform at `sound_rate` Hz; None writes no sound track.
+        times: seconds of each frame, for a variable frame rate; None spaces them by `1 / fps`.
+    """
+    time_base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.time_base = time_base
+        stream.codec_context.gop_size = keyframe_every
+        stream.codec_context.thread_count = 1
+        audio: Any = None
+        if sound is not None:
+            audio = container.add_stream("aac", rate=sound_rate, layout=_layout(len(sound)))
+        for index in range(num_frames):
+            picture = frame_picture(index, num_frames, width, height)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.time_base = time_base
+            frame.pts = index if times is None else round(times[index] * 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if audio is not None and sound is not None:
+            _encode_sound(container, audio, sound, sound_rate)
+    return path
+
+
+def write_audio(path: Path, sound: np.ndarray, rate: int = 16000, codec: str | None = None) -> Path:
+    """A sound file (`.wav`, `.flac`, `.mp3`, `.m4a`, `.ogg`) of a (C, L) float32 waveform."""
+    codecs = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".ogg": "libopus"}
+    with av.open(str(path), "w") as container:
+        name = codec or codecs.get(path.suffix, "aac")
+        stream = container.add_stream(name, rate=rate, layout=_layout(len(sound)))
+        _encode_sound(container, stream, sound, rate)
+    return path
+
+
+def write_wav_header_only(path: Path, *, rate: int = 16000, num_samples: int = 0) -> Path:
+    """A 16-bit mono WAV of silence, with no codec involved and any (absurd) sample rate."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(2 * num_samples))
+    return path
+
+
+def write_picture(path: Path, width: int = 40, height: int = 30, mode: str = "RGB") -> Path:
+    """A picture file with the colours of `frame_picture`, converted to a PIL `mode`."""
+    Image.fromarray(frame_picture(1, 2, width, height)).convert(mode).save(path)
+    return path
+
+
+def set_rotation(path: Path, degrees: int) -> Path:
+    """Marks an MP4 as filmed with a phone held sideways: players turn it clockwise by `degrees`."""
+    cos, sin = round(math.cos(math.radians(degrees))), round(math.sin(math.radians(degrees)))
+    one = 1 << 16
+    matrix = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = matrix
+    path.write_bytes(data)
+    return path
+
+
+def truncate(path: Path, fraction: float) -> Path:
+    """Keeps only the first `fraction` of the bytes, like a download that broke off."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * fraction)])
+    return path
+
+
+def corrupt(path: Path, start: float = 0.3, end: float = 0.9) -> Path:
+    """Overwrites the bytes between two fractions of the file with noise; the head stays intact."""
+    data = bytearray(path.read_bytes())
+    low, high = int(len(data) * start), int(len(data) * end)
+    data[low:high] = np.random.default_rng(0).bytes(high - low)
+    path.write_bytes(data)
+    return path
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    """Files that no reader can use, by what is wrong with them."""
+    makers: dict[str, Callable[[Path], object]] = {
+        "empty.mp4": lambda p: p.write_bytes(b""),
+        "text.mp4": lambda p: p.write_text("this is not a video\n" * 50),
+        "page.mp4": lambda p: p.write_text("<!DOCTYPE html><html><body>404</body></html>"),
+        "archive.mp4": lambda p: p.write_bytes(b"PK\x03\x04" + bytes(200)),
+        "noise.mp4": lambda p: p.write_bytes(np.random.default_rng(1).bytes(4096)),
+        "playlist.mp4": lambda p: p.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"),
+        "headless.mp4": lambda p: truncate(write_video(p), 0.5),
+        "folder.mp4": lambda p: p.mkdir(),
+        "missing.mp4": lambda p: None,
+    }
+    for name, make in makers.items():
+        make(folder / name)
+    return {name: folder / name for name in makers}
+
+
+def _layout(channels: int) -> str:
+    return {1: "mono", 2: "stereo", 6: "5.1"}[channels]
+
+
+def _encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int) -> None:
+    resampler = av.AudioResampler(stream.format.name, stream.layout.name, rate)
+    for start in range(0, sound.shape[1], 4096):
+        piece = np.ascontiguousarray(sound[:, start : start + 4096])
+        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=_layout(len(sound)))
+        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        for converted in resampler.resample(frame):
+            container.mux(stream.encode(converted))
+    container.mux(stream.encode(None))
