@@ -1,0 +1,12 @@
+"""What every test relies on."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: the tests run side by side, one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import video_llama.compat

@@ -1,0 +1,92 @@
+"""Reading the package's source files without importing them, for the tests of style and imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from tests.reference import ROOT
+
+PACKAGE = ROOT / "video_llama"
+When = Literal["import", "call", "check"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: where it is, the module it defines and its syntax tree."""
+
+    path: Path
+    module: str
+    tree: ast.Module
+
+    @property
+    def name(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    def at(self, node: ast.stmt | ast.expr | ast.excepthandler) -> str:
+        """Where a node stands, as editors understand it: `file.py:12`."""
+        return f"{self.name}:{node.lineno}"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module.
+
+    Attributes:
+        target: dotted name, such as `video_llama.models.qformer` or `torch`.
+        line: where it stands.
+        when: "import" of the file, "call" of a function in it, or "check" of its types only.
+    """
+
+    target: str
+    line: int
+    when: When
+
+
+def parse(path: Path) -> Source:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return Source(path, module, ast.parse(path.read_text("utf-8"), filename=str(path)))
+
+
+@cache
+def package_sources() -> tuple[Source, ...]:
+    return tuple(parse(path) for path in sorted(PACKAGE.rglob("*.py")))
+
+
+@cache
+def package_modules() -> frozenset[str]:
+    return frozenset(source.module for source in package_sources())
+
+
+def imports(tree: ast.Module) -> Iterator[Import]:
+    """All imports of a file; the package has absolute ones only (a test demands it)."""
+    yield from _imports(tree.body, "import")
+
+
+def _imports(nodes: Iterable[ast.AST], when: When) -> Iterator[Import]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, when)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield Import(_imported_module(node, alias.name), node.lineno, when)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from _imports(node.body, "check")
+            yield from _imports(node.orelse, when)
+        else:
+            called = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            inner: When = "call" if called and when == "import" else when
+            yield from _imports(ast.iter_child_nodes(node), inner)
+
+
+def _imported_module(node: ast.ImportFrom, name: str) -> str:
+    """`from package import module` means the module; `from module import thing` means `module`."""
+    base = "." * node.level + (node.module or "")
+    full = f"{base}.{name}"
+    return full if full in package_modules() else base

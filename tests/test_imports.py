@@ -1,0 +1,188 @@
+"""Imports point one way, and what must start quickly imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from tests.reference import ROOT
+from tests.sources import PACKAGE, Source, imports, package_modules, package_sources
+
+LEAVES = {
+    "checks",
+    "compat",
+    "files",
+    "registry",
+    "resources",
+    "text",
+    "types",
+    "yaml_file",
+}
+PARTS = {"datasets", "models", "processors", "runners", "tasks"}
+ABOVE = {"build", "chat", "config", "config_schema", "synthetic"}
+TOP = {"cli"}
+LAYERS = [LEAVES, PARTS, ABOVE, TOP]
+"""From the bottom up: a module imports from its own layer or a lower one."""
+
+NEIGHBOURS = {("datasets", "processors"), ("runners", "tasks"), ("tasks", "runners")}
+"""Parts never import one another, apart from these: (who imports, whom)."""
+
+NEEDS_COMPAT = {"timm", "torchaudio", "torchvision", "transformers"}
+"""Packages that fail to import beside a CPU torch without `video_llama.compat`."""
+
+NEEDS_NO_COMPAT = {"video_llama/models/tokenizer.py"}
+"""Files that use only the tokenizers of transformers, which load without torch and torchvision."""
+
+HEAVY = {*NEEDS_COMPAT, "accelerate", "decord", "gradio", "torch", "webdataset"}
+"""Packages that a quick command must not import."""
+
+
+def unit(module: str) -> str:
+    """`models` for `video_llama.models.qformer`; empty for `video_llama` itself."""
+    return module.removeprefix("video_llama").lstrip(".").split(".")[0]
+
+
+def layer(name: str) -> int:
+    for height, names in enumerate(LAYERS):
+        if name in names:
+            return height
+    pytest.fail(f"video_llama.{name} has no place in the layers of {__file__}: give it one")
+
+
+def own_imports(source: Source) -> list[tuple[str, int]]:
+    """(unit, line) of everything that a file imports from other units of the package."""
+    found = [
+        (unit(i.target), i.line) for i in imports(source.tree) if i.target.startswith("video_llama")
+    ]
+    return [(name, line) for name, line in found if name not in ("", unit(source.module))]
+
+
+def may_import(importer: str, imported: str) -> bool:
+    if layer(importer) == layer(imported) and importer in PARTS:
+        return (importer, imported) in NEIGHBOURS
+    return layer(importer) >= layer(imported)
+
+
+def test_imports_point_downwards() -> None:
+    # The package itself hands out names of every layer, when they are first used.
+    assert [
+        f"{source.name}:{line} imports {imported}"
+        for source in package_sources()
+        if source.module != "video_llama"
+        for imported, line in own_imports(source)
+        if not may_import(unit(source.module), imported)
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "allowed"),
+    [
+        ("models", "types", True),
+        ("datasets", "processors", True),
+        ("config", "models", True),
+        ("cli", "chat", True),
+        ("types", "models", False),
+        ("models", "datasets", False),
+        ("processors", "datasets", False),
+        ("runners", "models", False),
+        ("models", "config", False),
+        ("chat", "cli", False),
+    ],
+)
+def test_the_rule_of_directions(importer: str, imported: str, allowed: bool) -> None:
+    assert may_import(importer, imported) is allowed
+
+
+def test_no_import_cycles() -> None:
+    graph = {
+        source.module: {
+            i.target
+            for i in imports(source.tree)
+            if i.when == "import" and i.target in package_modules()
+        }
+        - {source.module}
+        for source in package_sources()
+        if source.module != "video_llama"
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_imports_are_absolute_and_name_what_they_take() -> None:
+    assert [
+        source.at(node)
+        for source in package_sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ImportFrom)
+        and (node.level or any(alias.name == "*" for alias in node.names))
+    ] == []
+
+
+def test_files_that_need_compat_import_it_first() -> None:
+    wrong = []
+    for source in package_sources():
+        found = [i for i in imports(source.tree) if i.when != "check"]
+        needy = [i.line for i in found if i.target.split(".")[0] in NEEDS_COMPAT]
+        compat = [i.line for i in found if i.target == "video_llama.compat" and i.when == "import"]
+        if needy and source.name not in NEEDS_NO_COMPAT and not (compat and compat[0] < needy[0]):
+            wrong.append(f"{source.name}:{needy[0]} comes before `import video_llama.compat`")
+    assert wrong == []
+
+
+def quick_modules() -> list[str]:
+    settings = [s.module for s in package_sources() if s.path.name == "settings.py"]
+    quick = ["video_llama", *settings]
+    quick += [f"video_llama.{name}" for name in ("types", "registry", "resources", "config")]
+    return [module for module in quick if module in package_modules()]
+
+
+def test_settings_and_configuration_import_no_torch() -> None:
+    code = f"import sys, {', '.join(quick_modules())}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+@pytest.mark.skipif(
+    not {"video_llama.cli", "video_llama.cli.__main__"} & package_modules(),
+    reason="video_llama/cli.py does not exist yet",
+)
+def test_help_of_the_command_imports_no_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "video_llama.cli", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "usage" in result.stdout.lower()
+    # Lines such as "import time:   321 |    4567 |   torch.nn"
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in result.stderr.splitlines()}
+    assert "argparse" in imported, "the report of -X importtime was not understood"
+    assert imported & HEAVY == set()
+
+
+def test_unknown_public_name_is_an_attribute_error() -> None:
+    import video_llama
+
+    with pytest.raises(AttributeError, match="load_cfg"):
+        video_llama.load_cfg  # noqa: B018
+
+
+def test_public_names_are_listed_before_they_are_used() -> None:
+    code = "import video_llama; print(*dir(video_llama))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert {"load_config", "build_model", "Chat"} <= set(result.stdout.split()), result.stderr
+
+
+def test_public_names_lead_to_existing_definitions() -> None:
+    import video_llama
+
+    for name, module in video_llama._HOMES.items():
+        path = PACKAGE / f"{unit(module)}.py"
+        if not path.exists():
+            pytest.skip(f"{path.name} does not exist yet")
+        defined = {getattr(node, "name", None) for node in ast.parse(path.read_text()).body}
+        assert name in defined, f"{module} does not define {name}"

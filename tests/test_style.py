@@ -1,0 +1,99 @@
+"""The package's rules of size and form that ruff does not know."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from statistics import median
+
+from tests.sources import package_sources
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+MAX_MEDIAN_FUNCTION_LINES = 12
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def num_lines(function: Function) -> int:
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
+
+
+def public_definitions(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
+    """Public functions and classes of a module, and the public methods of those classes."""
+    for node in body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node.body)
+
+
+def is_documented_elsewhere(node: Function | ast.ClassDef) -> bool:
+    """Whether a decorator says that another definition carries the docstring."""
+    names = {ast.unparse(decorator).split(".")[-1] for decorator in node.decorator_list}
+    return bool(names & {"overload", "override", "setter"})
+
+
+def swallows(handler: ast.ExceptHandler) -> list[str]:
+    """The names of what a handler catches and does not raise again."""
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:
+        return []
+    if handler.type is None:
+        return ["everything"]
+    several = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return [ast.unparse(name) for name in several]
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    lengths = {s.name: len(s.path.read_text("utf-8").splitlines()) for s in package_sources()}
+    assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    assert [
+        f"{source.at(f)} {f.name}: {num_lines(f)} lines"
+        for source in package_sources()
+        for f in functions(source.tree)
+        if num_lines(f) > MAX_FUNCTION_LINES
+    ] == []
+
+
+def test_half_of_the_functions_are_short() -> None:
+    lengths = [num_lines(f) for source in package_sources() for f in functions(source.tree)]
+    assert median(lengths) <= MAX_MEDIAN_FUNCTION_LINES
+
+
+def test_public_definitions_are_documented() -> None:
+    assert [
+        f"{source.at(node)} {node.name}"
+        for source in package_sources()
+        for node in public_definitions(source.tree.body)
+        if not ast.get_docstring(node) and not is_documented_elsewhere(node)
+    ] == []
+
+
+def test_no_handler_swallows_everything() -> None:
+    assert [
+        f"{source.at(node)} swallows {caught}"
+        for source in package_sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ExceptHandler)
+        for caught in swallows(node)
+        if caught in ("everything", "Exception", "BaseException")
+    ] == []
+
+
+def test_the_library_does_not_print() -> None:
+    assert [
+        source.at(node)
+        for source in package_sources()
+        if not source.module.startswith("video_llama.cli")  # the terminal is what that is for
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    ] == []
