@@ -65,8 +65,7 @@ def build_video_llama(settings: ModelSettings, *, device: str, seed: int) -> Vid
         )
     if shapes_only:
         return model
-    for source in weight_sources(settings):
-        load(model, source, target)
+    model.load_reports = [load(model, source, target) for source in weight_sources(settings)]
     _drop_unused(model)
     _fill(model, target, seed)
     for part in model.children():

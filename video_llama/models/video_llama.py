@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import video_llama.compat
 
@@ -34,6 +34,9 @@ from video_llama.types import (
     ModelOutput,
 )
 
+if TYPE_CHECKING:
+    from video_llama.models.weights import LoadReport
+
 
 class VideoLlama(nn.Module):
     """Video-LLaMA.
@@ -62,6 +65,7 @@ class VideoLlama(nn.Module):
         super().__init__()
         self.settings = settings
         self.tokenizer = tokenizer
+        self.load_reports: list[LoadReport] = []
         self.language_model = language_model
         self.vision_encoder: VisionEncoder | None = VisionEncoder(settings)
         self.frame_qformer: FrameQFormer | None = frame_qformer(settings)

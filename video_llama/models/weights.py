@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from video_llama.models.manifest import Manifest, misfit
 from video_llama.models.names import GROUPS, group_of, not_needed_reason, original_name
 from video_llama.models.positions import resize_positions
+from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weight_files import WeightFile, open_weights
 from video_llama.types import WeightsError
 
@@ -55,6 +57,7 @@ class LoadReport:
         unexpected: its names that nothing here knows.
         not_needed: how many of its names are known but have no place here, by reason.
         wrong_shape: messages about sizes that differ.
+        manifest: what the file says about itself, if it is one of ours.
     """
 
     source: WeightSource
@@ -63,19 +66,28 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     not_needed: Counter[str] = field(default_factory=Counter)
     wrong_shape: list[str] = field(default_factory=list)
+    manifest: Manifest | None = None
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         parts += [f"{count} of {reason} not needed" for reason, count in self.not_needed.items()]
         return f"{self.source.key} {self.source.path}: {', '.join(parts)}"
 
-    def check(self) -> None:
+    def check(self, model: VideoLlama) -> None:
         """Raise the one error that says what does not fit, if anything.
 
+        Args:
+            model: what the file was matched with.
+
         Raises:
-            WeightsError: wrong shapes, unknown or missing names, or nothing that fits.
+            WeightsError: a branch file of another kind, wrong shapes, unknown or missing names, or
+                nothing that fits.
         """
         where = f"{self.source.key}: {self.source.path}"
+        if self.manifest is not None:
+            problem = misfit(self.manifest, model.settings, model.language_model.config)
+            if problem:
+                raise WeightsError(f"{where}: {problem}")
         if self.wrong_shape:
             more = len(self.wrong_shape) - 1
             rest = f" ({more} more tensors differ)" if more else ""
@@ -110,7 +122,7 @@ def targets_of(model: nn.Module) -> dict[str, Tensor]:
     return targets
 
 
-def match(model: nn.Module, source: WeightSource, file: WeightFile) -> LoadReport:
+def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadReport:
     """Compare a file with a model by names and shapes; reads no data.
 
     Args:
@@ -119,7 +131,7 @@ def match(model: nn.Module, source: WeightSource, file: WeightFile) -> LoadRepor
         file: the opened file.
     """
     targets = targets_of(model)
-    report = LoadReport(source)
+    report = LoadReport(source, manifest=Manifest.of_file(file))
     for key, shape in file.shapes.items():
         name = source.prefix + key
         target = targets.get(name)
@@ -143,7 +155,7 @@ def match(model: nn.Module, source: WeightSource, file: WeightFile) -> LoadRepor
     return report
 
 
-def load(model: nn.Module, source: WeightSource, device: torch.device) -> LoadReport:
+def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadReport:
     """Read a file into a model.
 
     A tensor whose precision is already right is used where it lies in the memory-mapped file;
@@ -159,7 +171,7 @@ def load(model: nn.Module, source: WeightSource, device: torch.device) -> LoadRe
     """
     file = open_weights(source.path)
     report = match(model, source, file)
-    report.check()
+    report.check(model)
     holders = {original_name(name): name for name, _ in model.named_parameters()}
     for name in report.loaded:
         tensor = file.tensor(name[len(source.prefix) :])

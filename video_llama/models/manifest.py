@@ -1,0 +1,154 @@
+"""What a branch file of ours says about itself, and whether a model can use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+from video_llama.models.settings import ModelSettings
+from video_llama.models.weight_files import WeightFile
+from video_llama.types import WeightsError
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+FORMAT = "video-llama-branch"
+"""Marks the metadata of a branch file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a branch file is: stored as text beside its tensors."""
+
+    branch: Literal["video", "audio"]
+    """Which branch was trained."""
+    stage: int
+    """1: captions; 2: instructions."""
+    template: str
+    """Conversation format that it was trained with."""
+    llm_width: int
+    """Width of the language model that its projection feeds."""
+    llm_layers: int
+    """Depth of that language model."""
+    frames: int
+    """Frames per clip in training."""
+    clips: int
+    """Sound segments per item in training."""
+    num_query_token: int
+    """Queries of the frame Q-Former."""
+    num_branch_query_token: int
+    """Queries of the branch: positions of the language model per item."""
+    step: int
+    """Training steps that it has seen."""
+    frozen_hash: str
+    """Hash of the configuration of the frozen parts."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """The text values that a safetensors file can hold."""
+        return {"format": "pt", "kind": FORMAT, "manifest": json.dumps(asdict(self))}
+
+    @classmethod
+    def of_file(cls, file: WeightFile) -> Manifest | None:
+        """The manifest of a file; None for a file that is not one of ours.
+
+        Raises:
+            WeightsError: it is one of ours, but damaged or of another version.
+        """
+        # A .pth made from a branch file carries the same text beside its "model" entry.
+        metadata = file.metadata or file.extras
+        if metadata.get("kind") != FORMAT:
+            return None
+        try:
+            values = json.loads(metadata["manifest"])
+            known = {field.name for field in fields(cls)}
+            return cls(**{key: value for key, value in values.items() if key in known})
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{file.path}: its manifest is damaged ({error}); save it again"
+            ) from error
+
+
+def describe_branch(
+    settings: ModelSettings,
+    llm: LlamaConfig,
+    *,
+    stage: int,
+    frames: int,
+    clips: int,
+    step: int,
+) -> Manifest:
+    """The manifest of the branch that trains.
+
+    Args:
+        settings: of the model.
+        llm: configuration of its language model.
+        stage: 1 or 2.
+        frames: frames per clip of the data.
+        clips: sound segments per item of the data.
+        step: steps done.
+
+    Raises:
+        ValueError: no branch trains.
+    """
+    branch = settings.trained_branch
+    if branch is None:
+        raise ValueError("no branch trains, so there is nothing to describe")
+    audio = branch == "audio"
+    return Manifest(
+        branch=branch,
+        stage=stage,
+        template=settings.template,
+        llm_width=llm.hidden_size,
+        llm_layers=llm.num_hidden_layers,
+        frames=frames,
+        clips=clips,
+        num_query_token=settings.num_query_token,
+        num_branch_query_token=(
+            settings.num_audio_query_token if audio else settings.num_video_query_token
+        ),
+        step=step,
+        frozen_hash=frozen_hash(settings, llm),
+    )
+
+
+def frozen_hash(settings: ModelSettings, llm: LlamaConfig) -> str:
+    """A short hash of what shapes the inputs of the trained branches."""
+    shape = {
+        "image_size": settings.image_size,
+        "vit": asdict(settings.vit_config),
+        "qformer": asdict(settings.qformer_config),
+        "num_query_token": settings.num_query_token,
+        "imagebind": asdict(settings.imagebind_config),
+        "llm": [llm.hidden_size, llm.num_hidden_layers],
+    }
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def misfit(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str | None:
+    """What keeps a branch file from being used in a model, and what fits; None if nothing does.
+
+    Args:
+        manifest: of the file.
+        settings: of the model.
+        llm: configuration of its language model.
+    """
+    if manifest.branch == "audio" and not settings.equip_audio_branch:
+        return (
+            "it holds the audio branch, but model.equip_audio_branch is false; set it to true, or "
+            "give a file of the video branch"
+        )
+    if (manifest.llm_width, manifest.llm_layers) != (llm.hidden_size, llm.num_hidden_layers):
+        return (
+            f"it was trained with a language model {manifest.llm_width} wide and "
+            f"{manifest.llm_layers} layers deep, but that of model.llama_model is "
+            f"{llm.hidden_size} wide and {llm.num_hidden_layers} deep; give the language model or the branch of the other size"
+        )
+    if manifest.template != settings.template:
+        return (
+            f"it was trained with the template {manifest.template}, but the configuration has "
+            f"{settings.template}; set model.model_type=pretrain_{manifest.template} and "
+            "model.llama_model to its language model"
+        )
+    return None
