@@ -8,6 +8,7 @@ and which way up it is.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import wave
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
+
+os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder talks to stderr otherwise
 
 
 def frame_level(index: int, num_frames: int) -> int:

@@ -19,12 +19,13 @@ from video_llama.types import MediaError
 MAX_PICTURE_PIXELS = 178_956_970
 """Largest picture that is unpacked: 512 MiB of RGB. Pillow's own limit for a sure attack."""
 
-# Only what people have pictures in. Pillow would hand EPS to an external program.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# Only what people have pictures in (the MPO of phones counts as JPEG): Pillow would hand EPS to
+# an external program.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 _BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
-    *(struct.error, zlib.error, MemoryError, Image.DecompressionBombError),
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError),
+    *(struct.error, zlib.error, MemoryError),
 )
 """What Pillow raises on a damaged file, found by feeding it some."""
 

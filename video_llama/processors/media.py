@@ -152,6 +152,30 @@ def find_video(container: InputContainer) -> VideoStream | None:
     return stream
 
 
+def require_video(container: InputContainer, path: str | Path) -> VideoStream:
+    """The video track of a file that must have one that can be decoded within reason.
+
+    Args:
+        container: the open file.
+        path: for the message.
+
+    Raises:
+        MediaError: it is a picture, has no video track, or one with an absurd picture size.
+    """
+    if "_pipe" in container.format.name or container.format.name == "image2":
+        raise MediaError(path, "it is a picture, a video was expected")
+    stream = find_video(container)
+    if stream is None:
+        raise MediaError(path, "it has no video track")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width < 1 or height < 1:
+        raise MediaError(path, "its video track cannot be decoded: the picture has no size")
+    if width * height > MAX_FRAME_PIXELS:
+        reason = f"frames of {width}x{height} pixels are too large"
+        raise MediaError(path, f"{reason}, at most {MAX_FRAME_PIXELS} pixels can be read")
+    return stream
+
+
 def find_audio(container: InputContainer) -> AudioStream | None:
     """The sound track, or None."""
     stream = container.streams.best("audio")

@@ -228,7 +228,7 @@ class AudioSettings(ProcessorSettings):
         if frames > self.target_length:
             raise ConfigError(
                 f"clip_duration: {self.clip_duration:g} s make {frames} spectrogram frames, "
-                f"at most target_length ({self.target_length}) expected; the rest would not be heard"
+                f"at most target_length ({self.target_length}) expected; the rest would be lost"
             )
 
     @property

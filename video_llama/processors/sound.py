@@ -26,7 +26,7 @@ class AudioClips:
         values: (S, 1, num_mel_bins, target_length) float32, normalised.
         spans: begin and end of each clip, in seconds.
         duration: of the whole sound, in seconds.
-        sample_rate: of the file, in Hz.
+        sample_rate: of the decoded sound, in Hz; the file's, unless that is an odd number.
         num_channels: of the file.
     """
 

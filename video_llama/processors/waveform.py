@@ -90,6 +90,8 @@ class Sound:
         pieces = self._pieces(sources)
         result: dict[Span, Tensor] = {}
         for area, source, piece in zip(areas, sources, pieces, strict=True):
+            if not piece.isfinite().all():
+                raise MediaError(self.path, "its sound has samples that are no finite numbers")
             # `source` begins where a sample of both rates falls together, so this is exact.
             offset = area[0] - source[0] * rate // self.rate
             part = resample(piece, self.rate, rate)[:, offset : offset + area[1] - area[0]]
@@ -170,10 +172,10 @@ def _blocks(path: str | Path) -> Generator[tuple[Tensor, int], None, None]:
                 raise MediaError(path, "its sound changes format in the middle") from error
             for part in converted:
                 total += part.samples
-                yield _tensor(part, path), rate
+                yield torch.from_numpy(part.to_ndarray()), rate
         for part in resampler.resample(None) if resampler else []:
             total += part.samples
-            yield _tensor(part, path), rate
+            yield torch.from_numpy(part.to_ndarray()), rate
         _check_complete(container, stream, path, total / rate)
 
 
@@ -194,13 +196,6 @@ def _frames(
             yield frame
     if bad >= good:
         raise MediaError(path, f"its sound is damaged: {bad} packets cannot be decoded")
-
-
-def _tensor(frame: AudioFrame, path: str | Path) -> Tensor:
-    samples = torch.from_numpy(frame.to_ndarray())
-    if not samples.isfinite().all():
-        raise MediaError(path, "its sound has samples that are no finite numbers")
-    return samples
 
 
 def _usable_rate(path: str | Path, rate: int) -> int:

@@ -1,0 +1,118 @@
+"""Reading chosen frames of a video through PyAV: where decord is missing or does not suit."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from video_llama.processors.media import duration_of, frame_rate, open_container, require_video
+from video_llama.types import MediaError
+
+
+class PyAvReader:
+    """A video read by PyAV. Frames are known by their times, which opening it collects.
+
+    Args:
+        path: of the file.
+        height: of the frames read, in pixels.
+        width: likewise.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+
+    def __init__(self, path: str | Path, *, height: int, width: int) -> None:
+        self._path, self._size = path, (height, width)
+        self._reformatter = VideoReformatter()
+        with open_container(path) as container:
+            stream = require_video(container, path)
+            packets = [
+                (p.pts, p.is_keyframe, p.duration or 0)
+                for p in container.demux(stream)
+                if p.size and not p.is_discard
+            ]
+            rate, seconds = frame_rate(stream), duration_of(container, stream)
+            ticks = max(((pts or 0) + length for pts, _, length in packets), default=0)
+            self.end = float((ticks - (stream.start_time or 0)) * (stream.time_base or 1))
+        times = [pts for pts, _, _ in packets if pts is not None]
+        # AVI and raw streams have no display times: then frames are counted as they come.
+        self._times = sorted(times) if len(set(times)) == len(packets) else None
+        self._key_times = sorted(pts for pts, key, _ in packets if key and pts is not None)
+        self.num_frames = len(packets)
+        self.fps = rate or (self.num_frames / seconds if seconds else math.nan)
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Decodes frames; see `readers.FrameReader`."""
+        found: dict[int, np.ndarray] = {}
+        if self._times is not None:
+            self._collect(indices, found, seek=True)
+        if len(found) < len(set(indices)):  # no times, or a container whose seeking is not exact
+            self._collect(indices, found, seek=False)
+        for index in indices:
+            if index not in found:
+                reason = f"frame {index} of {self.num_frames} cannot be decoded"
+                raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
+        return np.stack([found[index] for index in indices])
+
+    def _collect(self, indices: Sequence[int], found: dict[int, np.ndarray], *, seek: bool) -> None:
+        """Puts the frames that can be decoded into `found`."""
+        with open_container(self._path) as container:
+            stream = require_video(container, self._path)
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = decoding_threads()
+            frames = self._numbered(container, stream)
+            wanted = sorted(set(indices) - set(found))
+            position = -1
+            for index in wanted:
+                if index in found:  # met while looking for one before it that is missing
+                    continue
+                if seek and self._seek(container, stream, position, index):
+                    frames = self._numbered(container, stream)
+                for number, frame in frames:
+                    position = number
+                    if number in wanted:
+                        found[number] = self._picture(frame)
+                    if number >= index:
+                        break
+
+    def _seek(self, container: InputContainer, stream: VideoStream, now: int, index: int) -> bool:
+        """Jumps to the key frame before a frame, unless decoding on from `now` is shorter."""
+        assert self._times is not None
+        key = bisect_right(self._key_times, self._times[index]) - 1
+        if key < 0 or (now >= 0 and self._key_times[key] <= self._times[now]):
+            return False
+        container.seek(self._key_times[key], stream=stream)
+        return True
+
+    def _numbered(
+        self, container: InputContainer, stream: VideoStream
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """The frames from the current place on, with their indices."""
+        numbers = None if self._times is None else {t: i for i, t in enumerate(self._times)}
+        for place, frame in enumerate(container.decode(stream)):
+            number = place if numbers is None else numbers.get(frame.pts or 0)
+            if number is not None:
+                yield number, frame
+
+    def _picture(self, frame: VideoFrame) -> np.ndarray:
+        """(H, W, 3) uint8, turned as the file asks for (phones film sideways)."""
+        turns = round(frame.rotation / 90) % 4
+        height, width = self._size if turns % 2 == 0 else self._size[::-1]
+        scaled = self._reformatter.reformat(
+            frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR
+        )
+        return np.rot90(scaled.to_ndarray(), turns)
+
+
+def decoding_threads() -> int:
+    """Decoding threads: one in a data worker, which has siblings; else 0, as many as cores."""
+    return 0 if torch.utils.data.get_worker_info() is None else 1
