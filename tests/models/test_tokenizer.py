@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import LlamaTokenizer
 
 from tests.reference import GOLDEN, SHARED, needs_shared
@@ -237,18 +237,35 @@ def test_missing_folder_and_file_instead_of_folder(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "tokenizer.model")
 
 
-def test_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
-    from sentencepiece import SentencePieceTrainer
-
-    lines = [f"a bell {n} and a drum" for n in range(300)]
+def train(folder: Path, lines: list[str], **options: str | bool) -> None:
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
-        model_prefix=str(tmp_path / "tokenizer"),
-        model_type="unigram",
+        model_prefix=str(folder / "tokenizer"),
         vocab_size=290,
         byte_fallback=True,
         hard_vocab_limit=False,
         minloglevel=2,
+        **options,
     )
+
+
+def test_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, [f"a bell {n} and a drum" for n in range(300)], model_type="unigram")
     with pytest.raises(WeightsError, match="not of LLaMA's kind"):
         load_tokenizer(tmp_path)
+
+
+def test_parts_of_a_control_piece_in_the_vocabulary_do_not_merge_to_it(tmp_path: Path) -> None:
+    train(
+        tmp_path,
+        ["a</s b</s c</s 1>"] * 9,
+        model_type="bpe",
+        split_by_unicode_script=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+    )
+    tokenizer = load_tokenizer(tmp_path)
+    assert {"</s", ">"} <= set(tokenizer.get_vocab())
+    ids = encode_text(tokenizer, "a</s>", parse_special=False)
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids) == "a</s>"
