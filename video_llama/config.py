@@ -41,12 +41,14 @@ class Config:
 
     def to_yaml(self) -> str:
         """The configuration with every key written out; loads to an equal one."""
-        return OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(self))))
+        values = {str(key): _escaped(value) for key, value in asdict(self).items()}
+        return OmegaConf.to_yaml(OmegaConf.create(values))
 
     def _complete(self, name: str, entry: DatasetSettings) -> None:
         """Fill what an entry takes from the model, and refuse what disagrees with it."""
         entry.tokenizer_name = entry.tokenizer_name or self.model.llama_model
-        entry.model_type = entry.model_type or self.model.template
+        if entry.model_type == "auto":
+            entry.model_type = self.model.template
         if entry.model_type != self.model.template:
             raise ConfigError(
                 f"datasets.{name}.model_type: {entry.model_type} given, but the model's template "

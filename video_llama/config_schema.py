@@ -97,15 +97,17 @@ def _override(values: dict[str, Any], override: str) -> None:
                 f"override {override!r}: {name} is {node!r}, not a section; "
                 "replace a list as a whole: section.key=[a, b]"
             )
-    node[names[-1]] = _override_value(text)
+    node[names[-1]] = _override_value(text, override)
 
 
-def _override_value(text: str) -> Any:
+def _override_value(text: str, override: str) -> Any:
     """The YAML value of `text`; text that is not YAML, or a comment to YAML, stands for itself."""
     try:
         value = plain_values(f"value: {text}")["value"]
     except yaml.YAMLError:
         return text
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"override {override!r}: {first_line(error)}") from error
     return text if value is None and text.strip() not in ("", "~", "null") else value
 
 
@@ -177,7 +179,8 @@ def _schema(given: dict[str, dict[str, Any]]) -> DictConfig:
         key = f"datasets.{name}"
         datasets[name] = OmegaConf.structured(_named(DATASETS, name, key))
         for kind in PROCESSOR_KINDS:
-            for split, node in (entry.get(kind) or {}).items():
+            pair = entry.get(kind)
+            for split, node in pair.items() if isinstance(pair, dict) else ():
                 if isinstance(node, dict) and split in datasets[name][kind]:
                     where = f"{key}.{kind}.{split}.name"
                     _place_processor(datasets[name][kind], split, node, where)
@@ -204,6 +207,8 @@ def _place_processor(pair: DictConfig, split: str, node: dict[str, Any], key: st
 
 
 def _named(registry: Registry[type[T]], name: str, key: str) -> type[T]:
+    if not isinstance(name, str):
+        raise ConfigError(f"{key}: {name!r} given; valid: {', '.join(registry)}")
     try:
         return registry.get(name)
     except ConfigError as error:
@@ -218,15 +223,26 @@ def _check_keys(given: dict[str, Any], schema: DictConfig, key: str) -> None:
         if name not in hints:
             raise ConfigError(f"{full}: not a setting; {suggestion(str(name), list(hints))}")
         kind, optional = _kind(hints[name])
-        if not is_dataclass(kind):
-            if isinstance(value, bool) and kind is str:  # OmegaConf would make it the text "True"
-                raise _wrong_value(full, value, hints[name])
-        elif isinstance(value, dict):
-            _check_keys(value, schema[name], full)
-        elif value is None and not optional:
+        if value is None and is_dataclass(kind) and not optional:
             del given[name]  # a node left blank has its defaults
-        elif value is not None and not _interpolates(value):
+        elif value is None or _interpolates(value):
+            continue
+        elif is_dataclass(kind) and isinstance(value, dict):
+            _check_keys(value, schema[name], full)
+        elif not _fits(value, kind):
             raise _wrong_value(full, value, hints[name])
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether `value` has the shape of `kind`, where OmegaConf would bend it or name no key."""
+    if is_dataclass(kind):
+        return isinstance(value, dict)
+    if get_origin(kind) in (list, tuple):
+        kinds = get_args(kind)
+        if not isinstance(value, list) or (get_origin(kind) is tuple and len(value) != len(kinds)):
+            return False
+        return all(item is not None and _fits(item, kinds[0]) for item in value)
+    return not isinstance(value, dict | list) and not (kind is str and isinstance(value, bool))
 
 
 def _interpolates(value: object) -> bool:
@@ -261,6 +277,8 @@ def _translated(
     error: OmegaConfBaseException, given: dict[str, Any], schema: DictConfig
 ) -> ConfigError:
     key = str(error.full_key or "").partition("[")[0]
+    if not key:
+        return ConfigError(first_line(error))
     if isinstance(error, MissingMandatoryValue):
         return ConfigError(f"{key}: required, but not given")
     if not isinstance(error, ValidationError):  # an interpolation that leads nowhere
@@ -274,7 +292,8 @@ def _translated(
 
 
 def _wrong_value(key: str, value: object, hint: Any) -> ConfigError:
-    shown = "null" if value is None else repr(value)
+    words = {"None": "null", "True": "true", "False": "false"}  # Python's to YAML's
+    shown = words.get(repr(value), repr(value))
     kind, optional = _kind(hint)
     null = " or null" if optional else ""
     if get_origin(kind) is Literal:
@@ -287,4 +306,6 @@ def _description(kind: Any) -> str:
         return f"a mapping with the keys {', '.join(get_type_hints(kind))}"
     if get_origin(kind) is list:
         return "a list such as [a, b]"
+    if get_origin(kind) is tuple:
+        return f"a list of {len(get_args(kind))} numbers"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")

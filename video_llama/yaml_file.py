@@ -20,7 +20,7 @@ from video_llama.types import ConfigError
 try:
     from yaml import CSafeLoader as Loader
 except ImportError:  # PyYAML was built without libyaml
-    from yaml import SafeLoader as Loader  # type: ignore[assignment]
+    from yaml import SafeLoader as Loader
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
@@ -82,7 +82,7 @@ def read_yaml(path: str | Path) -> YamlFile:
         return YamlFile(path, plain_values(text), root)
     except yaml.YAMLError as error:
         raise ConfigError(_explain(path, text, error)) from error
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError) as error:  # `${` without end; a number too long
         raise ConfigError(f"{path}: {first_line(error)}") from error
 
 

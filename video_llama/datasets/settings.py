@@ -113,8 +113,8 @@ class DatasetSettings:
     sample_ratio: float | None = None
     """How often this set is drawn, relative to the others; null in all sets: all alike."""
 
-    model_type: Literal["vicuna", "llama_v2"] | None = None
-    """Conversation format; must agree with the model's. Null: taken from the model."""
+    model_type: Literal["auto", "vicuna", "llama_v2"] = "auto"
+    """Conversation format, that of the model; auto: taken from it. After loading never auto."""
     tokenizer_name: str | None = None
     """Folder of the tokenizer; null: model.llama_model."""
     num_video_query_token: int | None = None
@@ -156,6 +156,7 @@ class LlavaInstructSettings(DatasetSettings):
     """Conversations about pictures (LLaVA)."""
 
     has_conversations: ClassVar[bool] = True
+    """As in `DatasetSettings`."""
 
 
 @dataclass(kw_only=True)
@@ -180,6 +181,7 @@ class WebvidInstructSettings(VideoDatasetSettings):
     """Conversations about clips (VideoChat)."""
 
     has_conversations: ClassVar[bool] = True
+    """As in `DatasetSettings`."""
 
 
 @DATASETS.register("webvid_instruct_zh")
@@ -188,5 +190,6 @@ class WebvidInstructZhSettings(VideoDatasetSettings):
     """Conversations about clips, in Chinese."""
 
     has_conversations: ClassVar[bool] = True
+    """As in `DatasetSettings`."""
     data_type: str = "video_cn"
     """As in `DatasetSettings`."""
