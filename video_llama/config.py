@@ -12,7 +12,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from video_llama.config_schema import Source, merged_settings
+from video_llama.config_schema import merged_settings
+from video_llama.config_source import Source
 from video_llama.datasets.settings import DatasetSettings
 from video_llama.models.settings import ModelSettings
 from video_llama.processors.settings import AudioSettings, PictureSettings, VideoSettings

@@ -6,18 +6,15 @@ place, the full key, the value and what is valid.
 
 from __future__ import annotations
 
-import copy
 import types
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from video_llama.config_source import Source
 from video_llama.datasets.settings import DATASETS, DatasetSettings
 from video_llama.models.settings import MODELS, ModelSettings
 from video_llama.processors.settings import PROCESSORS
@@ -25,7 +22,7 @@ from video_llama.registry import Registry, suggestion
 from video_llama.resources import package_file
 from video_llama.runners.settings import RunSettings
 from video_llama.types import ConfigError
-from video_llama.yaml_file import YamlFile, first_line, plain_values
+from video_llama.yaml_file import first_line
 
 T = TypeVar("T")
 
@@ -44,71 +41,6 @@ OmegaConf.register_resolver("package", lambda name: str(package_file(name)), rep
 
 class ConfigWarning(UserWarning):
     """A key of the original that is accepted and has no effect."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a configuration comes from, to say where a value stands."""
-
-    file: YamlFile
-    overrides: tuple[str, ...]
-
-    def where(self, key: str) -> str:
-        """`x.yaml:12`, or the override that gave `key`; the bare file for a key it lacks."""
-        for override in reversed(self.overrides):
-            name = override.partition("=")[0]
-            if name == key or name.startswith(f"{key}.") or key.startswith(f"{name}."):
-                return f"override {override!r}"
-        line = self.file.line(key)
-        return f"{self.file.path}:{line}" if line else str(self.file.path)
-
-    def values(self) -> dict[str, Any]:
-        """The values of the file with the overrides put over them.
-
-        Raises:
-            ConfigError: an override is not `section.key=value`.
-        """
-        values = copy.deepcopy(self.file.values)
-        for override in self.overrides:
-            _override(values, override)
-        return values
-
-    @contextmanager
-    def locating(self) -> Iterator[None]:
-        """Put the place of the key before errors, whose messages start with `full.key: `."""
-        try:
-            yield
-        except ConfigError as error:
-            raise ConfigError(f"{self.where(str(error).partition(': ')[0])}: {error}") from error
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    names = key.strip().split(".")
-    if not equals or len(names) < 2 or not all(names):
-        raise ConfigError(f"override {override!r}: section.key=value expected")
-    node = values
-    for name in names[:-1]:
-        if node.get(name) is None:
-            node[name] = {}
-        node = node[name]
-        if not isinstance(node, dict):
-            raise ConfigError(
-                f"override {override!r}: {name} is {node!r}, not a section; "
-                "replace a list as a whole: section.key=[a, b]"
-            )
-    node[names[-1]] = _override_value(text, override)
-
-
-def _override_value(text: str, override: str) -> Any:
-    """The YAML value of `text`; text that is not YAML, or a comment to YAML, stands for itself."""
-    try:
-        value = plain_values(f"value: {text}")["value"]
-    except yaml.YAMLError:
-        return text
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"override {override!r}: {first_line(error)}") from error
-    return text if value is None and text.strip() not in ("", "~", "null") else value
 
 
 def merged_settings(
