@@ -23,7 +23,7 @@ LEAVES = {
     "yaml_file",
 }
 PARTS = {"datasets", "models", "processors", "runners", "tasks"}
-ABOVE = {"build", "chat", "config", "config_schema", "synthetic"}
+ABOVE = {"build", "chat", "config", "config_schema", "config_source", "synthetic"}
 TOP = {"cli"}
 LAYERS = [LEAVES, PARTS, ABOVE, TOP]
 """From the bottom up: a module imports from its own layer or a lower one."""
