@@ -20,7 +20,9 @@ def build_model(cfg: Config) -> VideoLlama:
         ConfigError: a folder, package or device is missing.
         WeightsError: a weight file does not fit.
     """
-    return build_video_llama(cfg.model, device=resolve_device(cfg.run.device), seed=cfg.run.seed)
+    model = build_video_llama(cfg.model, device=resolve_device(cfg.run.device), seed=cfg.run.seed)
+    model.configuration = cfg
+    return model
 
 
 def resolve_device(name: str) -> str:

@@ -33,6 +33,10 @@ class WeightsError(VideoLlamaError):
     """A weight file that does not fit: names file, key, both shapes and the likely cause."""
 
 
+class RequestError(VideoLlamaError):
+    """A question or a setting of an answer that cannot be used; says what to change."""
+
+
 class MediaError(VideoLlamaError):
     """A media file that cannot be used. The only error that a data set may skip.
 

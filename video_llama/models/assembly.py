@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import video_llama.compat
@@ -38,6 +38,10 @@ SOURCE_KEYS = {
     "language_model": "model.llama_model",
 }
 """The configuration key that usually brings each group of weights, for errors."""
+
+
+EYES = {"vision_encoder", "vision_norm", "frame_qformer"}
+"""The groups that training the audio branch does without."""
 
 
 def build_video_llama(settings: ModelSettings, *, device: str, seed: int) -> VideoLlama:
@@ -103,6 +107,26 @@ def fresh_groups(settings: ModelSettings) -> set[str]:
     return fresh
 
 
+def missing_groups(settings: ModelSettings, filled: Set[str | None]) -> Iterator[str]:
+    """A message for every group of weights that no file has and that may not be random.
+
+    Args:
+        settings: of the model.
+        filled: the groups that files have.
+    """
+    optional = fresh_groups(settings)
+    if not settings.equip_audio_branch:
+        optional |= {"audio_encoder", "audio_branch"}
+    if settings.trained_branch == "audio":
+        optional |= EYES
+    for group in GROUPS:
+        if group not in filled and group not in optional:
+            yield (
+                f"no file has the weights of {group}; give it in {SOURCE_KEYS[group]}, or set "
+                "model.random_init=true for random ones"
+            )
+
+
 def _empty_groups(model: VideoLlama) -> set[str | None]:
     return {
         group_of(original_name(name))
@@ -113,25 +137,21 @@ def _empty_groups(model: VideoLlama) -> set[str | None]:
 
 def _drop_unused(model: VideoLlama) -> None:
     """Audio training does without the eyes: where no file is given for them, they are not built."""
-    eyes = {"vision_encoder", "vision_norm", "frame_qformer"}
-    if model.settings.trained_branch == "audio" and eyes <= _empty_groups(model):
+    if model.settings.trained_branch == "audio" and _empty_groups(model) >= EYES:
         logger.info("training the audio branch: no vision encoder is loaded")
         model.vision_encoder = model.frame_qformer = None
 
 
 def _fill(model: VideoLlama, device: torch.device, seed: int) -> None:
     """Give random values to what no file has filled, where that is allowed."""
-    empty = _empty_groups(model)
-    for group in GROUPS:
-        if group in empty and group not in fresh_groups(model.settings):
-            raise WeightsError(
-                f"no file has the weights of {group}; give it in {SOURCE_KEYS[group]}, or set "
-                "model.random_init=true for random ones"
-            )
+    filled = {*GROUPS} - _empty_groups(model)
+    for problem in missing_groups(model.settings, filled):
+        raise WeightsError(problem)
     for name, make in _part_makers(model).items():
         part = getattr(model, name)
         if part is not None and any(parameter.is_meta for parameter in part.parameters()):
             logger.info("%s: random values, seed %d", name, seed)
+            model.random_parts.append(name)
             with _seeded(seed, name):
                 _fill_from(part, make(), device)
 

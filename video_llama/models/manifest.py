@@ -143,7 +143,8 @@ def misfit(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str
         return (
             f"it was trained with a language model {manifest.llm_width} wide and "
             f"{manifest.llm_layers} layers deep, but that of model.llama_model is "
-            f"{llm.hidden_size} wide and {llm.num_hidden_layers} deep; give the language model or the branch of the other size"
+            f"{llm.hidden_size} wide and {llm.num_hidden_layers} deep; give the language model or "
+            "the branch of the other size"
         )
     if manifest.template != settings.template:
         return (

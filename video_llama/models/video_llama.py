@@ -52,6 +52,12 @@ class VideoLlama(nn.Module):
         language_model: LLaMA, frozen and placed.
         tokenizer: its tokenizer; None for a model of shapes only.
         device_type: where the encoders will run, which decides their precision.
+
+    Attributes:
+        load_reports: what each weight file brought.
+        random_parts: the parts that no file has filled.
+        configuration: the whole configuration that it was built from, which tells a chat how to
+            read media; None for a model built from `settings` alone.
     """
 
     def __init__(
@@ -66,6 +72,8 @@ class VideoLlama(nn.Module):
         self.settings = settings
         self.tokenizer = tokenizer
         self.load_reports: list[LoadReport] = []
+        self.random_parts: list[str] = []
+        self.configuration: Any = None
         self.language_model = language_model
         self.vision_encoder: VisionEncoder | None = VisionEncoder(settings)
         self.frame_qformer: FrameQFormer | None = frame_qformer(settings)

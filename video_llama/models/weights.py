@@ -68,6 +68,11 @@ class LoadReport:
     wrong_shape: list[str] = field(default_factory=list)
     manifest: Manifest | None = None
 
+    @property
+    def groups(self) -> set[str | None]:
+        """The groups of weights that it fills."""
+        return {group_of(name) for name in self.loaded}
+
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         parts += [f"{count} of {reason} not needed" for reason, count in self.not_needed.items()]
@@ -147,7 +152,7 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
             report.wrong_shape.append(_shape_message(name, shape, tuple(target.shape)))
         else:
             report.loaded.append(name)
-    expected: set[str | None] = {*source.groups} or {group_of(name) for name in report.loaded}
+    expected: set[str | None] = {*source.groups} or report.groups
     present = {*report.loaded, LOGIT_SCALE}
     report.missing = sorted(
         name for name in targets if group_of(name) in expected and name not in present
