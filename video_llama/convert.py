@@ -1,0 +1,97 @@
+"""`video-llama convert`: weights between the original's .pth and .safetensors."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+
+from video_llama.models.checkpoint import save_pickle, save_tensors
+from video_llama.models.manifest import FORMAT
+from video_llama.models.names import group_of, not_needed_reason
+from video_llama.models.weight_files import WeightFile, open_weights
+from video_llama.models.weights import LOGIT_SCALE
+from video_llama.types import RequestError
+
+PREFIXES = ("", "visual_encoder.", "audio_encoder.")
+"""What the names of the released files lack in front of the original's model names."""
+
+
+def run(args: Namespace) -> int:
+    """Convert `args.source` to `args.target` and say what became of its tensors."""
+    source, target = Path(args.source), Path(args.target)
+    kept, dropped = convert(source, target, force=args.force)
+    size = target.stat().st_size / 1e6
+    print(f"{target}: {kept} tensors, {size:.1f} MB")
+    for reason, count in dropped.items():
+        print(f"  {count} of {reason} left out")
+    return 0
+
+
+def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Counter[str]]:
+    """Convert a weight file.
+
+    To .safetensors: everything that this project can use. To .pth: a `{"model": ...}` that the
+    original loads.
+
+    Args:
+        source: .pth, .pt, .bin or .safetensors.
+        target: .safetensors or .pth.
+        force: replace `target` if it exists.
+
+    Returns:
+        How many tensors were kept, and how many were left out, by reason.
+
+    Raises:
+        RequestError: `target` exists or has another ending.
+        WeightsError: `source` cannot be read.
+    """
+    if target.suffix not in (".safetensors", ".pth"):
+        raise RequestError(f"{target}: OUT must end in .safetensors or .pth")
+    if target.exists() and not force:
+        raise RequestError(f"{target} exists; give another name, or --force to replace it")
+    file = open_weights(source)
+    prefix = prefix_of(file)
+    dropped: Counter[str] = Counter()
+    kept: list[str] = []
+    for name in file.shapes:
+        reason = not_needed_reason(prefix + name)
+        if reason and prefix + name != LOGIT_SCALE:
+            dropped[reason] += 1
+        else:
+            kept.append(name)
+    tensors = {name: file.tensor(name) for name in kept}
+    about = dict(file.metadata or {})
+    about |= {key: str(file.extras[key]) for key in ("kind", "manifest") if key in file.extras}
+    if target.suffix == ".safetensors":
+        save_tensors(tensors, target, {"format": "pt", **about})
+    else:
+        manifest = about if about.get("kind") == FORMAT else {}
+        save_pickle({"model": tensors, **manifest}, target)
+    return len(kept), dropped
+
+
+def prefix_of(file: WeightFile) -> str:
+    """What the names of a released file lack in front of the original's model names.
+
+    The one under which most of its names belong to a part.
+    """
+
+    def known(prefix: str) -> int:
+        named = (prefix + name for name in file.shapes)
+        return sum(_is_known(name) for name in named)
+
+    return max(PREFIXES, key=known)
+
+
+def _is_known(name: str) -> bool:
+    group = group_of(name)
+    if group is None:
+        return not_needed_reason(name) is not None
+    # Every name is "known" under a prefix of a part: look at what follows it.
+    inside = name.split(".")[1]
+    parts = {
+        "vision_encoder": ("blocks", "patch_embed", "cls_token", "pos_embed", "norm", "head"),
+        "audio_encoder": ("modality_",),
+    }
+    return group not in parts or inside.startswith(parts[group])
