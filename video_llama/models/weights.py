@@ -71,7 +71,8 @@ class LoadReport:
     @property
     def groups(self) -> set[str | None]:
         """The groups of weights that it fills."""
-        return {group_of(name) for name in self.loaded}
+        # The original's branch files carry that one buffer of ImageBind, not its parameters.
+        return {group_of(name) for name in self.loaded if name != LOGIT_SCALE}
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
