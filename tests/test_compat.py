@@ -89,6 +89,12 @@ print(video_llama.compat.apply(), hasattr(torch.ops.torchvision, "nms"),
     assert python(code, first_on_path=packages) == expected
 
 
+def test_torchvision_without_any_native_library_gets_its_stand_in(packages: Path) -> None:
+    # torchaudio is made to be built without one; torchvision is not.
+    code = "import video_llama.compat; print(video_llama.compat.apply())"
+    assert python(code, first_on_path=packages) == "('torchvision',)"
+
+
 def test_each_package_is_judged_alone(packages: Path, loadable: Path) -> None:
     place(packages, torchvision=loadable, torchaudio=BROKEN)
     code = "import video_llama.compat; print(video_llama.compat.apply())"
