@@ -55,6 +55,23 @@ class MediaError(VideoLlamaError):
         return type(self), (str(self.path), self.reason)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BadItem:
+    """An item that was replaced because its media cannot be read.
+
+    Attributes:
+        data_set: registered name of its data set.
+        item_id: which item of it.
+        path: of the media file.
+        reason: what is wrong with the file.
+    """
+
+    data_set: str
+    item_id: str
+    path: str
+    reason: str
+
+
 @dataclass(kw_only=True)
 class CaptionBatch:
     """Media with one caption each (stage 1, and the caption data of stage 2).
@@ -69,6 +86,8 @@ class CaptionBatch:
         prompt: text with exactly one `<ImageHere>`, shared by the batch; None puts the media
             directly after BOS.
         item_ids: where each item came from, for messages.
+        data_set: registered name of the data set that the items are of.
+        bad_items: the items that others took the place of.
     """
 
     captions: list[str]
@@ -76,6 +95,8 @@ class CaptionBatch:
     audio_values: Tensor | None = None
     prompt: str | None = None
     item_ids: list[str] = field(default_factory=list)
+    data_set: str = ""
+    bad_items: list[BadItem] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> CaptionBatch:
         """The same batch with its tensors on `device`."""
@@ -95,6 +116,8 @@ class InstructionBatch:
         pixel_values: as in `CaptionBatch`.
         audio_values: as in `CaptionBatch`.
         item_ids: where each item came from, for messages.
+        data_set: as in `CaptionBatch`.
+        bad_items: as in `CaptionBatch`.
     """
 
     input_ids: Tensor
@@ -103,6 +126,8 @@ class InstructionBatch:
     pixel_values: Tensor | None = None
     audio_values: Tensor | None = None
     item_ids: list[str] = field(default_factory=list)
+    data_set: str = ""
+    bad_items: list[BadItem] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> InstructionBatch:
         """The same batch with its tensors on `device`."""
