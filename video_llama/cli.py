@@ -102,7 +102,7 @@ def _add_doctor(commands: Commands) -> None:
     )
     doctor.add_argument("cfg_path", metavar="YAML", help="the configuration")
     _add_overrides(doctor)
-    doctor.set_defaults(handler="video_llama.doctor:run")
+    doctor.set_defaults(handler="video_llama.cli_tools:doctor")
 
 
 def _add_convert(commands: Commands) -> None:
@@ -115,7 +115,7 @@ def _add_convert(commands: Commands) -> None:
     convert.add_argument("source", metavar="IN", help="a .pth, .pt, .bin or .safetensors file")
     convert.add_argument("target", metavar="OUT", help="a .safetensors or .pth file")
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    convert.set_defaults(handler="video_llama.convert:run")
+    convert.set_defaults(handler="video_llama.cli_tools:convert")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -15,17 +14,6 @@ from video_llama.types import RequestError
 
 PREFIXES = ("", "visual_encoder.", "audio_encoder.")
 """What the names of the released files lack in front of the original's model names."""
-
-
-def run(args: Namespace) -> int:
-    """Convert `args.source` to `args.target` and say what became of its tensors."""
-    source, target = Path(args.source), Path(args.target)
-    kept, dropped = convert(source, target, force=args.force)
-    size = target.stat().st_size / 1e6
-    print(f"{target}: {kept} tensors, {size:.1f} MB")
-    for reason, count in dropped.items():
-        print(f"  {count} of {reason} left out")
-    return 0
 
 
 def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Counter[str]]:

@@ -2,43 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from video_llama.config import Config, load_config
-from video_llama.types import VideoLlamaError
-
-
-def run(args: Namespace) -> int:
-    """Check `args.cfg_path`; one line per problem, or the parts with their memory.
-
-    Returns:
-        1 if anything is wrong.
-    """
-    try:
-        cfg = load_config(args.cfg_path, args.options)
-    except VideoLlamaError as error:
-        return _report([str(error)])
-    problems = list(path_problems(cfg))
-    if problems:
-        return _report(problems)
-    # Only now torch is imported: shapes are worth looking at when every file is there.
-    from video_llama.doctor_shapes import memory_table, shape_problems
-
-    problems = list(shape_problems(cfg))
-    if problems:
-        return _report(problems)
-    print(memory_table(cfg))
-    print(f"{args.cfg_path}: no problem found")
-    return 0
-
-
-def _report(problems: list[str]) -> int:
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 1
+from video_llama.config import Config
 
 
 def path_problems(cfg: Config) -> Iterator[str]:
