@@ -57,11 +57,14 @@ def write_video(
     keyframe_every: int = 8,
     times: Sequence[float] | None = None,
     options: dict[str, str] | None = None,
+    codec_options: dict[str, str] | None = None,
 ) -> Path:
     """A video file; the container follows the suffix of `path`.
 
     Args:
         sound: (C, L) float32 waveform at `sound_rate` Hz; None writes no sound track.
+        options: of the container, such as `movflags`.
+        codec_options: of the encoder, such as `x264-params`.
         times: seconds of each frame, for a variable frame rate; None spaces them by `1 / fps`.
     """
     time_base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
@@ -71,6 +74,8 @@ def write_video(
         stream.codec_context.time_base = time_base
         stream.codec_context.gop_size = keyframe_every
         stream.codec_context.thread_count = 1
+        if codec_options:
+            stream.options = codec_options
         audio: Any = None
         if sound is not None:
             audio = container.add_stream("aac", rate=sound_rate, layout=_layout(len(sound)))
@@ -82,7 +87,7 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if audio is not None and sound is not None:
-            _encode_sound(container, audio, sound, sound_rate)
+            encode_sound(container, audio, sound, sound_rate)
     return path
 
 
@@ -92,7 +97,7 @@ def write_audio(path: Path, sound: np.ndarray, rate: int = 16000, codec: str | N
     with av.open(str(path), "w") as container:
         name = codec or codecs.get(path.suffix, "aac")
         stream = container.add_stream(name, rate=rate, layout=_layout(len(sound)))
-        _encode_sound(container, stream, sound, rate)
+        encode_sound(container, stream, sound, rate)
     return path
 
 
@@ -162,7 +167,8 @@ def _layout(channels: int) -> str:
     return {1: "mono", 2: "stereo", 6: "5.1"}[channels]
 
 
-def _encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int) -> None:
+def encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int) -> None:
+    """Writes a (C, L) float32 waveform to a sound track of an open PyAV container."""
     resampler = av.AudioResampler(stream.format.name, stream.layout.name, rate)
     for start in range(0, sound.shape[1], 4096):
         piece = np.ascontiguousarray(sound[:, start : start + 4096])

@@ -1,8 +1,9 @@
 """Reading chosen frames of a video: through decord, and through PyAV for what decord cannot read.
 
 decord gives the frames that the released weights were trained on, to the bit. It has no wheels for
-some machines and does not know every codec (AV1); PyAV's frames differ by rounding (0.2 of 255 on
-average). A reader belongs to the thread that made it: decord crashes when two share one.
+some machines, and there are codecs that it does not know (AV1) or miscounts (HEVC); PyAV's frames
+differ by rounding (0.2 of 255 on average). A reader belongs to the thread that made it: decord
+crashes when two share one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from video_llama.types import MediaError
 
 _DECORD_CONTAINERS = {"avi", "matroska", "mov", "mp4", "webm"}
 """Containers in which decord finds the right frames; in MPEG-TS and MPEG-PS it does not."""
+
+_DECORD_CODECS = {"h264", "mpeg4", "vp8", "vp9"}
+"""Codecs in which it does; after a seek in HEVC its frames are some places off."""
 
 Choose = Callable[[int, float], Sequence[int]]
 """From the number of frames and the frames per second to the indices of the frames wanted."""
@@ -120,7 +124,7 @@ def read_frames(
         # Before decord sees the file: it takes cover art for a video and has no limits.
         stream = require_video(container, path)
         promised = float((stream.duration or 0) * (stream.time_base or 0))
-        suits_decord = "av1" not in stream.codec_context.name and bool(
+        suits_decord = stream.codec_context.codec.canonical_name in _DECORD_CODECS and bool(
             _DECORD_CONTAINERS & set(container.format.name.split(","))
         )
     if suits_decord and decord_module() is not None:

@@ -1,0 +1,218 @@
+"""The right frames, the right way up, from every kind of video, with both readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import media
+from video_llama.processors import readers
+from video_llama.processors.pyav_reader import PyAvReader
+from video_llama.processors.settings import VideoEvalSettings, VideoTrainSettings
+from video_llama.processors.transforms import normalise
+from video_llama.processors.video import VideoClip
+from video_llama.types import MediaError
+
+READERS = ["decord", "PyAV"]
+
+
+@pytest.fixture(params=READERS)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with decord and, as on a machine without decord, with PyAV alone."""
+    name: str = request.param
+    if name == "PyAV":
+        monkeypatch.setattr(readers, "decord_module", lambda: None)
+    elif readers.decord_module() is None:
+        pytest.skip("there is no decord for this machine")
+    return name
+
+
+def load(path: Path, **settings: object) -> VideoClip:
+    return VideoEvalSettings(image_size=32, **settings).build()(path)  # type: ignore[arg-type]
+
+
+def levels(clip: VideoClip) -> list[int]:
+    """Grey levels near the lower edge of every frame."""
+    return [int(level) for level in clip.frames[0, :, 26, 16]]
+
+
+def expected(clip: VideoClip) -> list[int]:
+    return [media.frame_level(index, clip.num_frames_total) for index in clip.indices]
+
+
+def assert_right_frames(clip: VideoClip, tolerance: int = 6) -> None:
+    assert np.abs(np.subtract(levels(clip), expected(clip))).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mp4", "libx264", "yuv420p"),
+        ("a.mp4", "libx264", "yuv420p10le"),
+        ("a.mp4", "libx265", "yuv420p"),
+        ("a.mkv", "libx264", "yuv444p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.mp4", "libsvtav1", "yuv420p"),
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("a.mov", "mjpeg", "yuvj420p"),
+        ("a.ts", "libx264", "yuv420p"),
+        ("a.flv", "libx264", "yuv420p"),
+    ],
+)
+def test_every_common_codec_gives_the_frames_asked_for(
+    reader: str, tmp_path: Path, name: str, codec: str, pix_fmt: str
+) -> None:
+    path = media.write_video(
+        tmp_path / name, codec=codec, pix_fmt=pix_fmt, width=96, height=64, num_frames=40
+    )
+    clip = load(path)
+    assert clip.num_frames_total == 40
+    assert clip.indices == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert_right_frames(clip)
+    assert np.abs(clip.frames[:, 0, 4, 4].int().numpy() - (220, 30, 30)).max() <= 8
+
+
+def test_mpeg_program_streams_are_read_right(tmp_path: Path) -> None:
+    path = media.write_video(tmp_path / "a.mpg", codec="mpeg2video", num_frames=40, fps=25)
+    assert_right_frames(load(path))
+
+
+def test_a_clip_describes_itself(reader: str, tmp_path: Path) -> None:
+    clip = load(media.write_video(tmp_path / "a.mp4", num_frames=17, fps=10), n_frms=4)
+    assert clip.frames.shape == clip.pixel_values.shape == (3, 4, 32, 32)
+    assert (clip.frames.dtype, clip.pixel_values.dtype) == (torch.uint8, torch.float32)
+    assert clip.indices == [0, 4, 8, 12]
+    assert clip.seconds == [0.0, 0.4, 0.8, 1.2]
+    assert (clip.fps, clip.num_frames_total) == (10.0, 17)
+    assert clip.duration == pytest.approx(1.7)
+    settings = VideoEvalSettings()
+    expected = normalise(clip.frames, mean=settings.mean, std=settings.std)
+    assert torch.equal(clip.pixel_values, expected)
+
+
+def test_short_and_odd_videos_give_the_frames_they_have(reader: str, tmp_path: Path) -> None:
+    one = load(media.write_video(tmp_path / "one.mp4", num_frames=1))
+    assert (one.indices, one.seconds, one.frames.shape[1]) == ([0], [0.0], 1)
+    three = load(media.write_video(tmp_path / "three.mp4", num_frames=3))
+    assert three.indices == [0, 1, 2]
+    assert_right_frames(three)
+    for width, height in ((1, 1), (35, 51), (2, 300)):
+        path = tmp_path / f"{width}.mkv"
+        media.write_video(path, width=width, height=height, codec="ffv1", pix_fmt="bgr0")
+        assert_right_frames(load(path), tolerance=6)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_phone_clip_is_turned_upright(reader: str, tmp_path: Path, degrees: int) -> None:
+    path = media.set_rotation(media.write_video(tmp_path / "a.mp4"), degrees)
+    frames = load(path).frames
+    # Clockwise by 90 degrees the red corner moves from the upper left to the upper right.
+    row, column = {90: (4, 27), 180: (27, 27), 270: (27, 4)}[degrees]
+    assert np.abs(frames[:, 0, row, column].int().numpy() - (220, 30, 30)).max() <= 10
+
+
+def test_a_variable_frame_rate_counts_frames(reader: str, tmp_path: Path) -> None:
+    times = [0, 0.1, 0.2, 0.5, 0.9, 1.0, 1.1, 1.9]
+    clip = load(media.write_video(tmp_path / "a.mp4", times=times, num_frames=8), n_frms=4)
+    assert clip.indices == [0, 2, 4, 6]
+    assert_right_frames(clip)
+
+
+def test_frames_far_apart_are_found_by_seeking(tmp_path: Path) -> None:
+    path = media.write_video(tmp_path / "a.mp4", num_frames=100, keyframe_every=10)
+    reader = PyAvReader(path, height=16, width=16)
+    indices = [0, 9, 10, 55, 56, 99]
+    found = [int(frame[13, 8, 0]) for frame in reader.read(indices)]
+    wanted = [media.frame_level(index, 100) for index in indices]
+    assert np.abs(np.subtract(found, wanted)).max() <= 4
+    assert np.array_equal(reader.read([56]), reader.read(indices)[4:5])
+
+
+def test_the_two_readers_agree(tmp_path: Path) -> None:
+    if readers.decord_module() is None:
+        pytest.skip("there is no decord for this machine")
+    path = media.write_video(tmp_path / "a.mp4", width=90, height=70)
+    both = [kind(path, height=32, width=64) for kind in (readers.DecordReader, PyAvReader)]
+    assert both[0].num_frames == both[1].num_frames
+    assert both[0].fps == both[1].fps
+    assert both[0].end == pytest.approx(both[1].end, abs=1e-3)
+    pictures = [reader.read([0, 5, 15]).astype(int) for reader in both]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 1
+
+
+def test_a_size_that_decord_cannot_hand_over_is_read_by_pyav(tmp_path: Path) -> None:
+    processor = VideoEvalSettings(image_size=48).build()  # decord pads such rows and then stumbles
+    assert processor(media.write_video(tmp_path / "a.mp4")).frames.shape == (3, 8, 48, 48)
+
+
+def test_what_decord_fails_on_is_read_by_pyav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, indices: object) -> None:
+        raise readers.DecordError("a.mp4", "decord cannot decode its frames")
+
+    monkeypatch.setattr(readers.DecordReader, "read", fail)
+    assert_right_frames(load(media.write_video(tmp_path / "a.mp4")))
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.8])
+def test_a_file_cut_short_is_told(reader: str, tmp_path: Path, fraction: float) -> None:
+    options = {"movflags": "faststart"}  # the header comes first and promises everything
+    path = tmp_path / "a.mp4"
+    media.write_video(path, num_frames=80, width=160, height=120, options=options)
+    media.truncate(path, fraction)
+    with pytest.raises(MediaError, match="cut short"):
+        load(path)
+
+
+def test_damaged_contents_are_told_and_do_not_hang(reader: str, tmp_path: Path) -> None:
+    options = {"movflags": "faststart"}
+    path = tmp_path / "a.mp4"
+    media.write_video(path, num_frames=80, width=160, height=120, options=options)
+    media.corrupt(path, 0.5, 0.95)
+    with pytest.raises(MediaError):
+        load(path)
+
+
+def test_the_window_limits_the_frames(reader: str, tmp_path: Path) -> None:
+    path = media.write_video(tmp_path / "a.mp4", num_frames=40, fps=10)
+    clip = load(path, n_frms=4, start=1.0, end=3.0)
+    assert clip.indices == [10, 15, 20, 25]
+    assert clip.seconds == [1.0, 1.5, 2.0, 2.5]
+    assert_right_frames(clip)
+    with pytest.raises(MediaError, match=r"from 9 s is empty, it lasts 4 s") as error:
+        load(path, start=9.0)
+    assert error.value.path == path
+
+
+def test_frames_per_second_can_be_asked_for(tmp_path: Path) -> None:
+    path = media.write_video(tmp_path / "a.mp4", num_frames=40, fps=10)
+    assert load(path, sampling="fps", fps=2.0).indices == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert load(path, sampling="fps", fps=1.0).indices == [0, 10, 20, 30]
+
+
+def test_training_repeats_with_the_seed(tmp_path: Path) -> None:
+    path = media.write_video(tmp_path / "a.mp4", num_frames=60)
+    processor = VideoTrainSettings(image_size=32, sampling="headtail").build()
+    clips = [processor(path, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert clips[0].indices == clips[1].indices != clips[2].indices
+    assert torch.equal(clips[0].pixel_values, clips[1].pixel_values)
+    assert clips[0].pixel_values.shape == (3, 8, 32, 32)
+    assert sum(index < 30 for index in clips[0].indices) == 4
+    with pytest.raises(ValueError, match="got no generator"):
+        processor(path)
+
+
+def test_a_broken_file_leaves_nothing_on_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = media.write_video(tmp_path / "a.mp4", options={"movflags": "faststart"})
+    media.truncate(path, 0.6)
+    capfd.readouterr()
+    for broken in (path, *media.broken_files(tmp_path).values()):
+        with pytest.raises(MediaError):
+            load(broken)
+    assert capfd.readouterr().err == ""
