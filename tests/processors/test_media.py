@@ -152,11 +152,13 @@ def test_odd_file_names_work(name: str, tmp_path: Path) -> None:
     USES["audio"](path)
 
 
-def test_relative_names_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    media.write_video(tmp_path / "-y.mp4")
+@pytest.mark.parametrize("name", ["-y.mp4", "pipe:0", "http:a.mp4", "concat:a|b"])
+def test_relative_names_work(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media.write_video(tmp_path / "a.mp4", sound=media.tone(1)).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert probe("-y.mp4").num_frames == 16
-    USES["video"]("-y.mp4")
+    assert probe(name).num_frames == 16
+    USES["video"](name)
+    USES["audio"](name)
 
 
 def test_a_picture_is_no_video_and_a_sound_no_video(tmp_path: Path) -> None:

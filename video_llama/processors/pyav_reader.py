@@ -70,17 +70,14 @@ class PyAvReader:
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = decoding_threads()
             frames = self._numbered(container, stream)
-            wanted = sorted(set(indices) - set(found))
             position = -1
-            for index in wanted:
-                if index in found:  # met while looking for one before it that is missing
-                    continue
+            for index in sorted(set(indices) - set(found)):
                 if seek and self._seek(container, stream, position, index):
                     frames = self._numbered(container, stream)
                 for number, frame in frames:
                     position = number
-                    if number in wanted:
-                        found[number] = self._picture(frame)
+                    if number == index:
+                        found[index] = self._picture(frame)
                     if number >= index:
                         break
 
