@@ -6,10 +6,10 @@ An entry is filed under the registered name of its data set; processor nodes nam
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from video_llama.checks import at_least
+from video_llama.datasets.build_info import BuildInfo, SplitInfo
 from video_llama.processors.settings import (
     AudioSettings,
     CaptionSettings,
@@ -20,39 +20,11 @@ from video_llama.processors.settings import (
 from video_llama.registry import Registry
 from video_llama.types import ConfigError
 
+if TYPE_CHECKING:
+    from video_llama.datasets.records import Records
+
 DATASETS: Registry[type[DatasetSettings]] = Registry("data set")
 """The name of an entry to the class of its settings."""
-
-
-@dataclass(kw_only=True)
-class BuildInfo:
-    """Where the annotations and the media lie; which of the three is needed, the data set says."""
-
-    anno_dir: str | None = None
-    """Annotation file, or the folder of the annotation files."""
-    videos_dir: str | None = None
-    """Folder of the media that the annotations name."""
-    storage: str | None = None
-    """Folder that holds both, or the braces pattern of webdataset tars."""
-
-    def require(self, key: Literal["anno_dir", "videos_dir", "storage"]) -> str:
-        """The value of `key`, for a data set that cannot do without.
-
-        Raises:
-            ConfigError: it is not set.
-        """
-        value: str | None = getattr(self, key)
-        if not value:
-            raise ConfigError(f"build_info.{key} is not set; this data set cannot be read without")
-        return value
-
-    def require_path(self, key: Literal["anno_dir", "videos_dir", "storage"]) -> Path:
-        """The same as a path.
-
-        Raises:
-            ConfigError: it is not set.
-        """
-        return Path(self.require(key))
 
 
 @dataclass(kw_only=True)
@@ -99,9 +71,13 @@ class DatasetSettings:
 
     has_conversations: ClassVar[bool] = False
     """Whether the items are tokenised conversations, which hold the media positions."""
+    cleans_captions: ClassVar[bool] = True
+    """Whether captions go through the text processor."""
+    train_sampling: ClassVar[str] = "uniform"
+    """How `sampling: auto` chooses the frames of a clip in training."""
 
     data_type: str = "images"
-    """Kind of media: image(s) or video(s); `cn` in it leaves the frame times out of the text."""
+    """Kind of media: image(s), video(s) or audio; `cn` in it leaves the frame times out."""
     build_info: BuildInfo = field(default_factory=BuildInfo)
     """Where the data lies."""
     vis_processor: VisProcessors = field(default_factory=_pictures)
@@ -121,21 +97,49 @@ class DatasetSettings:
     """Media positions in a conversation; null: the queries of the branch that trains."""
     max_length: int = 512
     """Longest conversation, tokens."""
+    bucket_batches: int = 8
+    """Batches whose items are sorted by text length together, to waste little padding; 1: none."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "sample_ratio")
-        at_least(self, 1, "num_video_query_token", "max_length")
-        if not self.data_type.startswith(("image", "video")):
+        at_least(self, 1, "num_video_query_token", "max_length", "bucket_batches")
+        if not self.data_type.startswith(("image", "video", "audio")):
             raise ConfigError(
                 f"data_type: {self.data_type!r} given, "
-                "image, images, video or videos (with cn at the end: Chinese) expected"
+                "image(s), video(s) (with cn at the end: Chinese) or audio expected"
             )
+
+    def read(self, info: SplitInfo) -> Records:
+        """The annotated items that lie in files of their own, not in webdataset tars.
+
+        Args:
+            info: where they lie.
+
+        Raises:
+            ConfigError: they cannot be read, or this data set comes in tars only.
+        """
+        raise ConfigError(
+            f"build_info.storage: {info.storage!r} given, the pattern of webdataset tars "
+            "expected, such as data/{000..012}.tar"
+        )
 
 
 @DATASETS.register("cc_sbu_align")
 @dataclass(kw_only=True)
 class CcSbuAlignSettings(DatasetSettings):
-    """Pictures with long captions (MiniGPT-4's stage 2; LLaVA-CC3M in the same layout)."""
+    """Pictures with long captions (MiniGPT-4's stage 2; LLaVA-CC3M in the same layout).
+
+    The captions stay as they are, whatever the text processor: so the released weights saw them.
+    """
+
+    cleans_captions: ClassVar[bool] = False
+    """As in `DatasetSettings`."""
+
+    def read(self, info: SplitInfo) -> Records:
+        """As in `DatasetSettings`."""
+        from video_llama.datasets.cc_sbu_align import read_cc_sbu_align
+
+        return read_cc_sbu_align(info.require_path("storage"))
 
 
 @DATASETS.register("cc_sbu")
@@ -158,6 +162,12 @@ class LlavaInstructSettings(DatasetSettings):
     has_conversations: ClassVar[bool] = True
     """As in `DatasetSettings`."""
 
+    def read(self, info: SplitInfo) -> Records:
+        """As in `DatasetSettings`."""
+        from video_llama.datasets.llava_instruct import read_llava_instruct
+
+        return read_llava_instruct(info.require_path("anno_dir"), info.require_path("videos_dir"))
+
 
 @dataclass(kw_only=True)
 class VideoDatasetSettings(DatasetSettings):
@@ -174,6 +184,15 @@ class VideoDatasetSettings(DatasetSettings):
 class WebvidSettings(VideoDatasetSettings):
     """Clips with short captions (WebVid)."""
 
+    train_sampling: ClassVar[str] = "headtail"
+    """As in `DatasetSettings`."""
+
+    def read(self, info: SplitInfo) -> Records:
+        """As in `DatasetSettings`."""
+        from video_llama.datasets.webvid import read_webvid
+
+        return read_webvid(info.require_path("anno_dir"), info.require_path("videos_dir"))
+
 
 @DATASETS.register("webvid_instruct")
 @dataclass(kw_only=True)
@@ -183,13 +202,40 @@ class WebvidInstructSettings(VideoDatasetSettings):
     has_conversations: ClassVar[bool] = True
     """As in `DatasetSettings`."""
 
+    def read(self, info: SplitInfo) -> Records:
+        """As in `DatasetSettings`."""
+        from video_llama.datasets.webvid_instruct import read_webvid_instruct
+
+        return read_webvid_instruct(info.require_path("anno_dir"), info.require_path("videos_dir"))
+
 
 @DATASETS.register("webvid_instruct_zh")
 @dataclass(kw_only=True)
-class WebvidInstructZhSettings(VideoDatasetSettings):
+class WebvidInstructZhSettings(WebvidInstructSettings):
     """Conversations about clips, in Chinese."""
 
-    has_conversations: ClassVar[bool] = True
-    """As in `DatasetSettings`."""
     data_type: str = "video_cn"
     """As in `DatasetSettings`."""
+
+
+def _sounds() -> AudioProcessors:
+    return AudioProcessors(train=AudioSettings())
+
+
+@DATASETS.register("audio_caption")
+@dataclass(kw_only=True)
+class AudioCaptionSettings(DatasetSettings):
+    """Sounds with captions, for the audio branch: sound files, or the sound of clips."""
+
+    data_type: str = "audio"
+    """As in `DatasetSettings`."""
+    vis_processor: VisProcessors = field(default_factory=VisProcessors)
+    """As in `DatasetSettings`."""
+    audio_processor: AudioProcessors = field(default_factory=_sounds)
+    """As in `DatasetSettings`."""
+
+    def read(self, info: SplitInfo) -> Records:
+        """As in `DatasetSettings`."""
+        from video_llama.datasets.audio_caption import read_audio_caption
+
+        return read_audio_caption(info.require_path("anno_dir"), info.require_path("videos_dir"))

@@ -1,0 +1,202 @@
+"""Whole batches by number: a pure function of seed, step and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from torch.utils.data import Dataset
+
+from video_llama.datasets.items import Item, Items
+from video_llama.datasets.mixing import Mixture, Order
+from video_llama.datasets.randomness import key_of, torch_generator
+from video_llama.datasets.watch import Watch
+from video_llama.types import BadItem, Batch, ConfigError, MediaError
+
+MAX_REPLACEMENTS = 100
+"""Items in a row that may be unreadable before loading gives up."""
+
+
+class Batches(Protocol):
+    """Batches by number.
+
+    Attributes:
+        sources: the data sets.
+        watch: what the workers are busy with.
+    """
+
+    sources: Sequence[Items]
+    watch: Watch
+
+    def __getitem__(self, step: int) -> Batch: ...
+
+
+class TrainBatches(Dataset[Batch]):
+    """The batch of every step of a run, for one rank.
+
+    Args:
+        sources: the data sets; each batch is of one of them.
+        ratios: how often each is drawn.
+        bucket_batches: for each, the batches that are sorted by text length together.
+        prompts: caption prompts, of which every caption batch draws one; none for no prompt.
+        batch_size: items per batch.
+        seed: of the run, the same on all ranks.
+        rank: of this process.
+        world_size: number of processes; their items differ.
+
+    Attributes:
+        sources: as given.
+        watch: what the workers are busy with.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Items],
+        *,
+        ratios: Sequence[float],
+        bucket_batches: Sequence[int],
+        prompts: Sequence[str] = (),
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sources = sources
+        self.watch = Watch()
+        self._prompts = prompts
+        self._place = (seed, rank)
+        self._mixture = Mixture(ratios, seed=seed)
+        self._orders = [
+            Order(
+                source.name,
+                len(source.records),
+                lengths=source.records.lengths,
+                batch_size=batch_size,
+                bucket_batches=count,
+                seed=seed,
+                rank=rank,
+                world_size=world_size,
+            )
+            for source, count in zip(sources, bucket_batches, strict=True)
+        ]
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 over the whole run.
+
+        An item whose media cannot be read is replaced by the next one in the order of the data set.
+
+        Raises:
+            ConfigError: an item cannot be used, or `MAX_REPLACEMENTS` in a row cannot be read.
+            ItemError: anything else is wrong with an item.
+        """
+        chosen, number = self._mixture.draw(step)
+        source, order = self.sources[chosen], self._orders[chosen]
+        bad: list[BadItem] = []
+        items = []
+        for slot, position in enumerate(order.batch(number)):
+            candidates = (order.item(place) for place in _following(position, len(source.records)))
+            key = ("augmentation", *self._place, step, slot)
+            items.append(_first_readable(self, chosen, candidates, key, bad))
+        return source.collate(items, bad, self._prompt(step))
+
+    def _prompt(self, step: int) -> str | None:
+        if not self._prompts:
+            return None
+        return self._prompts[key_of("prompt", *self._place, step) % len(self._prompts)]
+
+
+class EvalBatches(Dataset[Batch]):
+    """All items of a split, once each and in order, shared out among the ranks by batches.
+
+    Args:
+        sources: the data sets, one after the other.
+        prompts: as in `TrainBatches`.
+        batch_size: items per batch; the last one of a data set may be smaller.
+        seed: as in `TrainBatches`.
+        rank: of this process; it has every `world_size`-th batch.
+        world_size: number of processes.
+
+    Attributes:
+        sources: as given.
+        watch: what the workers are busy with.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Items],
+        *,
+        prompts: Sequence[str] = (),
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sources = sources
+        self.watch = Watch()
+        self._prompts = prompts
+        self._seed = seed
+        batches = [
+            (number, start, min(start + batch_size, len(source.records)))
+            for number, source in enumerate(sources)
+            for start in range(0, len(source.records), batch_size)
+        ]
+        self._batches = batches[rank::world_size]
+
+    def __len__(self) -> int:
+        """The batches of this rank."""
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        """A batch of this rank.
+
+        An item whose media cannot be read is replaced by the next readable one, as in training:
+        what is counted over items must leave out `batch.bad_items`.
+
+        Raises:
+            ConfigError: as in `TrainBatches`.
+            ItemError: likewise.
+        """
+        chosen, start, stop = self._batches[number]
+        source, size = self.sources[chosen], len(self.sources[chosen].records)
+        bad: list[BadItem] = []
+        items = []
+        for index in range(start, stop):
+            candidates = (place % size for place in _following(index, size))
+            key = ("evaluation", self._seed, source.name, index)
+            items.append(_first_readable(self, chosen, candidates, key, bad))
+        prompt = None
+        if self._prompts:
+            key_parts = ("evaluation prompt", self._seed, source.name, start)
+            prompt = self._prompts[key_of(*key_parts) % len(self._prompts)]
+        return source.collate(items, bad, prompt)
+
+
+def _following(position: int, size: int) -> Iterator[int]:
+    return iter(range(position, position + min(size, MAX_REPLACEMENTS)))
+
+
+def _first_readable(
+    batches: Batches,
+    chosen: int,
+    candidates: Iterator[int],
+    key: tuple[int | str, ...],
+    bad: list[BadItem],
+) -> Item:
+    source = batches.sources[chosen]
+    first: MediaError | None = None
+    for index in candidates:
+        with batches.watch.at(chosen, index, f"{source.name}, item {index}"):
+            try:
+                return source.load(index, torch_generator(*key, index))
+            except MediaError as error:
+                first = first or error
+                bad.append(_bad_item(source, index, error))
+    raise ConfigError(
+        f"datasets.{source.name}: {min(len(source.records), MAX_REPLACEMENTS)} items in a row "
+        f"cannot be read, the first is {first}; do build_info and the processors fit the files?"
+    )
+
+
+def _bad_item(source: Items, index: int, error: MediaError) -> BadItem:
+    item_id, path = source.records.locate(index)
+    return BadItem(data_set=source.name, item_id=item_id, path=str(path), reason=error.reason)

@@ -1,0 +1,105 @@
+"""From an entry of the `datasets` section to its items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from video_llama.datasets.build_info import SplitInfo
+from video_llama.datasets.conversation import Template
+from video_llama.datasets.items import CaptionItems, InstructionItems, Items, MediaLoader
+from video_llama.datasets.records import Records
+from video_llama.datasets.settings import DatasetSettings
+from video_llama.processors.settings import (
+    AudioSettings,
+    ImageSettings,
+    PictureSettings,
+    VideoSettings,
+)
+from video_llama.types import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def build_items(
+    name: str,
+    settings: DatasetSettings,
+    *,
+    split: str,
+    tokenizer: PreTrainedTokenizerFast,
+    template: Template,
+) -> Items | None:
+    """The items of a split of a data set; None if it has no such split.
+
+    Args:
+        name: registered name of the data set.
+        settings: its entry, completed by `load_config`.
+        split: `train`, `valid` or `test`.
+        tokenizer: made by `load_tokenizer`.
+        template: format of conversations.
+
+    Raises:
+        ConfigError: the annotation or the entry cannot be used; names the entry.
+    """
+    try:
+        info = settings.build_info.split(split)
+        if info is None:
+            return None
+        loader = media_loader(settings, split=split)
+        records = read_records(settings, info)
+        if not settings.has_conversations:
+            text = settings.text_processor
+            words = text.train if split == "train" else text.eval or text.train
+            clean = words.build() if words and settings.cleans_captions else None
+            return CaptionItems(name, records, loader, clean=clean)
+        if settings.num_video_query_token is None:
+            raise ConfigError("num_video_query_token: null given, a number expected")
+    except ConfigError as error:
+        raise ConfigError(f"datasets.{name}: {error}") from error
+    return InstructionItems(
+        name,
+        records,
+        loader,
+        template=template,
+        tokenizer=tokenizer,
+        num_media_tokens=settings.num_video_query_token,
+        max_length=settings.max_length,
+    )
+
+
+def read_records(settings: DatasetSettings, info: SplitInfo) -> Records:
+    """The annotated items, from webdataset tars or from files.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    return settings.read(info)
+
+
+def media_loader(settings: DatasetSettings, *, split: str) -> MediaLoader:
+    """The loader of the media; pictures come before sound where both have a processor.
+
+    Raises:
+        ConfigError: there is no processor, or one for another kind of media.
+    """
+    pictures, sounds = settings.vis_processor, settings.audio_processor
+    vis: PictureSettings | None = pictures.train
+    audio: AudioSettings | None = sounds.train
+    if split != "train":
+        vis, audio = pictures.eval or pictures.train, sounds.eval or sounds.train
+    message = "cn" not in settings.data_type
+    if vis is None and audio is not None:
+        return MediaLoader(audio.build(), with_message=False)
+    if isinstance(vis, VideoSettings) and settings.data_type.startswith("video"):
+        sampling = settings.train_sampling if split == "train" else "uniform"
+        return MediaLoader(vis.build(auto_sampling=sampling), with_message=message)
+    if isinstance(vis, ImageSettings) and settings.data_type.startswith("image"):
+        return MediaLoader(vis.build(), with_message=False)
+    if vis is None:
+        raise ConfigError(
+            f"vis_processor.{split}: null given, and audio_processor.{split} too; give one of them"
+        )
+    raise ConfigError(
+        f"vis_processor.train.name: {vis.name} given, but data_type is {settings.data_type}: "
+        "alpro_video_* is for video, blip2_image_* for images"
+    )

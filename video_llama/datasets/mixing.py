@@ -1,0 +1,122 @@
+"""Which items a batch has: a pure function of seed, step and rank.
+
+All ranks draw the same data set in a step: a rank with pictures would only wait for one with clips.
+Their items are different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from video_llama.datasets.randomness import Integers, key_of, permuted, uniform
+
+BLOCK = 4096
+"""Steps whose data sets are drawn together."""
+
+
+class Mixture:
+    """Which data set each step takes, drawn in proportion to ratios.
+
+    Args:
+        ratios: of the data sets, not all 0.
+        seed: of the run.
+    """
+
+    def __init__(self, ratios: Sequence[float], *, seed: int) -> None:
+        self._shares = np.cumsum(ratios) / np.sum(ratios)
+        self._key = key_of("mixture", seed)
+        self._before = [np.zeros(len(ratios), np.int64)]
+        self._block: tuple[int, Integers] = (-1, np.zeros(0, np.int64))
+
+    def draw(self, step: int) -> tuple[int, int]:
+        """The number of the data set of a step, and how many earlier steps took the same."""
+        block, offset = divmod(step, BLOCK)
+        while len(self._before) <= block:
+            last = self._draws(len(self._before) - 1)
+            counts = np.bincount(last, minlength=len(self._shares))
+            self._before.append(self._before[-1] + counts)
+        draws = self._draws(block)
+        chosen = int(draws[offset])
+        return chosen, int(self._before[block][chosen] + np.sum(draws[:offset] == chosen))
+
+    def _draws(self, block: int) -> Integers:
+        if self._block[0] != block:
+            steps = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            draws = np.searchsorted(self._shares, uniform(self._key, steps), side="right")
+            self._block = (block, np.minimum(draws, len(self._shares) - 1))
+        return self._block[1]
+
+
+class Order:
+    """In which order the items of a data set are visited, and by whom.
+
+    Every epoch is another permutation of the items; together the ranks visit each item once in it.
+    The items of `bucket_batches` successive batches of all ranks are sorted by text length and
+    dealt out again, so that texts of a batch, on all ranks, are about equally long.
+
+    Args:
+        name: of the data set.
+        size: its items.
+        lengths: text lengths of items, in any unit.
+        batch_size: items per batch and rank.
+        bucket_batches: batches that are sorted together; 1 for none. Never more than an epoch has,
+            or a batch would be one item over and over.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        *,
+        lengths: Callable[[Integers], Integers],
+        batch_size: int,
+        bucket_batches: int = 1,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._size = size
+        self._lengths = lengths
+        width = batch_size * world_size
+        self._shape = (max(1, min(bucket_batches, size // width)), width)
+        self._mine = slice(rank, None, world_size)
+        self._key = partial(key_of, name, seed)
+        self._bucket: tuple[int, Integers] = (-1, np.zeros(0, np.int64))
+
+    def batch(self, number: int) -> list[int]:
+        """The positions of the items of a batch, counted from 0 over all epochs."""
+        bucket, slot = divmod(number, self._shape[0])
+        if self._bucket[0] != bucket:
+            self._bucket = (bucket, self._dealt(bucket))
+        positions: list[int] = self._bucket[1][slot][self._mine].tolist()
+        return positions
+
+    def items(self, positions: Integers) -> Integers:
+        """The items at positions."""
+        found = np.empty_like(positions)
+        epochs, places = np.divmod(positions, self._size)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            found[here] = permuted(places[here], self._size, self._key("order", epoch))
+        return found
+
+    def item(self, position: int) -> int:
+        """The item at a position."""
+        return int(self.items(np.array([position]))[0])
+
+    def _dealt(self, bucket: int) -> Integers:
+        """(batches, items of all ranks) positions of a bucket."""
+        batches, width = self._shape
+        count = batches * width
+        positions = np.arange(bucket * count, (bucket + 1) * count)
+        if batches == 1:
+            return positions[None]
+        order = np.argsort(self._lengths(self.items(positions)), kind="stable")
+        turns = permuted(np.arange(batches), batches, self._key("bucket", bucket))
+        return positions[order].reshape(batches, width)[turns]

@@ -1,0 +1,138 @@
+"""Annotated items, before anything is decoded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from video_llama.datasets.randomness import Integers
+
+Turns = list[tuple[str, str]]
+"""Questions and answers."""
+
+
+class MediaSource(Protocol):
+    """Where the media of an item are."""
+
+    def open(self) -> AbstractContextManager[Path]:
+        """A path under which the media can be read inside the block.
+
+        Raises:
+            MediaError: they are not there.
+        """
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A media file of its own.
+
+    Attributes:
+        path: where it is.
+    """
+
+    path: Path
+
+    def open(self) -> AbstractContextManager[Path]:
+        """As in `MediaSource`."""
+        return nullcontext(self.path)
+
+
+@dataclass(frozen=True)
+class Record:
+    """An annotated item.
+
+    Attributes:
+        item_id: names it within its data set: the path that the annotation gives, or a key.
+        media: its picture, clip or sound.
+        path: where that is, for messages.
+        caption: of caption data, as annotated.
+        turns: of conversations, as annotated.
+    """
+
+    item_id: str
+    media: MediaSource
+    path: Path
+    caption: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
+
+
+class Records(Protocol):
+    """The annotated items of a data set. Workers share its memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """The item of that number.
+
+        Raises:
+            MediaError: its place in a shard cannot be read.
+        """
+
+    def locate(self, index: int) -> tuple[str, Path]:
+        """Id and path of an item, also of one that cannot be read."""
+
+    def lengths(self, indices: Integers) -> Integers:
+        """Sizes of the texts of items, in bytes."""
+
+
+class TableRecords:
+    """Items whose annotation lies in Arrow columns, not in Python objects.
+
+    Args:
+        names: columns from which `locate` makes the name of the media, such as folder and file.
+        texts: captions, or conversations as `pack_turns` makes them.
+        locate: from the values of `names` in a row to the item's name and its file.
+        has_conversations: what `texts` holds.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[pa.ChunkedArray],
+        texts: pa.ChunkedArray,
+        *,
+        locate: Callable[..., tuple[str, Path]],
+        has_conversations: bool = False,
+    ) -> None:
+        self._names = names
+        self._texts = texts
+        self._locate = locate
+        self._has_conversations = has_conversations
+        sizes = pc.min_element_wise(pc.binary_length(texts), np.iinfo(np.uint16).max)
+        self._sizes = sizes.cast(pa.uint16()).to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, index: int) -> Record:
+        item_id, path = self.locate(index)
+        text = self._texts[index].as_py()
+        if self._has_conversations:
+            return Record(item_id, MediaFile(path), path, turns=unpack_turns(text))
+        return Record(item_id, MediaFile(path), path, caption=text)
+
+    def locate(self, index: int) -> tuple[str, Path]:
+        """As in `Records`."""
+        return self._locate(*(column[index].as_py() for column in self._names))
+
+    def lengths(self, indices: Integers) -> Integers:
+        """As in `Records`."""
+        sizes: Integers = self._sizes[indices].astype(np.int64)
+        return sizes
+
+
+def pack_turns(turns: Turns) -> str:
+    """A conversation as one text, to be kept in a column."""
+    return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+
+
+def unpack_turns(text: str) -> tuple[tuple[str, str], ...]:
+    """The conversation of `pack_turns`."""
+    return tuple((question, answer) for question, answer in json.loads(text))

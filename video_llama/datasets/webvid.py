@@ -1,0 +1,33 @@
+"""WebVid: tables of clips with short captions."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from video_llama.datasets.records import Records, TableRecords
+from video_llama.datasets.tables import check_unique, read_tables
+
+COLUMNS = ("videoid", "page_dir", "name")
+
+
+def read_webvid(anno_dir: Path, videos_dir: Path) -> Records:
+    """The clips of tables with the columns videoid, page_dir and name (the caption).
+
+    Args:
+        anno_dir: a csv or tsv file, or a folder of them, read in the order of their names.
+        videos_dir: holds `{page_dir}/{videoid}.mp4`; a page_dir may be empty.
+
+    Raises:
+        ConfigError: a table cannot be used, lacks a column or a caption, or has a videoid twice.
+    """
+    required = ("videoid", "name")
+    table = read_tables(anno_dir, COLUMNS, required=required, compact=["page_dir"])
+    check_unique(anno_dir, table["videoid"], "videoid")
+    names = (table["page_dir"], table["videoid"])
+    return TableRecords(names, table["name"], locate=partial(_locate, videos_dir))
+
+
+def _locate(videos_dir: Path, page_dir: str | None, videoid: str) -> tuple[str, Path]:
+    name = f"{page_dir}/{videoid}.mp4" if page_dir else f"{videoid}.mp4"
+    return name, videos_dir / name
