@@ -117,7 +117,7 @@ def missing_groups(settings: ModelSettings, filled: Set[str | None]) -> Iterator
     optional = fresh_groups(settings)
     if not settings.equip_audio_branch:
         optional |= {"audio_encoder", "audio_branch"}
-    if settings.trained_branch == "audio":
+    if settings.trained_branch == "audio" and not EYES & filled:
         optional |= EYES
     for group in GROUPS:
         if group not in filled and group not in optional:
