@@ -1,0 +1,1 @@
+"""What one step of training or evaluation is."""
