@@ -80,7 +80,7 @@ def _caption_ids(tokenizer: Any, caption: str, end_sym: str, max_txt_len: int) -
         letter = encode_text(tokenizer, "a", parse_special=False)
         end = encode_text(tokenizer, "a" + end_sym, parse_special=False)[len(letter) :]
     if len(ids) > max_txt_len:
-        ids = ids[: max_txt_len - len(end)] + end
+        ids = ids[: max(0, max_txt_len - len(end))] + end
     return ids
 
 
