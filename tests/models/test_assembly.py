@@ -242,6 +242,12 @@ def test_random_values_follow_from_the_seed() -> None:
     }
 
 
+def test_parts_of_one_shape_get_different_random_values() -> None:
+    targets = random_targets()
+    assert targets["query_tokens"].shape == targets["video_query_tokens"].shape
+    assert not torch.equal(targets["query_tokens"], targets["video_query_tokens"])
+
+
 def _differ(first: State, other: State, prefixes: tuple[str, ...]) -> bool:
     return any(
         not torch.equal(first[name], other[name]) for name in first if name.startswith(prefixes)
