@@ -9,6 +9,7 @@ from video_llama.datasets.conversation import Template
 from video_llama.datasets.items import CaptionItems, InstructionItems, Items, MediaLoader
 from video_llama.datasets.records import Records
 from video_llama.datasets.settings import DatasetSettings
+from video_llama.datasets.shards import ShardRecords, expand_shards
 from video_llama.processors.settings import (
     AudioSettings,
     ImageSettings,
@@ -73,7 +74,9 @@ def read_records(settings: DatasetSettings, info: SplitInfo) -> Records:
     Raises:
         ConfigError: they cannot be read.
     """
-    return settings.read(info)
+    if info.shards is None:
+        return settings.read(info)
+    return ShardRecords(expand_shards(info.shards), has_conversations=settings.has_conversations)
 
 
 def media_loader(settings: DatasetSettings, *, split: str) -> MediaLoader:

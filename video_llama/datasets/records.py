@@ -18,6 +18,9 @@ from video_llama.datasets.randomness import Integers
 Turns = list[tuple[str, str]]
 """Questions and answers."""
 
+MAX_LENGTH = 65535
+"""Longest text length that is told from longer ones, bytes."""
+
 
 class MediaSource(Protocol):
     """Where the media of an item are."""
@@ -105,7 +108,7 @@ class TableRecords:
         self._texts = texts
         self._locate = locate
         self._has_conversations = has_conversations
-        sizes = pc.min_element_wise(pc.binary_length(texts), np.iinfo(np.uint16).max)
+        sizes = pc.min_element_wise(pc.binary_length(texts), MAX_LENGTH)
         self._sizes = sizes.cast(pa.uint16()).to_numpy()
 
     def __len__(self) -> int:

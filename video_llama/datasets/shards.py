@@ -1,0 +1,184 @@
+"""Items in webdataset tars: Conceptual Captions, SBU, LAION, and whatever `data pack` wrote."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from video_llama.datasets.randomness import Integers
+from video_llama.datasets.records import MAX_LENGTH, Record
+from video_llama.datasets.shard_index import open_index, parsed
+from video_llama.text import clean_text
+from video_llama.types import ConfigError, MediaError
+
+
+def expand_shards(pattern: str) -> list[Path]:
+    """The tars of a pattern, in the order of their names where it has a `*`.
+
+    Args:
+        pattern: `a.tar`, `a/{000..012}.tar` or `a/*.tar`.
+
+    Raises:
+        ConfigError: there are none, or one is missing.
+    """
+    from webdataset.shardlists import expand_urls  # takes more than a second to import
+
+    found: list[str] = []
+    for name in expand_urls(pattern):
+        found += sorted(glob(name)) if "*" in name else [name]  # noqa: PTH207 (a whole pattern)
+    paths = [Path(name) for name in found]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise ConfigError(
+            f"build_info.storage: {pattern!r} given, but "
+            + (
+                f"{len(missing)} of its tars are missing, first {missing[0]}"
+                if missing
+                else "no tar has such a name"
+            )
+        )
+    return paths
+
+
+class ShardRecords:
+    """The samples of webdataset tars, in the order of the tars.
+
+    Args:
+        tars: uncompressed; each sample has a picture, clip or sound and a JSON object with
+            `caption` (or `turns`, as packed).
+        has_conversations: whether it is `turns` that are needed.
+
+    Raises:
+        ConfigError: a tar cannot be read.
+    """
+
+    def __init__(self, tars: list[Path], *, has_conversations: bool) -> None:
+        self._tars = tars
+        self._has_conversations = has_conversations
+        tables = [open_index(tar) for tar in tars]
+        self._starts = np.cumsum([0, *map(len, tables)])
+        self._index = pa.concat_tables(tables)
+        self._lengths = self._index["length"].to_numpy().clip(max=MAX_LENGTH)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Record:
+        """The sample of that number.
+
+        Raises:
+            MediaError: it has no caption or conversation, or its tar cannot be read.
+        """
+        item_id, path = self.locate(index)
+        tar = self._tar(index)
+        text = Span(tar, *(self._index[f"text_{key}"][index].as_py() for key in ("offset", "size")))
+        content = parsed(text.read(path))
+        offset, size = (self._index[f"media_{key}"][index].as_py() for key in ("offset", "size"))
+        media = ShardMember(path, Span(tar, offset, size), str(content.get("error", "")))
+        if self._has_conversations:
+            turns = tuple((str(q), str(a)) for q, a in content.get("turns", ()))
+            if turns:
+                return Record(item_id, media, path, turns=turns)
+            raise MediaError(path, "the JSON of the sample has no 'turns'")
+        caption = content.get("caption")
+        if isinstance(caption, str) and caption.strip():
+            return Record(item_id, media, path, caption=clean_text(caption))
+        raise MediaError(path, "the JSON of the sample has no 'caption'")
+
+    def locate(self, index: int) -> tuple[str, Path]:
+        """As in `Records`; the path is that of the tar with the member's name behind it."""
+        row = self._index["item_id"][index].as_py(), self._index["name"][index].as_py()
+        return row[0], self._tar(index) / row[1]
+
+    def lengths(self, indices: Integers) -> Integers:
+        """As in `Records`."""
+        lengths: Integers = self._lengths[indices]
+        return lengths
+
+    def _tar(self, index: int) -> Path:
+        return self._tars[int(np.searchsorted(self._starts, index, side="right")) - 1]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a file.
+
+    Attributes:
+        file: which one.
+        offset: where it starts, bytes.
+        size: of it, bytes; -1 if there is no such part.
+    """
+
+    file: Path
+    offset: int
+    size: int
+
+    def read(self, path: Path) -> bytes:
+        """Its content.
+
+        Args:
+            path: what it is called in the message of an error.
+
+        Raises:
+            MediaError: the file ends before it, or cannot be read.
+        """
+        if self.size < 0:
+            raise MediaError(path, "the sample lacks this part")
+        try:
+            with self.file.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise MediaError(path, f"the tar cannot be read: {error.strerror}") from error
+        if len(content) < self.size:
+            raise MediaError(path, "the tar ends before the sample does")
+        return content
+
+
+@dataclass(frozen=True)
+class ShardMember:
+    """The media of a sample.
+
+    Attributes:
+        path: tar and name, for messages.
+        span: where they lie.
+        error: why they could not be packed; empty if they were.
+    """
+
+    path: Path
+    span: Span
+    error: str = ""
+
+    @contextmanager
+    def open(self) -> Iterator[Path]:
+        """As in `MediaSource`: a file in memory."""
+        if self.error:
+            raise MediaError(self.path, self.error)
+        with _as_file(self.span.read(self.path), self.path.suffix) as path:
+            yield path
+
+
+@contextmanager
+def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
+    """A path under which bytes can be read: decord takes nothing else."""
+    if not hasattr(os, "memfd_create"):  # not Linux
+        with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+            file.write(content)
+            file.flush()
+            yield Path(file.name)
+        return
+    descriptor = os.memfd_create("media")
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
