@@ -225,21 +225,24 @@ class VideoLlama(nn.Module):
         Raises:
             ValueError: placeholders and media do not match, or no token has a label.
         """
-        media = self._media_tokens(batch)
-        if isinstance(batch, CaptionBatch):
-            input_ids, labels, mask = caption_inputs(
-                self.tokenizer,
-                batch.captions,
-                prompt=batch.prompt,
-                num_media_tokens=media.shape[1],
-                end_sym=self.settings.end_sym,
-                max_txt_len=self.settings.max_txt_len,
-            )
-        else:
-            input_ids, labels, mask = batch.input_ids, batch.labels, batch.attention_mask
+        media = self.media_tokens(batch)
+        input_ids, labels, mask = self.token_sequences(batch, media.shape[1])
         embeddings = self.embed(input_ids, media)
         loss, num_tokens = causal_loss(self.language_model, embeddings, labels, mask)
         return ModelOutput(loss=loss, num_tokens=num_tokens)
+
+    def token_sequences(self, batch: Batch, num_media_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The text of a batch: input_ids with places for media, labels, attention_mask (B, L)."""
+        if not isinstance(batch, CaptionBatch):
+            return batch.input_ids, batch.labels, batch.attention_mask
+        return caption_inputs(
+            self.tokenizer,
+            batch.captions,
+            prompt=batch.prompt,
+            num_media_tokens=num_media_tokens,
+            end_sym=self.settings.end_sym,
+            max_txt_len=self.settings.max_txt_len,
+        )
 
     def embed(self, input_ids: Tensor, media: Tensor | None) -> Tensor:
         """Embeddings of a token sequence with its media in place.
@@ -262,7 +265,12 @@ class VideoLlama(nn.Module):
         token_id: int = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
         return token_id
 
-    def _media_tokens(self, batch: Batch) -> Tensor:
+    def media_tokens(self, batch: Batch) -> Tensor:
+        """The media of a batch, through the branch that trains, to (B, N, D_llm).
+
+        Raises:
+            ValueError: the batch has no media.
+        """
         if batch.audio_values is not None:
             return self.encode_audio(batch.audio_values.to(self.device), "audio")
         if batch.pixel_values is None:
