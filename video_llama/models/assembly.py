@@ -44,13 +44,16 @@ EYES = {"vision_encoder", "vision_norm", "frame_qformer"}
 """The groups that training the audio branch does without."""
 
 
-def build_video_llama(settings: ModelSettings, *, device: str, seed: int) -> VideoLlama:
+def build_video_llama(
+    settings: ModelSettings, *, device: str, seed: int, llm_device: str | None = None
+) -> VideoLlama:
     """A model with its weights, in eval mode.
 
     Args:
         settings: the model section.
         device: torch device; "meta" makes shapes only and opens no weight file.
         seed: of the random values that fresh parts start from.
+        llm_device: where the language model goes, if it goes elsewhere.
 
     Raises:
         ConfigError: a folder or package is missing.
@@ -62,7 +65,7 @@ def build_video_llama(settings: ModelSettings, *, device: str, seed: int) -> Vid
     tokenizer = None
     if not shapes_only or (folder / "tokenizer.model").is_file():
         tokenizer = load_tokenizer(folder)
-    language_model = build_language_model(settings, target)
+    language_model = build_language_model(settings, torch.device(llm_device or device))
     with torch.device("meta"):
         model = VideoLlama(
             settings, language_model=language_model, tokenizer=tokenizer, device_type=target.type
