@@ -1,6 +1,7 @@
 """Every key of the `run` section, with its default and its meaning. Torch-free.
 
-A step is one batch forward and backward; an epoch is `iters_per_epoch` steps.
+A step is one batch forward and backward in every process; an epoch is `iters_per_epoch` steps. An
+update of the weights follows every `accum_grad_iters` steps: what is due in between happens then.
 """
 
 from __future__ import annotations
@@ -70,15 +71,21 @@ class RunSettings:
     """Loading processes per data set; 0: load in the training process."""
     data_timeout: float = 600.0
     """Longest wait for one batch of a loading process, seconds; 0: for ever."""
-    max_bad_fraction: float = 0.1
-    """Largest part of the items whose media may be unreadable, 0 to 1; more ends the run."""
+    max_bad_fraction: float = 0.05
+    """Largest part of a data set that may be unreadable, 0 to 1; more, among at least 100 items,
+    ends the run."""
     max_nonfinite_steps: int = 10
-    """Steps in a row whose loss may be infinite or NaN (they are skipped); more ends the run."""
+    """Updates in a row whose loss may be infinite or NaN (they are skipped); more ends the run."""
+
+    max_answers: int = 100
+    """Answers generated for each split of an evaluation, per process; 0: only the loss."""
+    answer_max_new_tokens: int = 64
+    """Longest generated answer of an evaluation, tokens."""
 
     output_dir: str = "output"
-    """Folder of the run's logs and checkpoints."""
+    """Folder that gets one folder per run, with its logs and checkpoints."""
     resume_ckpt_path: str | None = None
-    """Checkpoint (or output folder, for its newest one) to continue from."""
+    """What to go on from: latest (the newest under output_dir), a run's folder or a checkpoint."""
     save_every: int = 0
     """Steps between checkpoints inside an epoch; 0: only at the end of every epoch."""
     keep_last: int = 3
@@ -91,16 +98,17 @@ class RunSettings:
     device: str = "auto"
     """auto (cuda, else mps, else cpu), cuda, cuda:N, mps, cpu, or meta (shapes only)."""
     fsdp: bool = False
-    """Shard parameters and optimiser over the processes instead of copying them (CUDA)."""
+    """Shard the frozen LLM over the processes, for one that does not fit on a device."""
     seed: int = 42
-    """Start of every random number; the rank of the process is added."""
+    """Start of every random number; step and rank are mixed in."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "init_lr", "min_lr", "lr_decay_rate", "weight_decay", "grad_clip")
         at_least(self, 0, "warmup_steps", "num_workers", "data_timeout", "max_nonfinite_steps")
         at_least(self, 0, "save_every", "keep_last", "seed", "beta2", "max_bad_fraction")
+        at_least(self, 0, "max_answers")
         at_least(self, 1, "accum_grad_iters", "max_epoch", "iters_per_epoch", "log_every")
-        at_least(self, 1, "batch_size_train", "batch_size_eval")
+        at_least(self, 1, "batch_size_train", "batch_size_eval", "answer_max_new_tokens")
         self._check_ranges()
         if self.warmup_lr < 0:
             self.warmup_lr = self.init_lr

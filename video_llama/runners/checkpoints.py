@@ -1,0 +1,188 @@
+"""Checkpoints: one folder each, which is whole or does not exist.
+
+`<run>/checkpoints/step-000123/` holds the branch (for `model.ckpt`), the state of the training and
+`complete.json`, which is written last and names the sizes of the other two.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from video_llama.files import DiskFullError, atomic_write, is_disk_full
+
+FOLDER = "checkpoints"
+BRANCH = "branch.safetensors"
+STATE = "state.pt"
+COMPLETE = "complete.json"
+
+_NAME = re.compile(r"step-\d+")
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """A complete checkpoint.
+
+    Attributes:
+        saved_at: seconds since 1970.
+        step: steps done.
+        path: its folder.
+        metric: validation loss at that step; None where there was no validation.
+    """
+
+    saved_at: float
+    step: int
+    path: Path
+    metric: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint | None:
+        """The checkpoint in a folder; None where it is not complete."""
+        try:
+            seal = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+            whole = all((path / n).stat().st_size == size for n, size in seal["files"].items())
+            found = cls(float(seal["saved_at"]), int(seal["step"]), path, seal["metric"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if whole else None
+
+    def branch(self) -> dict[str, Tensor]:
+        """The trained tensors by their names."""
+        return load_file(self.path / BRANCH)
+
+    def state(self) -> dict[str, Any]:
+        """What `CheckpointStore.save` was given as state."""
+        state: dict[str, Any] = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+        return state
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        run_folder: of the run; this process alone writes to it.
+        keep_last: newest ones to keep; 0: all.
+        keep_best: keep the one with the lowest metric too.
+    """
+
+    def __init__(self, run_folder: Path, *, keep_last: int, keep_best: bool) -> None:
+        self.folder = run_folder / FOLDER
+        self._keep_last = keep_last
+        self._keep_best = keep_best
+
+    def save(
+        self,
+        step: int,
+        *,
+        write_branch: Callable[[Path], None],
+        state: dict[str, Any],
+        metric: float | None,
+    ) -> Checkpoint:
+        """Write a checkpoint, then delete those that are not to be kept.
+
+        Args:
+            step: steps done.
+            write_branch: writes the branch file to a path.
+            state: tensors and plain values, for `Checkpoint.state`.
+            metric: validation loss at this step, if there was one.
+
+        Raises:
+            DiskFullError: no room; the earlier checkpoints are as they were.
+        """
+        final = self.folder / f"step-{step:06d}"
+        temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
+        try:
+            self._remove_leftovers()
+            temporary.mkdir(parents=True)
+            write_branch(temporary / BRANCH)
+            _write(temporary / STATE, _pickled(state))
+            files = {name: (temporary / name).stat().st_size for name in (BRANCH, STATE)}
+            seal = {"step": step, "saved_at": time.time(), "metric": metric, "files": files}
+            _write(temporary / COMPLETE, json.dumps(seal).encode())
+            _remove(final)  # of a run that was resumed from before it
+            temporary.rename(final)
+            _sync(self.folder)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, DiskFullError) or is_disk_full(error):
+                raise self._disk_full(step, error) from error
+            raise
+        self._prune()
+        saved = Checkpoint.read(final)
+        assert saved is not None, f"{final} was just sealed"
+        return saved
+
+    def all(self) -> list[Checkpoint]:
+        """The complete checkpoints, in the order in which they were saved."""
+        found = (Checkpoint.read(path) for path in checkpoint_folders(self.folder))
+        return sorted(c for c in found if c is not None)
+
+    def _prune(self) -> None:
+        checkpoints = self.all()
+        keep = checkpoints[-self._keep_last :] if self._keep_last else checkpoints
+        measured = [(c.metric, c) for c in checkpoints if c.metric is not None]
+        if self._keep_best and measured:
+            keep = [*keep, min(measured)[1]]
+        for checkpoint in checkpoints:
+            if checkpoint not in keep:
+                _remove(checkpoint.path)
+
+    def _remove_leftovers(self) -> None:
+        for path in self.folder.glob(".step-*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _disk_full(self, step: int, error: BaseException) -> DiskFullError:
+        kept = self.all()
+        sizes = [sum(f.stat().st_size for f in c.path.iterdir()) for c in kept]
+        free = shutil.disk_usage(self.folder).free
+        needed = f"{max(sizes) / 1e6:.1f} MB" if sizes else "room for the branch and its optimiser"
+        return DiskFullError(
+            f"no room for the checkpoint of step {step} in {self.folder} ({free / 1e6:.1f} MB "
+            f"free, {needed} needed): {len(kept)} earlier ones ({sum(sizes) / 1e6:.1f} MB) are "
+            "intact; delete some of them or other files of that disk, or lower run.keep_last, and "
+            f"go on with run.resume_ckpt_path={self.folder.parent} ({error})"
+        )
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The sub-folders that are named like checkpoints, complete or not."""
+    return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir())
+
+
+def _pickled(state: dict[str, Any]) -> memoryview:
+    # Into memory first: torch's own writer hides the system's "disk full" behind an error of its
+    # own. A branch's state is a few hundred megabytes at most.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint so that no moment leaves a part of it that looks complete."""
+    (path / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,110 @@
+"""Loss and generated answers on a split, over all processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+
+from video_llama.runners.settings import RunSettings
+from video_llama.runners.world import World
+from video_llama.tasks.pretrain import Answer, TextFromMedia
+from video_llama.types import Batch, ConfigError
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "evaluation.jsonl"
+
+
+class Evaluator:
+    """Evaluates splits and writes results and answers to the run's folder.
+
+    Args:
+        task: what one step is.
+        settings: `max_answers`, `answer_max_new_tokens` and `fsdp` are read.
+        world: the processes, which share the batches among them.
+        accelerator: for its precision.
+        folder: of the run; answers go to `answers/`.
+    """
+
+    def __init__(
+        self,
+        task: TextFromMedia,
+        *,
+        settings: RunSettings,
+        world: World,
+        accelerator: Accelerator,
+        folder: Path,
+    ) -> None:
+        self._task = task
+        self._settings = settings
+        self._world = world
+        self._accelerator = accelerator
+        self._folder = folder
+
+    def evaluate(self, split: str, batches: Iterable[Batch], step: int) -> dict[str, Any]:
+        """Loss and exact matches on a split.
+
+        Args:
+            split: its name.
+            batches: those of this process.
+            step: steps done, for the log.
+
+        Returns:
+            step, split, loss (mean over all labelled tokens of all processes), num_tokens,
+            exact_match (part of the answers that agree with the reference) and num_answers.
+
+        Raises:
+            ConfigError: the split is empty.
+        """
+        model = self._task.model
+        was_training = model.training
+        model.eval()
+        total, num_tokens, answers = 0.0, 0, list[Answer]()
+        with torch.no_grad(), self._accelerator.autocast():
+            for batch in batches:
+                loss, tokens = self._task.eval_step(batch)
+                total, num_tokens = total + loss * tokens, num_tokens + tokens
+                if len(answers) < self._settings.max_answers:
+                    answers += self._task.answers(batch, self._settings.answer_max_new_tokens)
+        model.train(was_training)
+        return self._summed(split, step, total, num_tokens, answers)
+
+    def _summed(
+        self, split: str, step: int, total: float, num_tokens: int, answers: list[Answer]
+    ) -> dict[str, Any]:
+        right = sum(answer.is_right for answer in answers)
+        sums = self._world.sum(
+            {"loss": total, "tokens": num_tokens, "right": right, "answers": len(answers)}
+        )
+        if not sums["tokens"]:
+            raise ConfigError(f"split {split}: it has no items to evaluate")
+        result: dict[str, Any] = {
+            "step": step,
+            "split": split,
+            "loss": sums["loss"] / sums["tokens"],
+            "num_tokens": round(sums["tokens"]),
+        }
+        if sums["answers"]:
+            result["exact_match"] = sums["right"] / sums["answers"]
+            result["num_answers"] = round(sums["answers"])
+            everything = [asdict(a) | {"is_right": a.is_right} for a in self._world.gather(answers)]
+            path = self._folder / "answers" / f"{split}-step-{step:06d}.jsonl"
+            self._world.on_main(lambda: _append(path, everything, mode="w"))
+        self._world.on_main(lambda: _append(self._folder / RESULTS, [result], mode="a"))
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in result.items() if isinstance(v, float))
+        logger.info("%s at step %d: %s", split, step, shown)
+        return result
+
+
+def _append(path: Path, lines: list[dict[str, Any]], *, mode: Literal["w", "a"]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open(mode, encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
