@@ -1,0 +1,99 @@
+"""Trains or evaluates a branch of Video-LLaMA.
+
+    torchrun --nproc_per_node=8 train.py --cfg-path train_configs/visionbranch_stage1_pretrain.yaml
+    python train.py --cfg-path X.yaml --options run.batch_size_train=8 run.resume_ckpt_path=latest
+
+A run that is stopped by SIGTERM or Ctrl-C saves a checkpoint and says how to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from video_llama.runners.errors import LocalError
+from video_llama.types import VideoLlamaError
+
+logger = logging.getLogger("train")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train or evaluate.
+
+    Args:
+        argv: arguments; None: those of the process.
+
+    Returns:
+        The exit status: 0 done (also when stopped in order), 1 an error that the user can mend.
+    """
+    args = parse_arguments(argv)
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format="%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s rank {rank}: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    try:
+        return run(args)
+    except VideoLlamaError as error:
+        # What all processes meet, one of them tells; what only one meets, that one tells.
+        if rank == 0 or isinstance(error, LocalError):
+            print(f"train.py: error: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train or evaluate a branch of Video-LLaMA.")
+    parser.add_argument("--cfg-path", required=True, type=Path, help="the YAML of the run")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="settings that replace those of the YAML",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the run and carry it out; torch is imported here, not before."""
+    from video_llama.config import load_config
+
+    cfg = load_config(args.cfg_path, args.options)
+    from video_llama.build_run import build_runner
+
+    runner = build_runner(cfg, name=args.cfg_path.stem)
+    logger.info("results go to %s", runner.folder)
+    if cfg.run.evaluate:
+        runner.evaluate_all()
+    elif not runner.train():
+        command = resume_command(args, runner.checkpoint)
+        logger.info("stopped at step %d of %d; go on with", runner.step, runner.num_steps)
+        if runner.world.is_main:
+            print(command, flush=True)
+    runner.world.close()
+    return 0
+
+
+def resume_command(args: argparse.Namespace, checkpoint: Path | None) -> str:
+    """The command that goes on from a checkpoint, with the options of this one."""
+    options = [o for o in args.options if not o.startswith("run.resume_ckpt_path=")]
+    program = ["python"]
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        nodes, processes = os.environ.get("GROUP_WORLD_SIZE", "1"), os.environ["LOCAL_WORLD_SIZE"]
+        program = ["torchrun", *([] if nodes == "1" else [f"--nnodes={nodes}"])]
+        program.append(f"--nproc_per_node={processes}")
+    resume = f"run.resume_ckpt_path={checkpoint}"
+    words = [*program, sys.argv[0], "--cfg-path", str(args.cfg_path), "--options", *options, resume]
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
