@@ -65,6 +65,20 @@ def test_cover_art_does_not_make_a_song_a_video(tmp_path: Path) -> None:
         USES["video"](tmp_path / "song.mp3")
 
 
+def test_tracks_in_an_unknown_codec_are_told(tmp_path: Path) -> None:
+    path = media.write_video(tmp_path / "a.mkv", sound=media.tone(1))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
+    assert (probe(path).kind, probe(path).has_audio) == ("audio", True)
+    with pytest.raises(MediaError, match="no video track that can be decoded"):
+        USES["video"](path)
+    path.write_bytes(data.replace(b"A_AAC", b"A_AAX"))
+    assert not has_audio(path)
+    with pytest.raises(MediaError, match="a codec that cannot be decoded") as error:
+        USES["audio"](path)
+    assert not isinstance(error.value, NoSoundError)
+
+
 def test_an_animated_gif_is_a_video_and_a_still_one_a_picture(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)

@@ -131,6 +131,14 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         whole(sound)
 
 
+def test_channels_that_change_in_the_middle_are_told(tmp_path: Path) -> None:
+    parts = [media.write_audio(tmp_path / f"{c}.mp3", media.tone(1, channels=c)) for c in (1, 2)]
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(MediaError, match="changes its channels"):
+        open_sound(path)
+
+
 def test_no_sound_track_no_samples_and_damage_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(NoSoundError):
         open_sound(media.write_video(tmp_path / "a.mp4"))

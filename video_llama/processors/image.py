@@ -25,7 +25,7 @@ _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEB
 
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError),
-    *(struct.error, zlib.error, MemoryError),
+    *(struct.error, zlib.error, MemoryError, RuntimeError),
 )
 """What Pillow raises on a damaged file, found by feeding it some."""
 

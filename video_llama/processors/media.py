@@ -145,11 +145,11 @@ def open_container(path: str | Path) -> Iterator[InputContainer]:
 
 
 def find_video(container: InputContainer) -> VideoStream | None:
-    """The video track, or None; cover art of a song is not one."""
+    """The video track, or None; cover art is not one, nor is a track in an unknown codec."""
     stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+    if not isinstance(stream, VideoStream) or stream.codec_context is None:
         return None
-    return stream
+    return None if stream.disposition & Disposition.attached_pic else stream
 
 
 def require_video(container: InputContainer, path: str | Path) -> VideoStream:
@@ -166,7 +166,7 @@ def require_video(container: InputContainer, path: str | Path) -> VideoStream:
         raise MediaError(path, "it is a picture, a video was expected")
     stream = find_video(container)
     if stream is None:
-        raise MediaError(path, "it has no video track")
+        raise MediaError(path, "it has no video track that can be decoded")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1:
         raise MediaError(path, "its video track cannot be decoded: the picture has no size")
@@ -177,9 +177,11 @@ def require_video(container: InputContainer, path: str | Path) -> VideoStream:
 
 
 def find_audio(container: InputContainer) -> AudioStream | None:
-    """The sound track, or None."""
+    """The sound track, or None; a track in an unknown codec is not one."""
     stream = container.streams.best("audio")
-    return stream if isinstance(stream, AudioStream) else None
+    if not isinstance(stream, AudioStream) or stream.codec_context is None:
+        return None
+    return stream
 
 
 def duration_of(

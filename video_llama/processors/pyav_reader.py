@@ -1,4 +1,7 @@
-"""Reading chosen frames of a video through PyAV: where decord is missing or does not suit."""
+"""Finding and reading chosen frames of a video through PyAV.
+
+The frames equal decord's, which the released weights were trained on, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,33 @@ from pathlib import Path
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.filter import Graph
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from video_llama.processors.media import duration_of, frame_rate, open_container, require_video
 from video_llama.types import MediaError
 
+_FILTERS_OF_TURNS: dict[int, list[tuple[str, str]]] = {
+    0: [],
+    1: [("transpose", "cclock")],
+    2: [("hflip", ""), ("vflip", "")],
+    3: [("transpose", "clock")],
+}
+"""FFmpeg's filters that turn a picture by so many quarters, against the clock."""
+
 
 class PyAvReader:
     """A video read by PyAV. Frames are known by their times, which opening it collects.
+
+    Attributes:
+        num_frames: how many frames it has.
+        fps: average frames per second; not finite if unknown.
+        end: seconds from the start of the track to the end of its last frame.
+        promised: seconds that the header gives the track; 0 if it gives none, as in Matroska.
+        promised_frames: frames that the header gives the track; 0 likewise.
+        codec: FFmpeg's name of the codec.
+        containers: FFmpeg's names of the container's format.
 
     Args:
         path: of the file.
@@ -32,7 +52,7 @@ class PyAvReader:
 
     def __init__(self, path: str | Path, *, height: int, width: int) -> None:
         self._path, self._size = path, (height, width)
-        self._reformatter = VideoReformatter()
+        self._graph: tuple[object, Graph] | None = None
         with open_container(path) as container:
             stream = require_video(container, path)
             packets = [
@@ -43,6 +63,10 @@ class PyAvReader:
             rate, seconds = frame_rate(stream), duration_of(container, stream)
             ticks = max(((pts or 0) + length for pts, _, length in packets), default=0)
             self.end = float((ticks - (stream.start_time or 0)) * (stream.time_base or 1))
+            self.promised = float((stream.duration or 0) * (stream.time_base or 1))
+            self.promised_frames = stream.frames
+            self.codec = stream.codec_context.codec.canonical_name
+            self.containers = frozenset(container.format.name.split(","))
         times = [pts for pts, _, _ in packets if pts is not None]
         # AVI and raw streams have no display times: then frames are counted as they come.
         self._times = sorted(times) if len(set(times)) == len(packets) else None
@@ -103,11 +127,30 @@ class PyAvReader:
     def _picture(self, frame: VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8, turned as the file asks for (phones film sideways)."""
         turns = round(frame.rotation / 90) % 4
-        height, width = self._size if turns % 2 == 0 else self._size[::-1]
-        scaled = self._reformatter.reformat(
-            frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR
-        )
-        return np.rot90(scaled.to_ndarray(), turns)
+        kind = (frame.width, frame.height, frame.format.name, turns)
+        if self._graph is None or self._graph[0] != kind:
+            self._graph = (kind, _graph(frame, turns, *self._size))
+        graph = self._graph[1]
+        graph.push(frame)
+        scaled = graph.pull()
+        assert isinstance(scaled, VideoFrame)
+        return scaled.to_ndarray()
+
+
+def _graph(frame: VideoFrame, turns: int, height: int, width: int) -> Graph:
+    """Filters that turn and resize frames like this one, those that decord uses."""
+    graph = Graph()
+    last = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    scale = ("scale", f"{width}:{height}:flags=bilinear")
+    for name, arguments in [*_FILTERS_OF_TURNS[turns], scale, ("format", "rgb24")]:
+        following = graph.add(name, arguments)
+        last.link_to(following)
+        last = following
+    last.link_to(graph.add("buffersink"))
+    graph.configure()
+    return graph
 
 
 def decoding_threads() -> int:

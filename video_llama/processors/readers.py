@@ -1,9 +1,9 @@
-"""Reading chosen frames of a video: through decord, and through PyAV for what decord cannot read.
+"""Reading chosen frames of a video: through decord where that is sure to work, else through PyAV.
 
-decord gives the frames that the released weights were trained on, to the bit. It has no wheels for
-some machines, and there are codecs that it does not know (AV1) or miscounts (HEVC); PyAV's frames
-differ by rounding (0.2 of 255 on average). A reader belongs to the thread that made it: decord
-crashes when two share one.
+Both give the frames that the released weights were trained on, to the bit. PyAV looks at the file
+first: decord takes cover art for a video, miscounts after a seek in some codecs and containers, and
+ends the process on some damaged headers. It also has no wheels for some machines. A reader belongs
+to the thread that made it: decord crashes when two share one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from video_llama.processors.media import open_container, require_video
 from video_llama.processors.pyav_reader import PyAvReader, decoding_threads
 from video_llama.types import MediaError
 
@@ -38,12 +38,10 @@ class FrameReader(Protocol):
     Attributes:
         num_frames: how many frames it has.
         fps: average frames per second; not finite if unknown.
-        end: seconds from the start of the track to the end of its last frame.
     """
 
     num_frames: int
     fps: float
-    end: float
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Decodes frames.
@@ -92,7 +90,6 @@ class DecordReader:
             raise DecordError(path, "decord cannot open it") from error
         self.num_frames = len(self._reader)
         self.fps = float(self._reader.get_avg_fps())
-        self.end = float(self._reader.get_frame_timestamp(self.num_frames - 1)[1])
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Decodes frames; see `FrameReader`."""
@@ -110,7 +107,7 @@ def read_frames(
 
     Args:
         path: of the file.
-        choose: called with what a reader says of the video; twice when decord fails half-way.
+        choose: called once, with what the reader says of the video.
         height: of the frames, in pixels.
         width: likewise.
 
@@ -120,19 +117,17 @@ def read_frames(
     Raises:
         MediaError: the file is no video, or the frames cannot be decoded.
     """
-    with open_container(path) as container:
-        # Before decord sees the file: it takes cover art for a video and has no limits.
-        stream = require_video(container, path)
-        promised = float((stream.duration or 0) * (stream.time_base or 0))
-        suits_decord = stream.codec_context.codec.canonical_name in _DECORD_CODECS and bool(
-            _DECORD_CONTAINERS & set(container.format.name.split(","))
-        )
-    if suits_decord and decord_module() is not None:
-        try:
-            return _read(DecordReader(path, height=height, width=width), path, choose, promised)
-        except DecordError:
-            pass  # PyAV may do better, and if not its error says more
-    return _read(PyAvReader(path, height=height, width=width), path, choose, promised)
+    reader = PyAvReader(path, height=height, width=width)
+    if reader.num_frames < 1:
+        raise MediaError(path, "its video track has no frames")
+    if reader.end < 0.9 * reader.promised and reader.end < reader.promised - 0.5:
+        reason = f"its video track ends at {reader.end:.4g} s of {reader.promised:.4g} s"
+        raise MediaError(path, f"{reason}; the file is cut short or damaged")
+    indices = list(choose(reader.num_frames, reader.fps))
+    if decord_module() is not None and _suits_decord(reader):
+        with suppress(DecordError):  # PyAV may do better, and if not its error says more
+            return reader, indices, _read_by_decord(path, reader.num_frames, indices, height, width)
+    return reader, indices, reader.read(indices)
 
 
 @cache
@@ -145,22 +140,19 @@ def decord_module() -> ModuleType | None:
     return decord
 
 
-def _read(
-    reader: FrameReader, path: str | Path, choose: Choose, promised: float
-) -> tuple[FrameReader, list[int], np.ndarray]:
-    """Reads the frames, unless the track has none or fewer than its header promises.
+def _suits_decord(reader: PyAvReader) -> bool:
+    """Whether decord finds the right frames, and no damaged header makes it end the process."""
+    return (
+        reader.codec in _DECORD_CODECS
+        and bool(_DECORD_CONTAINERS & reader.containers)
+        and reader.promised_frames in (0, reader.num_frames)
+    )
 
-    Args:
-        reader: the open video.
-        path: for the message.
-        choose: as in `read_frames`.
-        promised: seconds; 0 in Matroska, which promises nothing for a track: there the frames that
-            came are the video.
-    """
-    if reader.num_frames < 1:
-        raise MediaError(path, "its video track has no frames")
-    if reader.end < 0.9 * promised and reader.end < promised - 0.5:
-        reason = f"its video track ends at {reader.end:.4g} s of {promised:.4g} s"
-        raise MediaError(path, f"{reason}; the file is cut short or damaged")
-    indices = list(choose(reader.num_frames, reader.fps))
-    return reader, indices, reader.read(indices)
+
+def _read_by_decord(
+    path: str | Path, num_frames: int, indices: Sequence[int], height: int, width: int
+) -> np.ndarray:
+    reader = DecordReader(path, height=height, width=width)
+    if reader.num_frames != num_frames:
+        raise DecordError(path, f"decord counts {reader.num_frames} frames of {num_frames}")
+    return reader.read(indices)

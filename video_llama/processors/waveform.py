@@ -158,18 +158,22 @@ def _blocks(path: str | Path) -> Generator[tuple[Tensor, int], None, None]:
     """The waveform of a file piece by piece, (channels, n) float32, and its sample rate."""
     with open_container(path) as container:
         stream = find_audio(container)
+        if stream is None and container.streams.audio:
+            raise MediaError(path, "its sound is in a codec that cannot be decoded")
         if stream is None:
             raise NoSoundError(path, "it has no sound track")
         resampler: av.AudioResampler | None = None
-        total, rate = 0, 1
+        total, rate, layout = 0, 1, ""
         for frame in _frames(container, stream, path):
             if resampler is None:
-                rate = _usable_rate(path, frame.sample_rate)
-                resampler = av.AudioResampler("fltp", frame.layout.name, rate)
+                rate, layout = _usable_rate(path, frame.sample_rate), frame.layout.name
+                resampler = av.AudioResampler("fltp", layout, rate)
+            if frame.layout.name != layout:
+                raise MediaError(path, "its sound changes its channels in the middle")
             try:
                 converted = resampler.resample(frame)
             except ValueError as error:
-                raise MediaError(path, "its sound changes format in the middle") from error
+                raise MediaError(path, "its sound changes its format in the middle") from error
             for part in converted:
                 total += part.samples
                 yield torch.from_numpy(part.to_ndarray()), rate
