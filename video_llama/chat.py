@@ -106,8 +106,8 @@ class Session:
         self.media: list[MediaItem] = []
         self.history: list[Turn] = []
         self.report = AnswerReport()
-        self._pending: list[MediaItem] = []
-        self._asked: list[MediaItem] = []
+        self._num_asked = 0
+        self._answering = False
 
     def add(self, path: str | Path, kind: Kind | None = None, **options: Any) -> MediaItem:
         """Add a file; it becomes part of the next question.
@@ -122,7 +122,6 @@ class Session:
         """
         item = self.chat.encoder.encode(path, kind, **options)
         self.media.append(item)
-        self._pending.append(item)
         return item
 
     def ask(self, question: str, **options: Any) -> Iterator[str]:
@@ -145,27 +144,36 @@ class Session:
         if not question.strip():
             raise RequestError("the question is empty")
         settings = generation_settings(options)
-        turn = Turn(question, tuple(part for item in self._pending for part in item.parts))
-        turns, notices = self._fitting([*self.history, turn], settings.max_new_tokens)
-        return self._stream(turn, turns, settings, notices)
+        self._fitting([*self.history, self._turn(question)], settings.max_new_tokens)
+        return self._stream(question, settings)
 
-    def _stream(
-        self, turn: Turn, turns: list[Turn], settings: GenerationSettings, notices: list[str]
-    ) -> Iterator[str]:
-        chat, tokenizer = self.chat, self.chat.model.tokenizer
+    def _turn(self, question: str) -> Turn:
+        """An open turn with the media that no question has come with yet."""
+        new = self.media[self._num_asked :]
+        return Turn(question, tuple(part for item in new for part in item.parts))
+
+    def _stream(self, question: str, settings: GenerationSettings) -> Iterator[str]:
+        if self._answering:
+            raise RequestError(
+                "the last answer of this session is still being written; finish or close it first"
+            )
+        # What was added or answered since `ask` was called counts; what is added from now on waits.
         start = time.perf_counter()
+        chat, tokenizer = self.chat, self.chat.model.tokenizer
+        turn, media = self._turn(question), list(self.media)
+        turns, notices = self._fitting([*self.history, turn], settings.max_new_tokens)
         ids = chat.template.chat_ids(turns, tokenizer)
+        inputs = self._embed(ids, media)
         self.report = report = AnswerReport(
             prompt=chat.template.chat_text(turns),
             num_prompt_tokens=len(ids),
-            notices=[*chat.notices, *(item.notice for item in self.media if item.notice), *notices],
+            notices=[*chat.notices, *(item.notice for item in media if item.notice), *notices],
         )
         answer, decoder = AnswerStream(chat.template.stop_texts), StreamDecoder(tokenizer)
         said = ""
+        self._answering = True
         try:
-            for token_id in generate(
-                chat.model.language_model, self._embed(ids), settings, chat.stop_ids
-            ):
+            for token_id in generate(chat.model.language_model, inputs, settings, chat.stop_ids):
                 report.num_tokens += 1
                 report.timings.setdefault("first_token", time.perf_counter() - start)
                 piece = answer.push(decoder.push(token_id))
@@ -182,13 +190,13 @@ class Session:
         finally:
             report.timings["generate"] = time.perf_counter() - start
             self.history.append(replace(turn, answer=said.strip()))
-            self._asked += self._pending
-            self._pending = []
+            self._num_asked = len(media)
+            self._answering = False
 
-    def _embed(self, ids: list[int]) -> Tensor:
+    def _embed(self, ids: list[int], media: list[MediaItem]) -> Tensor:
+        """(1, L, D) embeddings of a prompt with its media in place."""
         model = self.chat.model
-        items = [*self._asked, *self._pending]
-        tokens = [part for item in items for part in item.tokens]
+        tokens = [part for item in media for part in item.tokens]
         row = torch.tensor([ids], device=model.device)
         with torch.inference_mode():
             return model.embed(row, torch.cat(tokens, dim=1) if tokens else None)
@@ -196,19 +204,21 @@ class Session:
     def _fitting(self, turns: list[Turn], max_new_tokens: int) -> tuple[list[Turn], list[str]]:
         """The turns that fit into the context, oldest dropped first; media always stay."""
         model = self.chat.model
-        room = model.language_model.config.max_position_embeddings - max_new_tokens
+        context: int = model.language_model.config.max_position_embeddings
+        room = context - max_new_tokens
         kept = list(turns)
         while self._num_tokens(kept) > room:
             if len(kept) == 1:
                 raise RequestError(
-                    f"the question and its media take {self._num_tokens(kept)} tokens, but the "
-                    f"model's context leaves {room} beside an answer of {max_new_tokens}; ask a "
-                    "shorter question or allow a shorter answer (max_new_tokens)"
+                    f"the question and its media take {self._num_tokens(kept)} tokens and the "
+                    f"answer may take {max_new_tokens}, but the model's context holds {context}; "
+                    "ask a shorter question or allow a shorter answer (max_new_tokens)"
                 )
             oldest, second = kept[0], kept[1]
             kept[:2] = [replace(second, media=oldest.media + second.media)]
         dropped = len(turns) - len(kept)
-        notice = f"the context is full: the oldest {dropped} turns are no longer seen"
+        turns_word = "turn is" if dropped == 1 else f"{dropped} turns are"
+        notice = f"the context is full: the oldest {turns_word} no longer seen, the media still are"
         return kept, [notice] if dropped else []
 
     def _num_tokens(self, turns: list[Turn]) -> int:

@@ -54,6 +54,8 @@ class MediaProcessing:
             if isinstance(pictures, VideoSettings):
                 shared = {key: getattr(pictures, key) for key in vars(video) if key != "name"}
                 video = VideoEvalSettings(**shared)
+                if video.sampling == "headtail":  # random frames are for training
+                    video = replace(video, sampling="uniform")
             audio = entry.audio_processor.eval or entry.audio_processor.train or audio
         image = ImageEvalSettings(image_size=size, mean=video.mean, std=video.std)
         return cls(video, image, audio)

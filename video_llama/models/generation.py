@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import (
     DynamicCache,
     LlamaForCausalLM,
+    LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
@@ -46,18 +47,33 @@ class GenerationSettings:
     """Start of the random numbers; None: another answer each time."""
 
     def __post_init__(self) -> None:
-        checks = {
-            "max_new_tokens": self.max_new_tokens >= 1,
-            "min_new_tokens": 0 <= self.min_new_tokens <= self.max_new_tokens,
-            "temperature": 0 <= self.temperature <= 100,
-            "top_p": 0 < self.top_p <= 1,
-            "num_beams": 1 <= self.num_beams <= 64,
-            "repetition_penalty": 0 < self.repetition_penalty <= 100,
-            "length_penalty": -100 <= self.length_penalty <= 100,
+        whole: dict[str, tuple[float, float]] = {
+            "max_new_tokens": (1, 1_000_000),
+            "min_new_tokens": (0, 1_000_000),
+            "num_beams": (1, 64),
+            "seed": (0, 2**63 - 1),
         }
-        for name, valid in checks.items():
-            if not valid:
-                raise RequestError(f"{name}: {getattr(self, name)} is out of range")
+        real: dict[str, tuple[float, float]] = {
+            "temperature": (0, 100),
+            "top_p": (0, 1),
+            "repetition_penalty": (0.01, 100),
+            "length_penalty": (-100, 100),
+        }
+        for name, (low, high) in (whole | real).items():
+            value = getattr(self, name)
+            kinds = (int,) if name in whole else (int, float)
+            if value is None and name == "seed":
+                continue
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                noun = "a whole number" if name in whole else "a number"
+                raise RequestError(
+                    f"{name}: {value!r} given, {noun} from {low:,} to {high:,} expected"
+                )
+        if self.min_new_tokens > self.max_new_tokens:
+            raise RequestError(
+                f"min_new_tokens: {self.min_new_tokens} given, at most max_new_tokens "
+                f"({self.max_new_tokens}) expected"
+            )
 
 
 def generate(
@@ -97,15 +113,13 @@ def _one_by_one(
         random.seed()
     else:
         random.manual_seed(settings.seed)
-    processors = _logits_processors(settings)
+    processors = _logits_processors(settings, stop_ids)
     cache = DynamicCache(config=model.config)
     step: dict[str, Tensor] = {"inputs_embeds": inputs_embeds}
     ids: list[int] = []
     while len(ids) < settings.max_new_tokens:
         output = model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits = output.logits[:, -1].float()
-        if len(ids) < settings.min_new_tokens:
-            logits[:, [stop[0] for stop in stop_ids]] = -torch.inf
         said: Any = torch.tensor([ids], dtype=torch.long, device=logits.device)
         logits = processors(said, logits)
         ids.append(_choose(logits, settings, random))
@@ -115,12 +129,29 @@ def _one_by_one(
         step = {"input_ids": torch.tensor([ids[-1:]], device=device)}
 
 
-def _logits_processors(settings: GenerationSettings) -> LogitsProcessorList:
-    processors = LogitsProcessorList()
+class _NoEarlyStop(LogitsProcessor):
+    """Keeps a stop sequence from beginning before so many tokens."""
+
+    def __init__(self, num_tokens: int, stop_ids: Sequence[Sequence[int]]) -> None:
+        self._num_tokens = num_tokens
+        self._first_ids = sorted({stop[0] for stop in stop_ids})
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(beams, L) ids of the answer so far and (beams, V) scores to new scores."""
+        if input_ids.shape[1] < self._num_tokens:
+            scores[:, self._first_ids] = -torch.inf
+        return scores
+
+
+def _logits_processors(
+    settings: GenerationSettings, stop_ids: Sequence[Sequence[int]]
+) -> LogitsProcessorList:
+    processors = LogitsProcessorList([_NoEarlyStop(settings.min_new_tokens, stop_ids)])
     if settings.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
     if settings.temperature > 0:
-        processors.append(TemperatureLogitsWarper(float(settings.temperature)))
+        # Below this the division would overflow; the likeliest token has won long before.
+        processors.append(TemperatureLogitsWarper(max(float(settings.temperature), 1e-6)))
         processors.append(TopPLogitsWarper(settings.top_p))
     return processors
 
@@ -163,7 +194,7 @@ def _beams(
             inputs_embeds=inputs_embeds,
             attention_mask=torch.ones(inputs_embeds.shape[:2], device=inputs_embeds.device),
             max_new_tokens=settings.max_new_tokens,
-            min_new_tokens=settings.min_new_tokens,
+            logits_processor=LogitsProcessorList([_NoEarlyStop(settings.min_new_tokens, stop_ids)]),
             num_beams=settings.num_beams,
             do_sample=settings.temperature > 0,
             repetition_penalty=float(settings.repetition_penalty),
