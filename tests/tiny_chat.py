@@ -1,0 +1,55 @@
+"""The tiny preset as a chat, and a few media files, for the tests of everything that answers."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.media import set_rotation, tone, write_audio, write_picture, write_video
+from video_llama.build import build_model
+from video_llama.chat import Chat, Session
+from video_llama.config import load_config
+from video_llama.models.video_llama import VideoLlama
+from video_llama.resources import default_config_path
+
+
+@cache
+def tiny_model(*overrides: str) -> VideoLlama:
+    """The tiny preset, shared by the tests: leave its weights as they are."""
+    return build_model(load_config(default_config_path(), overrides))
+
+
+def tiny_chat(*overrides: str) -> Chat:
+    return Chat(tiny_model(*overrides))
+
+
+def answer(session: Session, question: str = "What is it?", **options: Any) -> str:
+    """A short answer, the likeliest one unless `options` say otherwise."""
+    return "".join(session.ask(question, **{"temperature": 0.0, "max_new_tokens": 8, **options}))
+
+
+SPOKEN: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "seed": 1, "max_new_tokens": 40}
+"""Options of an answer of 40 tokens in many pieces, whatever the weights."""
+SPOKEN["min_new_tokens"] = SPOKEN["max_new_tokens"]
+
+
+@cache
+def media_files() -> dict[str, Path]:
+    """Small files of every kind, by name."""
+    folder = Path(tempfile.mkdtemp(prefix="tiny_media_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sound = tone(3.0)
+    return {
+        "talkie": write_video(folder / "talkie.mp4", num_frames=24, sound=sound),
+        "silent": write_video(folder / "silent.mp4", num_frames=12),
+        "portrait": write_video(folder / "portrait.mp4", width=48, height=80, sound=sound),
+        "turned": set_rotation(write_video(folder / "turned.mp4"), 90),
+        "picture": write_picture(folder / "picture.png"),
+        "wav": write_audio(folder / "sound.wav", sound),
+        "flac": write_audio(folder / "sound.flac", tone(3.0, hertz=880)),
+        "mp3": write_audio(folder / "sound.mp3", sound),
+    }
