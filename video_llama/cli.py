@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 PROG = "video-llama"
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+"""How a value of `--options` begins."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 an error that the user can mend, 2 wrong usage.
     """
-    args = build_parser().parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdin, sys.stdout):
+        # File names and answers may hold what the terminal's encoding cannot: never fail over it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="surrogateescape" if stream is sys.stdin else "backslashreplace"
+            )
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(levelname)s: %(message)s",
@@ -39,18 +49,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function = args.handler.split(":")
     try:
         status: int = getattr(importlib.import_module(module), function)(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where the caller closed it
+            sys.stdout.flush()
         return status
-    except VideoLlamaError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{PROG}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader (`| head`) has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print(f"\n{PROG}: interrupted", file=sys.stderr)
+        return 130
+    except (VideoLlamaError, OSError) as error:
+        print(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error; of one from the operating system, which file and what is wrong."""
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.filename}: {(error.strerror or message).lower()}"
+    return " ".join(message.splitlines())
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command; options may stand before, between and after files.
+
+    argparse alone would let `--options` swallow the files after it, and refuse whatever follows an
+    option that stands between files.
+    """
+    parser = build_parser()
+    args, rest = parser.parse_known_args(_spread_options(argv))
+    if rest and ("inputs" not in args or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.inputs += rest
+    return args
+
+
+def _spread_options(argv: Sequence[str]) -> list[str]:
+    """`--options a.b=1 c=2` as `--options=a.b=1 --options=c=2`."""
+    spread: list[str] = []
+    inside = False
+    for index, word in enumerate(argv):
+        if word == "--":
+            return [*spread, *argv[index:]]
+        following = argv[index + 1] if index + 1 < len(argv) else ""
+        if word == "--options" and _OVERRIDE.match(following):
+            inside = True
+        elif inside and _OVERRIDE.match(word):
+            spread.append(f"--options={word}")
+        else:
+            inside = False
+            spread.append(word)
+    return spread
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,7 +124,8 @@ def _add_ask(commands: Commands) -> None:
     ask = commands.add_parser(
         "ask",
         help="one answer about clips, pictures and sounds",
-        description="Answer one question about clips, pictures and sounds.",
+        description="Answer one question about clips, pictures and sounds. "
+        'Example: video-llama ask clip.mp4 "What happens?"',
         usage=f'{PROG} ask [options] FILE [FILE ...] "QUESTION"',
     )
     ask.add_argument("inputs", nargs="+", metavar="ARG", help="files, then a question")
@@ -88,7 +141,7 @@ def _add_chat(commands: Commands) -> None:
         help="a conversation in the terminal",
         description="Talk about clips, pictures and sounds. /help lists what else can be typed.",
     )
-    chat.add_argument("files", nargs="*", metavar="FILE", help="clips, pictures and sounds")
+    chat.add_argument("inputs", nargs="*", metavar="FILE", help="clips, pictures and sounds")
     _add_model_options(chat)
     _add_answer_options(chat)
     chat.set_defaults(handler="video_llama.cli_chat:chat")
@@ -123,7 +176,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--cfg-path",
         default=None,
         metavar="YAML",
-        help=f"configuration (default: the tiny preset, {default_config_path().name})",
+        help="configuration of the model "
+        f"(default: {default_config_path().name}, a tiny one with random weights)",
     )
     _add_overrides(parser)
 
@@ -131,25 +185,49 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change settings, such as model.precision=fp16",
+        help="change a setting, such as model.precision=fp16; several may follow",
     )
 
 
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("answers")
     group.add_argument("--no-audio", action="store_true", help="do not listen to clips")
-    group.add_argument("--num-frames", type=int, metavar="N", help="frames taken of a clip")
-    group.add_argument("--num-clips", type=int, metavar="N", help="segments taken of a sound")
     group.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="0 (default): always the same"
+        "--num-frames",
+        type=int,
+        metavar="N",
+        help="frames taken of a clip (default: configured)",
     )
-    group.add_argument("--seed", type=int, metavar="N", help="repeat a random answer")
-    group.add_argument("--top-p", type=float, default=0.9, metavar="P", help="default 0.9")
-    group.add_argument("--num-beams", type=int, default=1, metavar="N", help="default 1")
+    group.add_argument(
+        "--num-clips", type=int, metavar="N", help="segments taken of a sound (default: likewise)"
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 (default): the likeliest answer, always the same; higher: more varied",
+    )
+    group.add_argument(
+        "--seed", type=int, metavar="N", help="with a temperature: the same N, the same answer"
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="with a temperature: only the likeliest words that make up P together (default 0.9)",
+    )
+    group.add_argument(
+        "--num-beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="search over N answers at once: slower, not streamed (default 1)",
+    )
     group.add_argument(
         "--max-new-tokens", type=int, default=300, metavar="N", help="longest answer (default 300)"
     )

@@ -6,12 +6,16 @@ import json
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from video_llama.build import build_model
-from video_llama.chat import Chat, Session
+from video_llama.chat import Chat, Session, generation_settings
+from video_llama.chat_media import MediaItem
+from video_llama.cli import one_line
 from video_llama.config import load_config
+from video_llama.processors.media import probe
 from video_llama.resources import default_config_path
 from video_llama.types import RequestError, VideoLlamaError
 
@@ -20,22 +24,17 @@ Type a question and press Enter. Commands:
   /add FILE   show the model another clip, picture or sound
   /media      list what it has seen and heard
   /restart    forget the conversation and the files
-  /quit       leave (or Ctrl-D)"""
+  /help       this list
+  /quit       leave (or Ctrl-D); Ctrl-C stops an answer
+A question that begins with / needs a space before it."""
 
 
 def ask(args: Namespace) -> int:
     """Answer one question; the last of `args.inputs` is the question, the others are files."""
     *files, question = args.inputs
-    if not files:
-        raise RequestError(
-            f'one argument given ({question!r}), a file and a question expected: ask clip.mp4 "..."'
-        )
-    if Path(question).is_file():
-        raise RequestError(
-            f'the last argument is the question, but {question} is a file: ask {question} "..."'
-        )
+    _check_request(files, question)
     start = time.perf_counter()
-    engine = _engine(args)
+    engine = _engine(args, files)
     loaded = time.perf_counter() - start
     session = engine.start()
     for file in files:
@@ -45,58 +44,129 @@ def ask(args: Namespace) -> int:
         answer = "".join(pieces)
         print(json.dumps(_details(session, answer, loaded), ensure_ascii=False, indent=2))
         return 0
-    _stream(session, pieces)
+    _print_answer(pieces)
+    _print_notes(session.report.notices)
     return 0
 
 
 def chat(args: Namespace) -> int:
     """Converse until the user leaves."""
-    engine = _engine(args)
-    session = engine.start()
-    for file in args.files:
-        _add(session, file, args)
+    terminal = _Terminal(_engine(args, args.inputs), args)
     if sys.stdin.isatty():
         print(HELP)
-    while True:
+    terminal.restart(args.inputs)
+    for line in _lines():
+        if line.strip() in ("/quit", "/exit"):
+            break
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return 0
-        if line in ("/quit", "/exit"):
-            return 0
-        try:
-            session = _turn(engine, session, line, args)
+            terminal.do(line)
         except VideoLlamaError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
+    return 0
 
 
-def _turn(engine: Chat, session: Session, line: str, args: Namespace) -> Session:
-    """Do what one line says; returns the session to go on with."""
-    command, _, rest = line.partition(" ")
-    if command == "/restart":
-        return engine.start()
-    if command == "/add":
-        _add(session, rest.strip(), args)
-    elif command == "/media":
-        for item in session.media:
-            print(f"{item.kind}: {item.path}{' (with sound)' if item.sound_used else ''}")
-    elif command == "/help":
-        print(HELP)
-    elif line:
+class _Terminal:
+    """A conversation that lines of text drive.
+
+    Args:
+        engine: makes the sessions.
+        args: of the command.
+    """
+
+    def __init__(self, engine: Chat, args: Namespace) -> None:
+        self._engine = engine
+        self._args = args
+        self._noted: set[str] = set()
+        self._session = engine.start()
+
+    def restart(self, files: Iterable[str] = ()) -> None:
+        """A new conversation about some files."""
+        self._session = self._engine.start()
+        self._noted.clear()
+        for file in files:
+            self._add(file)
+
+    def do(self, line: str) -> None:
+        """What one line says: a command or, where it does not begin with a slash, a question."""
+        command, _, rest = line.partition(" ")
+        if not line.startswith("/"):
+            if line.strip():
+                self._ask(line.strip())
+        elif command == "/add":
+            self._add(rest)
+        elif command == "/media":
+            print("\n".join(map(_described, self._session.media)) or "nothing yet: /add FILE")
+        elif command == "/restart":
+            self.restart()
+            print("the conversation and the files are forgotten")
+        elif command == "/help":
+            print(HELP)
+        else:
+            raise RequestError(f"there is no command {command}; /help lists them")
+
+    def _ask(self, question: str) -> None:
         try:
-            _stream(session, session.ask(line, **_answer_options(args)))
+            _print_answer(self._session.ask(question, **_answer_options(self._args)))
         except KeyboardInterrupt:  # stop this answer, not the chat
             print()
-    return session
+        self._note(self._session.report.notices)
+
+    def _add(self, name: str) -> None:
+        """Add a file, whose name may be quoted as a terminal does with a dropped file."""
+        file = name.strip().strip("'\"")
+        if not file:
+            raise RequestError("/add needs the name of a file: /add clip.mp4")
+        item = _add(self._session, str(Path(file).expanduser()), self._args)
+        print(_described(item))
+        self._note([item.notice] if item.notice else [])
+
+    def _note(self, notices: list[str]) -> None:
+        """Show what has not been shown in this conversation."""
+        _print_notes([notice for notice in notices if notice not in self._noted])
+        self._noted.update(notices)
 
 
-def _engine(args: Namespace) -> Chat:
-    path = args.cfg_path or default_config_path()
-    return Chat(build_model(load_config(path, args.options)))
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
 
 
-def _add(session: Session, file: str, args: Namespace) -> None:
-    session.add(
+def _check_request(files: list[str], question: str) -> None:
+    """Find a forgotten file or question before the model is loaded."""
+    if _is_file(question):
+        raise RequestError(
+            f'the last argument is the question, but {question} is a file: ask {question} "..."'
+        )
+    if not files:
+        raise RequestError(
+            f"one argument given ({question[:80]!r}), a file and a question expected: "
+            'ask clip.mp4 "..."'
+        )
+    if not question.strip():
+        raise RequestError("the question is empty")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL: a text
+        return False
+
+
+def _engine(args: Namespace, files: Iterable[str]) -> Chat:
+    """The model of the command, after what can be checked without it."""
+    generation_settings(_answer_options(args))
+    cfg = load_config(args.cfg_path or default_config_path(), args.options)
+    for file in files:
+        probe(file)
+    return Chat(build_model(cfg))
+
+
+def _add(session: Session, file: str, args: Namespace) -> MediaItem:
+    return session.add(
         file, use_audio=not args.no_audio, num_frames=args.num_frames, num_clips=args.num_clips
     )
 
@@ -106,12 +176,25 @@ def _answer_options(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def _stream(session: Session, pieces: Any) -> None:
+def _print_answer(pieces: Iterable[str]) -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
-    for notice in session.report.notices:
+
+
+def _print_notes(notices: Iterable[str]) -> None:
+    for notice in notices:
         print(f"note: {notice}", file=sys.stderr)
+
+
+def _described(item: MediaItem) -> str:
+    """One line about a file: what the model sees and hears of it."""
+    told = []
+    if item.frames is not None and item.kind == "video":
+        told.append(f"{item.frames.shape[1]} frames")
+    if item.has_sound is not None:
+        told.append("with sound" if item.sound_used else "without sound")
+    return f"{item.kind}: {item.path}" + (f" ({', '.join(told)})" if told else "")
 
 
 def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
