@@ -21,8 +21,9 @@ from video_llama.processors.media import NoSoundError, has_audio
 from video_llama.processors.waveform import open_sound
 from video_llama.types import MediaError
 
-Problem = Literal["missing", "corrupt", "silent", "duplicate"]
-PROBLEMS: tuple[Problem, ...] = ("missing", "corrupt", "silent", "duplicate")
+Problem = Literal["missing", "corrupt", "duplicate", "silent"]
+PROBLEMS: tuple[Problem, ...] = ("missing", "corrupt", "duplicate", "silent")
+"""The worst first."""
 
 _JOB_ITEMS = 16
 _HASHED_BYTES = 1 << 20
@@ -55,7 +56,7 @@ class CheckReport:
         name: of the data set.
         num_items: annotated items.
         num_checked: items whose media were read.
-        findings: in the order of the items.
+        findings: the worst kinds first, each in the order of the items.
     """
 
     name: str
@@ -111,6 +112,7 @@ def check(
             progress(len(looks), len(chosen))
     looks.sort(key=lambda look: look.index)
     findings = [look.finding for look in looks if look.finding] + _duplicates(records, looks)
+    findings.sort(key=lambda finding: PROBLEMS.index(finding.problem))
     return CheckReport(name, len(records), len(chosen), tuple(findings))
 
 

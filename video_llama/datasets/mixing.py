@@ -62,8 +62,7 @@ class Order:
         size: its items.
         lengths: text lengths of items, in any unit.
         batch_size: items per batch and rank.
-        bucket_batches: batches that are sorted together; 1 for none. Never more than an epoch has,
-            or a batch would be one item over and over.
+        bucket_batches: batches that are sorted together, if they are of one epoch; 1 for none.
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
@@ -83,8 +82,7 @@ class Order:
     ) -> None:
         self._size = size
         self._lengths = lengths
-        width = batch_size * world_size
-        self._shape = (max(1, min(bucket_batches, size // width)), width)
+        self._shape = (bucket_batches, batch_size * world_size)
         self._mine = slice(rank, None, world_size)
         self._key = partial(key_of, name, seed)
         self._bucket: tuple[int, Integers] = (-1, np.zeros(0, np.int64))
@@ -113,10 +111,19 @@ class Order:
     def _dealt(self, bucket: int) -> Integers:
         """(batches, items of all ranks) positions of a bucket."""
         batches, width = self._shape
-        count = batches * width
-        positions = np.arange(bucket * count, (bucket + 1) * count)
-        if batches == 1:
-            return positions[None]
-        order = np.argsort(self._lengths(self.items(positions)), kind="stable")
-        turns = permuted(np.arange(batches), batches, self._key("bucket", bucket))
-        return positions[order].reshape(batches, width)[turns]
+        start = bucket * batches * width
+        positions = np.arange(start, start + batches * width).reshape(batches, width)
+        first, last = positions[:, 0] // self._size, positions[:, -1] // self._size
+        for epoch in np.unique(first).tolist():
+            rows = np.flatnonzero((first == epoch) & (last == epoch))
+            if len(rows) > 1:
+                key = self._key("bucket", bucket, epoch)
+                positions[rows] = self._sorted(positions[rows], key)
+        return positions
+
+    def _sorted(self, positions: Integers, key: int) -> Integers:
+        """The same positions in as many batches of about equal length, which come in any order."""
+        places = positions.ravel()
+        order = np.argsort(self._lengths(self.items(places)), kind="stable")
+        turns = permuted(np.arange(len(positions)), len(positions), key)
+        return places[order].reshape(positions.shape)[turns]

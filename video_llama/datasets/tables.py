@@ -93,6 +93,7 @@ def _read(
         raise ConfigError(f"{file}: not a {file.suffix[1:]} table in UTF-8: {error}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
+    _check_closed(file, table)
     for name in required:
         _check_filled(file, table[name], name)
     return table
@@ -113,6 +114,16 @@ def _check_header(file: Path, columns: Sequence[str], delimiter: str) -> None:
                 f"{file}:1: {times} {name!r}; found {', '.join(map(repr, found[:10]))}, "
                 f"expected {', '.join(map(repr, columns))}"
             )
+
+
+def _check_closed(file: Path, table: pa.Table) -> None:
+    """Refuse a quote that swallowed all rows behind it."""
+    last = [column[-1].as_py() for column in table.columns] if len(table) else []
+    if any("\n" in cell for cell in last) and file.read_bytes().count(b'"') % 2:
+        raise ConfigError(
+            f"{file}: not a {file.suffix[1:]} table: the quote that opens in row {len(table)} "
+            "below the header is never closed"
+        )
 
 
 def _check_filled(file: Path, column: pa.ChunkedArray, name: str) -> None:
