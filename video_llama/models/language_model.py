@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ import video_llama.compat
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -58,7 +61,7 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
             folder's name says so) instead of failing: shapes need no file.
 
     Raises:
-        ConfigError: no folder, no config.json, not JSON, or not a LLaMA.
+        ConfigError: no folder, no config.json, not JSON, not a LLaMA, or values of a wrong kind.
     """
     path = folder / "config.json"
     if assume_released and not path.exists():
@@ -85,7 +88,11 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
             f"model.llama_model: {path} describes a {kind!r} model; Video-LLaMA needs a LLaMA "
             "(LLaMA-2-chat or Vicuna)"
         )
-    return LlamaConfig(**values)
+    try:
+        return LlamaConfig(**values)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"model.llama_model: {path} is not valid: {reason}") from error
 
 
 def has_weights(folder: Path) -> bool:
@@ -126,6 +133,10 @@ def _without_weights(config: LlamaConfig, precision: Precision) -> LlamaForCausa
     return model
 
 
+_LOAD_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError)
+"""What transformers raises for missing, damaged and unsuitable weights."""
+
+
 def _from_folder(
     folder: Path, config: LlamaConfig, settings: ModelSettings, device: torch.device
 ) -> LlamaForCausalLM:
@@ -142,7 +153,7 @@ def _from_folder(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except _LOAD_ERRORS as error:
         raise WeightsError(f"model.llama_model: {folder} does not load: {error}") from error
     model, info = loaded
     missing = sorted(info["missing_keys"])
