@@ -8,8 +8,11 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -70,28 +73,36 @@ def _smaller(sides: tuple[int, int], size: int, multiple: int = 1) -> tuple[int,
 def _copy(source: InputContainer, target: OutputContainer, path: Path, size: int) -> None:
     video, sound = require_video(source, path), find_audio(source)
     video.thread_type = "NONE"
-    copied = target.add_stream_from_template(sound) if sound else None
     encoder: Any = None
+    copied: AudioStream | None = None
+    waiting: list[Packet[Any]] = []  # sound that comes before the first frame tells the size
     for packet in source.demux([video, sound] if sound else video):
-        if copied and packet.stream_index != video.index:
-            if packet.dts is not None:
-                packet.stream = copied
-                target.mux(packet)
-            continue
-        for frame in packet.decode():
+        if packet.stream_index != video.index:
+            waiting += [packet] if packet.dts is not None else []
+        for frame in packet.decode() if packet.stream_index == video.index else ():
             if not isinstance(frame, VideoFrame):
                 continue
             upright = _upright(frame)
             if encoder is None:
-                encoder = target.add_stream("libx264", rate=video.average_rate or 25)
-                sides = _smaller((upright.width, upright.height), size, 2)
-                encoder.width, encoder.height = sides
-                encoder.pix_fmt, encoder.options = "yuv420p", VIDEO_OPTIONS
-                encoder.codec_context.time_base = video.time_base
+                encoder = _encoder(target, video, upright, size)
+                copied = target.add_stream_from_template(sound) if sound else None
             target.mux(encoder.encode(_fitted(upright, frame, encoder)))
+        if copied is not None:
+            for held in waiting:
+                held.stream = copied
+                target.mux(held)
+            waiting.clear()
     if encoder is None:
         raise MediaError(path, "its video track has no frames")
     target.mux(encoder.encode(None))
+
+
+def _encoder(target: OutputContainer, video: VideoStream, frame: VideoFrame, size: int) -> Any:
+    encoder: Any = target.add_stream("libx264", rate=video.average_rate or 25)
+    encoder.width, encoder.height = _smaller((frame.width, frame.height), size, 2)
+    encoder.pix_fmt, encoder.options = "yuv420p", VIDEO_OPTIONS
+    encoder.codec_context.time_base = video.time_base
+    return encoder
 
 
 def _upright(frame: VideoFrame) -> VideoFrame:
