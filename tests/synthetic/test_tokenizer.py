@@ -9,7 +9,8 @@ from sentencepiece import SentencePieceProcessor
 from video_llama.datasets.conversation import VICUNA
 from video_llama.models.tokenizer import encode_text, load_tokenizer
 from video_llama.resources import package_file
-from video_llama.synthetic.tokenizer import COLOURS, KINDS, VOCAB_SIZE, corpus, main
+from video_llama.synthetic.scene import COLOURS, KINDS, MOTIONS
+from video_llama.synthetic.tokenizer import VOCAB_SIZE, corpus, main
 
 SHIPPED = package_file("presets/tiny/llama")
 
@@ -27,8 +28,7 @@ def test_shipped_tokenizer_is_what_the_command_makes(tmp_path: Path) -> None:
 
 def test_words_of_the_world_are_single_tokens() -> None:
     tokenizer = load_tokenizer(SHIPPED)
-    words = [*KINDS, *COLOURS, "left", "right", "up", "down", "still", "growing", "shrinking"]
-    words += ["first", "then"]
+    words = [*KINDS, *COLOURS, *MOTIONS, "first", "then", "one", "two", "nothing", "yes", "no"]
     assert {
         w: n for w in words if (n := len(encode_text(tokenizer, w, parse_special=False))) > 1
     } == {}

@@ -2,7 +2,6 @@
 
 python -m video_llama.synthetic.tokenizer [FOLDER]
 """
-# ruff: noqa: RUF001 - the Chinese sentences have Chinese punctuation.
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import argparse
 import io
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -18,56 +17,26 @@ from sentencepiece import SentencePieceTrainer
 
 from video_llama.datasets.conversation import TEMPLATES, Media, Turn, frames_message
 from video_llama.resources import package_file
+from video_llama.synthetic.scene import KINDS
+from video_llama.synthetic.wording import CHINESE, ENGLISH, Wording
 
 VOCAB_SIZE = 700
 """Pieces: three special ones, 256 bytes, and characters, words and parts of words."""
 
-KINDS = {
-    "bell": "铃",
-    "drum": "鼓",
-    "bird": "鸟",
-    "siren": "警笛",
-    "whistle": "哨子",
-    "engine": "引擎",
-}
-COLOURS = {
-    "red": "红色",
-    "green": "绿色",
-    "blue": "蓝色",
-    "yellow": "黄色",
-    "white": "白色",
-    "purple": "紫色",
-}
-MOTIONS = {
-    "moves left": "向左移动",
-    "moves right": "向右移动",
-    "moves up": "向上移动",
-    "moves down": "向下移动",
-    "stands still": "静止不动",
-    "is growing": "变大",
-    "is shrinking": "变小",
-}
-QUESTIONS = [
-    "What do you see?",
-    "What do you hear?",
-    "What colour is the {kind}?",
-    "Which way does the {kind} move?",
-    "Is there a {kind}? Answer yes or no.",
-    "What happens first, and what happens then?",
-    "Is the sound from the thing you see, or is it silent?",
-    "How many things are there? Describe the video.",
-    "Which sound comes first, which comes last?",
-    "Look at the image and listen to the audio: what is shown on the picture?",
+BEGINNINGS = [
+    "It is",
+    "It stands",
+    "It moves",
+    "It sounds",
+    "This is",
+    "There is",
+    "There are",
+    "You see",
+    "You hear",
+    "The picture",
 ]
-CHINESE_QUESTIONS = [
-    "你看到了什么？",
-    "你听到了什么？",
-    "{kind}是什么颜色？",
-    "它向哪里移动？",
-    "先有什么，然后有什么？",
-    "有声音吗？没有声音。",
-]
-ANSWERS = ["Yes.", "No.", "It is not there.", "I see nothing.", "I hear nothing, it is silent."]
+"""How sentences begin."""
+
 CAPTION_PROMPTS = [
     "Describe this image in detail.",
     "Take a look at this image and describe what you notice.",
@@ -83,6 +52,7 @@ SYSTEM = (
 def corpus() -> Iterator[str]:
     """The lines that the tokenizer is trained on; always the same ones, in the same order."""
     yield from _sentences()
+    yield from 200 * BEGINNINGS
     yield from _prompts()
     # Every letter and mark alone, so that none needs bytes.
     yield from (" ".join(4 * sign) for sign in string.ascii_letters + string.punctuation)
@@ -92,21 +62,44 @@ def corpus() -> Iterator[str]:
 
 
 def _sentences() -> Iterator[str]:
-    for (kind, kind_zh), (colour, colour_zh), (motion, motion_zh) in product(
-        KINDS.items(), COLOURS.items(), MOTIONS.items()
-    ):
-        yield f"a {colour} {kind} {motion}"
-        yield f"A {colour} {kind} {motion}."
-        yield f"It is {colour}. The {colour} {kind} is {motion.split()[-1]}."
-        yield f"{colour_zh}的{kind_zh}{motion_zh}。"
-    for first, then in product(KINDS, KINDS):
-        yield f"First a {first}, then a {then}. You see a {first} and hear a {then}."
-        yield f"the sound of a {first} and then a {then}"
-        yield f"先有{KINDS[first]}，然后有{KINDS[then]}。"
-    for (kind, kind_zh), _ in product(KINDS.items(), range(5)):
-        yield from (question.replace("{kind}", kind) for question in QUESTIONS)
-        yield from (question.replace("{kind}", kind_zh) for question in CHINESE_QUESTIONS)
-        yield from ANSWERS
+    for wording in (ENGLISH, CHINESE):
+        things = [
+            template.format(colour=colour, kind=kind)
+            for template in wording.things
+            for colour, kind in product(wording.colours.values(), wording.kinds.values())
+        ]
+        moves = [move for ways in wording.moves.values() for way in ways for move in way]
+        yield from _filled(wording.captions.values(), things, moves, wording)
+        yield from 8 * list(_filled(wording.questions.values(), things, moves, wording))
+        # A motion stands in few sentences, and an answer is a word alone: they count more.
+        answers = [*wording.kinds.values(), *wording.motions.values(), *wording.numbers]
+        answers += [*wording.known_kinds.values(), *(4 * wording.yes_no), wording.nothing]
+        yield from 100 * [*answers, *moves]
+
+
+def _filled(
+    groups: Iterable[Sequence[str]],
+    things: Sequence[str],
+    moves: Sequence[str],
+    wording: Wording,
+) -> Iterator[str]:
+    """Every template with every kind, colour and motion in it, but not with all that go together.
+
+    The names that stand beside one another are offset, so that all of them meet some others.
+    """
+    kinds, backgrounds = list(wording.known_kinds.values()), list(wording.backgrounds.values())
+    for number, template in enumerate(template for group in groups for template in group):
+        for index, thing in enumerate(things):
+            at = index + number
+            yield template.format(
+                thing=thing,
+                moves=moves[at % len(moves)],
+                background=backgrounds[at % len(backgrounds)],
+                first=thing,
+                second=things[(5 * at + 1) % len(things)],
+                this=kinds[at % len(kinds)],
+                that=kinds[(at + 1 + index // len(kinds)) % len(kinds)],
+            )
 
 
 def _prompts() -> Iterator[str]:
