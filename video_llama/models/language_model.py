@@ -12,7 +12,6 @@ import video_llama.compat
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
@@ -61,7 +60,7 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
             folder's name says so) instead of failing: shapes need no file.
 
     Raises:
-        ConfigError: no folder, no config.json, not JSON, not a LLaMA, or values of a wrong kind.
+        ConfigError: no folder, no config.json, not JSON, not a LLaMA, or impossible sizes.
     """
     path = folder / "config.json"
     if assume_released and not path.exists():
@@ -88,11 +87,24 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
             f"model.llama_model: {path} describes a {kind!r} model; Video-LLaMA needs a LLaMA "
             "(LLaMA-2-chat or Vicuna)"
         )
-    try:
-        return LlamaConfig(**values)
-    except StrictDataclassError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"model.llama_model: {path} is not valid: {reason}") from error
+    _check_sizes(path, values)
+    return LlamaConfig(**values)
+
+
+def _check_sizes(path: Path, values: dict[str, Any]) -> None:
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    for name in (*names, "vocab_size"):
+        value = values.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise ConfigError(
+                f"model.llama_model: {path} has {name} {value!r}, a positive whole number expected"
+            )
+    width, heads = (values.get(name) for name in ("hidden_size", "num_attention_heads"))
+    if width and heads and width % heads:
+        raise ConfigError(
+            f"model.llama_model: {path} has hidden_size {width}, a multiple of num_attention_heads "
+            f"({heads}) expected"
+        )
 
 
 def has_weights(folder: Path) -> bool:
