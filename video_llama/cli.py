@@ -33,25 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 an error that the user can mend, 2 wrong usage.
     """
-    args = parse(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdin, sys.stdout):
-        # File names and answers may hold what the terminal's encoding cannot: never fail over it.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="surrogateescape" if stream is sys.stdin else "backslashreplace"
-            )
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.captureWarnings(True)
-    module, function = args.handler.split(":")
     try:
-        status: int = getattr(importlib.import_module(module), function)(args)
-        if sys.stdout is not None:  # None where the caller closed it
-            sys.stdout.flush()
-        return status
+        return _run(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
         # The reader (`| head`) has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +45,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VideoLlamaError, OSError) as error:
         print(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _run(argv: Sequence[str]) -> int:
+    for stream in (sys.stdin, sys.stdout):
+        # File names and answers may hold what the terminal's encoding cannot: never fail over it.
+        if isinstance(stream, io.TextIOWrapper):
+            errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+            stream.reconfigure(errors=errors)
+    try:
+        args = parse(argv)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING,
+            format="%(levelname)s: %(message)s",
+            stream=sys.stderr,
+        )
+        logging.captureWarnings(True)
+        module, function = args.handler.split(":")
+        status: int = getattr(importlib.import_module(module), function)(args)
+        return status
+    finally:
+        if sys.stdout is not None:  # None where the caller closed it
+            sys.stdout.flush()
 
 
 def one_line(error: Exception) -> str:
@@ -80,10 +85,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(_spread_options(argv))
-    if rest and ("inputs" not in args or any(word.startswith("-") for word in rest)):
+    end = rest.index("--") if "--" in rest else len(rest)
+    if rest and ("inputs" not in args or any(word.startswith("-") for word in rest[:end])):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        args.inputs += rest
+        args.inputs += rest[:end] + rest[end + 1 :]
     return args
 
 
@@ -182,10 +188,17 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     _add_overrides(parser)
 
 
+def _override(value: str) -> str:
+    if "=" not in value:
+        raise argparse.ArgumentTypeError(f"{value!r} given, KEY=VALUE expected")
+    return value
+
+
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options",
         action="append",
+        type=_override,
         default=[],
         metavar="KEY=VALUE",
         help="change a setting, such as model.precision=fp16; several may follow",
@@ -199,7 +212,7 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
         "--num-frames",
         type=int,
         metavar="N",
-        help="frames taken of a clip (default: configured)",
+        help="frames taken of a clip (default: as configured)",
     )
     group.add_argument(
         "--num-clips", type=int, metavar="N", help="segments taken of a sound (default: likewise)"

@@ -1,4 +1,7 @@
-"""`video-llama ask` and `video-llama chat`: the engine in a terminal."""
+"""`video-llama ask` and `video-llama chat`: the engine in a terminal.
+
+Torch is imported, and the model loaded, once everything else has been checked.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,17 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from video_llama.build import build_model
-from video_llama.chat import Chat, Session, generation_settings
-from video_llama.chat_media import MediaItem
 from video_llama.cli import one_line
 from video_llama.config import load_config
-from video_llama.processors.media import probe
+from video_llama.processors.files import check_file
 from video_llama.resources import default_config_path
 from video_llama.types import RequestError, VideoLlamaError
+
+if TYPE_CHECKING:
+    from video_llama.chat import Chat, Session
+    from video_llama.chat_media import MediaItem
 
 HELP = """\
 Type a question and press Enter. Commands:
@@ -82,7 +86,6 @@ class _Terminal:
     def restart(self, files: Iterable[str] = ()) -> None:
         """A new conversation about some files."""
         self._session = self._engine.start()
-        self._noted.clear()
         for file in files:
             self._add(file)
 
@@ -118,10 +121,12 @@ class _Terminal:
             raise RequestError("/add needs the name of a file: /add clip.mp4")
         item = _add(self._session, str(Path(file).expanduser()), self._args)
         print(_described(item))
-        self._note([item.notice] if item.notice else [])
+        if item.notice:
+            self._noted.discard(item.notice)
+            self._note([item.notice])
 
     def _note(self, notices: list[str]) -> None:
-        """Show what has not been shown in this conversation."""
+        """Show what has not been shown yet."""
         _print_notes([notice for notice in notices if notice not in self._noted])
         self._noted.update(notices)
 
@@ -158,8 +163,14 @@ def _is_file(text: str) -> bool:
 
 def _engine(args: Namespace, files: Iterable[str]) -> Chat:
     """The model of the command, after what can be checked without it."""
-    generation_settings(_answer_options(args))
+    for file in files:
+        check_file(file)
     cfg = load_config(args.cfg_path or default_config_path(), args.options)
+    from video_llama.build import build_model
+    from video_llama.chat import Chat, generation_settings
+    from video_llama.processors.media import probe
+
+    generation_settings(_answer_options(args))
     for file in files:
         probe(file)
     return Chat(build_model(cfg))
@@ -208,9 +219,9 @@ def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
             "frame_seconds": item.frame_seconds,
             "sound_present": item.has_sound,
             "sound_used": item.sound_used,
-            "sound_seconds": [list(span) for span in item.sound_spans],
+            "sound_seconds": [[round(second, 4) for second in span] for span in item.sound_spans],
             "num_tokens": sum(part.num_tokens for part in item.parts),
-            "timings": item.timings,
+            "timings": _rounded(item.timings),
         }
         for item in session.media
     ]
@@ -221,6 +232,10 @@ def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
         "num_prompt_tokens": report.num_prompt_tokens,
         "num_answer_tokens": report.num_tokens,
         "finished": report.finished,
-        "timings": {"load": loaded, **report.timings},
+        "timings": _rounded({"load": loaded, **report.timings}),
         "notices": report.notices,
     }
+
+
+def _rounded(timings: dict[str, float]) -> dict[str, float]:
+    return {stage: round(seconds, 4) for stage, seconds in timings.items()}
