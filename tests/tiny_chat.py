@@ -1,17 +1,23 @@
-"""The tiny preset as a chat, and a few media files, for the tests of everything that answers."""
+"""The tiny preset as a chat and as a program, and a few media files to ask it about."""
 
 from __future__ import annotations
 
 import atexit
+import io
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.media import set_rotation, tone, write_audio, write_picture, write_video
 from video_llama.build import build_model
 from video_llama.chat import Chat, Session
+from video_llama.cli import main
 from video_llama.config import load_config
 from video_llama.models.video_llama import VideoLlama
 from video_llama.resources import default_config_path
@@ -53,3 +59,25 @@ def media_files() -> dict[str, Path]:
         "flac": write_audio(folder / "sound.flac", tone(3.0, hertz=880)),
         "mp3": write_audio(folder / "sound.mp3", sound),
     }
+
+
+Run = Callable[..., tuple[int, str, str]]
+"""Type of the fixture `run`, which calls `run_command`."""
+
+
+def run_command(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: Sequence[object],
+    stdin: str = "",
+) -> tuple[int, str, str]:
+    """Status, output and errors of a command in this process, with the shared tiny model."""
+    monkeypatch.setattr("video_llama.build.build_model", lambda cfg: tiny_model())
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    capsys.readouterr()
+    try:
+        status = main([str(argument) for argument in argv])
+    except SystemExit as leaving:  # argparse
+        status = int(leaving.code or 0)
+    output, errors = capsys.readouterr()
+    return status, output, errors
