@@ -234,18 +234,21 @@ def test_a_full_context_drops_the_oldest_turns_but_no_media(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chat = tiny_chat()
-    monkeypatch.setattr(chat.model.language_model.config, "max_position_embeddings", 140)
     session = chat.start(image=media_files()["picture"])
     answer(session, "The oldest question of all?")
     session.add(media_files()["wav"])
-    for number in range(3):
+    answer(session, "Question 0 of this conversation?")
+    assert session.report.notices == chat.notices
+    context = session.report.num_prompt_tokens + 8
+    monkeypatch.setattr(chat.model.language_model.config, "max_position_embeddings", context)
+    for number in (1, 2):
         answer(session, f"Question {number} of this conversation?")
     assert "oldest question" not in session.report.prompt
     assert "Question 2" in session.report.prompt
     tokens = sum(part.num_tokens for item in session.media for part in item.parts)
     assert session.report.prompt.count("<ImageHere>") == tokens
     assert any("the context is full: the oldest" in note for note in session.report.notices)
-    assert session.report.num_prompt_tokens + 8 <= 140
+    assert session.report.num_prompt_tokens + 8 <= context
     assert len(session.history) == 4
 
 
