@@ -54,10 +54,11 @@ def build_accelerator(settings: RunSettings, *, device: torch.device, folder: Pa
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
         kwargs_handlers=[
-            # Every trained parameter takes part in every step; there are no buffers to broadcast.
+            # Every trained parameter takes part in every step, and there are no buffers. A static
+            # graph has to begin with a step that synchronises, which accumulation does not.
             DistributedDataParallelKwargs(
                 find_unused_parameters=False,
-                static_graph=True,
+                static_graph=settings.accum_grad_iters == 1,
                 gradient_as_bucket_view=True,
             )
         ],

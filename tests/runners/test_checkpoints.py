@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from video_llama.files import DiskFullError
+from video_llama.runners.checkpoints import Checkpoint, CheckpointStore
+
+STATE: dict[str, Any] = {"step": 1, "moments": torch.arange(4.0), "nested": {"count": 3}}
+
+
+def write_branch(path: Path) -> None:
+    save_file({"proj.weight": torch.ones(8, 8)}, path)
+
+
+def store(folder: Path, *, keep_last: int = 0, keep_best: bool = False) -> CheckpointStore:
+    return CheckpointStore(folder, keep_last=keep_last, keep_best=keep_best)
+
+
+def save(store: CheckpointStore, step: int, metric: float | None = None) -> Checkpoint:
+    return store.save(step, write_branch=write_branch, state=STATE, metric=metric)
+
+
+def steps(store: CheckpointStore) -> list[int]:
+    return [checkpoint.step for checkpoint in store.all()]
+
+
+def test_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
+    saved = save(store(tmp_path), 123, metric=0.5)
+    assert saved.path == tmp_path / "checkpoints/step-000123"
+    assert sorted(p.name for p in saved.path.iterdir()) == [
+        "branch.safetensors",
+        "complete.json",
+        "state.pt",
+    ]
+    assert saved.metric == 0.5
+    assert torch.equal(saved.branch()["proj.weight"], torch.ones(8, 8))
+    state = saved.state()
+    assert torch.equal(state.pop("moments"), STATE["moments"])
+    assert state == {"step": 1, "nested": {"count": 3}}
+
+
+@pytest.mark.parametrize("name", ["branch.safetensors", "state.pt", "complete.json"])
+def test_half_of_a_checkpoint_is_none(name: str, tmp_path: Path) -> None:
+    saved = save(store(tmp_path), 1)
+    (saved.path / name).write_bytes((saved.path / name).read_bytes()[:-1])
+    assert Checkpoint.read(saved.path) is None
+    (saved.path / name).unlink()
+    assert Checkpoint.read(saved.path) is None
+    assert steps(store(tmp_path)) == []
+
+
+def test_leftovers_of_a_crash_are_not_taken_for_a_checkpoint_and_go_away(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints/.step-000005.77.tmp"
+    left.mkdir(parents=True)
+    write_branch(left / "branch.safetensors")
+    assert steps(store(tmp_path)) == []
+    save(store(tmp_path), 6)
+    assert not left.exists()
+
+
+def test_newest_are_kept_and_the_best(tmp_path: Path) -> None:
+    kept = store(tmp_path, keep_last=2, keep_best=True)
+    for step, metric in ((1, 0.9), (2, 0.1), (3, 0.5), (4, None), (5, 0.6)):
+        save(kept, step, metric)
+    assert steps(kept) == [2, 4, 5]
+
+
+def test_a_better_one_takes_the_place_of_the_best(tmp_path: Path) -> None:
+    kept = store(tmp_path, keep_last=1, keep_best=True)
+    for step, metric in ((1, 0.5), (2, 0.4), (3, 0.9)):
+        save(kept, step, metric)
+    assert steps(kept) == [2, 3]
+
+
+def test_zero_keeps_all(tmp_path: Path) -> None:
+    kept = store(tmp_path, keep_last=0)
+    for step in range(1, 6):
+        save(kept, step)
+    assert steps(kept) == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_goes_back_keeps_what_it_saves_then(tmp_path: Path) -> None:
+    kept = store(tmp_path, keep_last=2)
+    for step in (10, 20, 30):
+        save(kept, step)
+    save(kept, 15)
+    assert steps(kept) == [30, 15]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    first, again = save(store(tmp_path), 1, 0.5), save(store(tmp_path), 1, 0.25)
+    assert again.path == first.path
+    assert store(tmp_path).all() == [again]
+
+
+@pytest.mark.parametrize("failing", ["branch.safetensors", "state.pt", "complete.json"])
+def test_full_disk_leaves_the_earlier_checkpoint_and_says_what_to_free(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store(tmp_path)
+    save(kept, 1)
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if failing in path.name:
+            write_bytes(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    def branch(path: Path) -> None:
+        if failing in path.name:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        write_branch(path)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFullError) as caught:
+        kept.save(2, write_branch=branch, state=STATE, metric=None)
+    message = str(caught.value)
+    assert "step 2" in message
+    assert "1 earlier ones" in message
+    assert "run.keep_last" in message
+    assert f"run.resume_ckpt_path={tmp_path}" in message
+    assert steps(kept) == [1]
+    assert kept.all()[0].state()["step"] == 1
+    assert [p.name for p in kept.folder.iterdir()] == ["step-000001"]
+
+
+def test_other_errors_while_saving_are_not_called_a_full_disk(tmp_path: Path) -> None:
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store(tmp_path).save(1, write_branch=broken, state=STATE, metric=None)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 300 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount") or "mount"
+    command = [mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"cannot mount a small file system here: {error}")
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("large", ["branch", "state"])
+def test_a_disk_that_is_really_full(large: str, small_disk: Path) -> None:
+    kept = store(small_disk)
+    save(kept, 1)
+    too_much = torch.zeros(200_000)
+
+    def branch(path: Path) -> None:
+        save_file({"w": too_much if large == "branch" else torch.zeros(1)}, path)
+
+    state = {"step": 2, "w": too_much} if large == "state" else STATE
+    with pytest.raises(DiskFullError, match="no room for the checkpoint of step 2"):
+        kept.save(2, write_branch=branch, state=state, metric=None)
+    assert steps(kept) == [1]
+    assert torch.equal(kept.all()[0].branch()["proj.weight"], torch.ones(8, 8))
+    save(kept, 2)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.reference import ROOT
+from video_llama.runners.folder import RunFolder, describe_run, new_run_folder
+from video_llama.types import ConfigError
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_run_folder(tmp_path / "out", "vl"), range(16)))
+    assert len(set(folders)) == 16
+    assert all(folder.is_dir() and folder.name.startswith("vl-") for folder in folders)
+
+
+def test_nothing_is_written_into_the_package() -> None:
+    with pytest.raises(ConfigError, match="lies inside the package"):
+        new_run_folder(ROOT / "video_llama/output", "vl")
+    assert not (ROOT / "video_llama/output").exists()
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.claim()
+    with pytest.raises(ConfigError, match="another process is training in this folder"):
+        second.claim()
+    first.release()
+    second.claim()
+    second.release()
+
+
+def test_a_killed_process_has_no_claim(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from video_llama.runners.folder import RunFolder;"
+        "RunFolder(Path(sys.argv[1])).claim() or os.kill(os.getpid(), 9)"
+    )
+    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert dead.returncode == -9
+    folder = RunFolder(tmp_path)
+    folder.claim()
+    folder.release()
+
+
+def test_what_is_needed_to_repeat_a_run_is_written_down(tmp_path: Path) -> None:
+    describe_run(tmp_path, config="run: {}\n", step=0, world_size=2)
+    describe_run(tmp_path, config="run: {seed: 1}\n", step=30, world_size=2)
+    assert (tmp_path / "config.yaml").read_text() == "run: {}\n"
+    assert (tmp_path / "config-step-000030.yaml").read_text() == "run: {seed: 1}\n"
+    described = json.loads((tmp_path / "environment.json").read_text())
+    assert {"torch", "transformers", "accelerate", "video-llama"} <= set(described["packages"])
+    assert described["world_size"] == 2
+    if (ROOT / ".git").exists():
+        assert len(described["revision"].removesuffix("+changes")) == 40
