@@ -13,7 +13,7 @@ import pytest
 
 from tests.data_sets import captions_of, entry, train_batches
 from tests.media import write_picture
-from video_llama.datasets import shard_index
+from video_llama.datasets import arrow_files, shard_index
 from video_llama.datasets.settings import BuildInfo
 from video_llama.datasets.shards import ShardRecords, expand_shards
 from video_llama.types import ConfigError, MediaError
@@ -97,14 +97,14 @@ def test_an_index_of_a_folder_that_cannot_be_written_goes_to_the_cache(
 ) -> None:
     tar = web_tar(tmp_path / "a.tar")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    real = shard_index.atomic_write
+    real = arrow_files.atomic_write
 
     def read_only(path: Path) -> Any:
         if path.parent == tmp_path:
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(shard_index, "atomic_write", read_only)
+    monkeypatch.setattr(arrow_files, "atomic_write", read_only)
     assert len(records(tar)) == 4
     assert not (tmp_path / "a.tar.index").exists()
     (cached,) = (tmp_path / "cache/video_llama/shards").iterdir()

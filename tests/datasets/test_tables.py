@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.data_sets import write_table
-from video_llama.datasets.tables import check_unique, read_tables
+from video_llama.datasets import arrow_files, tables
+from video_llama.datasets.tables import read_tables
 from video_llama.datasets.webvid import read_webvid
 from video_llama.types import ConfigError
 
@@ -15,9 +16,10 @@ HEAD = "videoid,page_dir,name\n"
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    table = read_tables(path, ["id", "text"], required=["id", "text"])
-    check_unique(path, table["id"], "id")
-    return table.to_pylist()
+    rows: list[dict[str, str]] = read_tables(
+        path, ["id", "text"], filled=["id", "text"], key="id"
+    ).to_pylist()
+    return rows
 
 
 def test_files_of_a_folder_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -105,3 +107,55 @@ def test_a_large_annotation_is_no_python_objects(tmp_path: Path) -> None:
     assert records.lengths(np.array([0, rows - 1])).tolist() == [len(caption) + 2, len(caption) + 6]
     size = sum(column.nbytes for column in (records._texts, *records._names))
     assert size / rows < len(caption) + 40
+
+
+def test_a_large_table_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "CACHED_BYTES", 0)
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = [("id", "text"), *((number, f"text {number}") for number in range(1, 500))]
+    path = write_table(tmp_path / "a.csv", rows)
+    first = read(path)
+    assert len(first) == 499
+    (cached,) = (tmp_path / "cache/video_llama/tables").iterdir()
+    monkeypatch.setattr(tables, "_batches", lambda *_: pytest.fail("read again"))
+    assert read(path) == first
+    monkeypatch.undo()
+    monkeypatch.setattr(tables, "CACHED_BYTES", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cached.write_bytes(cached.read_bytes()[:900])
+    assert read(path) == first
+    write_table(path, [*rows, ("x", "more")])
+    assert len(read(path)) == 500
+    assert len(list(cached.parent.iterdir())) == 1
+
+
+def test_a_large_table_with_a_mistake_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CACHED_BYTES", 0)
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = [("id", "text"), *((number, "text") for number in range(1, 500)), ("x", "")]
+    path = write_table(tmp_path / "a.csv", rows)
+    with pytest.raises(ConfigError, match="row 500 below the header has text ''"):
+        read(path)
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+    for repeated in (499, "0499", "x"):
+        write_table(path, [*rows[:-1], ("0499", "y"), ("x", "z"), (repeated, "again")])
+        with pytest.raises(ConfigError, match=f"id '{repeated}' stands in row"):
+            read(path)
+
+
+def test_without_a_cache_a_large_table_is_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CACHED_BYTES", 0)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(arrow_files, "atomic_write", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_table(tmp_path / "a.csv", [("id", "text"), (1, "a")])
+    assert read(path) == [{"id": "1", "text": "a"}]

@@ -13,7 +13,7 @@ from video_llama.datasets.json_lists import (
     text_of,
 )
 from video_llama.datasets.records import Records, TableRecords
-from video_llama.datasets.tables import check_unique, read_tables
+from video_llama.datasets.tables import read_tables
 
 COLUMNS = ("audio", "caption")
 FORM = '[{"audio": "...", "caption": "..."}, ...]'
@@ -31,8 +31,7 @@ def read_audio_caption(anno_dir: Path, videos_dir: Path) -> Records:
     """
     locate = partial(_locate, videos_dir)
     if anno_dir.suffix.lower() != ".json":
-        table = read_tables(anno_dir, COLUMNS, required=COLUMNS)
-        check_unique(anno_dir, table["audio"], "audio")
+        table = read_tables(anno_dir, COLUMNS, filled=COLUMNS, key="audio")
         return TableRecords([table["audio"]], table["caption"], locate=locate)
     sounds, captions = [], []
     for number, entry in enumerate(entries(anno_dir, read_json(anno_dir), FORM)):

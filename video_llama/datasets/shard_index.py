@@ -6,9 +6,7 @@ on first use; where the folder cannot be written, the index goes to the user's c
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,8 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from video_llama.datasets.arrow_files import (
+    cache_folder,
+    is_read_only,
+    open_table,
+    write_table,
+)
 from video_llama.datasets.records import pack_turns
-from video_llama.files import atomic_write
 from video_llama.text import clean_text
 from video_llama.types import ConfigError
 
@@ -73,19 +76,15 @@ def open_index(tar: Path) -> pa.Table:
         ConfigError: it is no tar, is cut short, or is empty.
     """
     for path in (_beside(tar), _cached(tar)):
-        table = _read(path, tar)
+        table = open_table(path, _SCHEMA, _metadata(tar))
         if table is not None:
             return table
     samples = list(_samples(tar))
     if not samples:
-        raise ConfigError(
-            f"{tar}: no samples in it; webdataset's <key>.json and <key>.jpg expected"
-        )
+        raise ConfigError(f"{tar}: no samples in it; <key>.json and <key>.jpg or the like expected")
     table = pa.Table.from_pylist([asdict(sample) for sample in samples], schema=_SCHEMA)
-    metadata = {"version": _VERSION, "tar_bytes": str(tar.stat().st_size)}
-    path = _write(table.replace_schema_metadata(metadata), tar)
-    written = _read(path, tar)
-    return table if written is None else written
+    _write(table, tar)
+    return table
 
 
 def _beside(tar: Path) -> Path:
@@ -93,38 +92,24 @@ def _beside(tar: Path) -> Path:
 
 
 def _cached(tar: Path) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = blake2b(str(tar.absolute()).encode(), digest_size=12).hexdigest()
-    return folder / "video_llama" / "shards" / f"{name}.index"
+    return cache_folder("shards") / f"{name}.index"
 
 
-def _read(path: Path, tar: Path) -> pa.Table | None:
-    """The index at `path`; None if it is not there, damaged, or of another tar."""
-    try:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
-    metadata = table.schema.metadata or {}
-    expected = {b"version": _VERSION, b"tar_bytes": str(tar.stat().st_size).encode()}
-    return table if metadata == expected and table.schema.equals(_SCHEMA) else None
+def _metadata(tar: Path) -> dict[bytes, bytes]:
+    return {b"version": _VERSION, b"tar_bytes": str(tar.stat().st_size).encode()}
 
 
-def _write(table: pa.Table, tar: Path) -> Path:
+def _write(table: pa.Table, tar: Path) -> None:
+    """Write an index beside its tar, or to the cache, or nowhere if neither can be written."""
     for path in (_beside(tar), _cached(tar)):
         try:
-            with (
-                atomic_write(path) as temporary,
-                pa.OSFile(str(temporary), "wb") as file,
-                pa.ipc.new_file(file, table.schema) as writer,
-            ):
-                writer.write_table(table)
+            write_table(path, table.to_batches(), _SCHEMA.with_metadata(_metadata(tar)))
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if not is_read_only(error):
                 raise
         else:
-            return path
-    raise ConfigError(f"{tar}: no index can be written, neither beside it nor at {_cached(tar)}")
+            return
 
 
 def _samples(tar: Path) -> Iterator[Sample]:

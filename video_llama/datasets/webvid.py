@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from video_llama.datasets.records import Records, TableRecords
-from video_llama.datasets.tables import check_unique, read_tables
+from video_llama.datasets.tables import read_tables
 
 COLUMNS = ("videoid", "page_dir", "name")
 
@@ -21,9 +21,7 @@ def read_webvid(anno_dir: Path, videos_dir: Path) -> Records:
     Raises:
         ConfigError: a table cannot be used, lacks a column or a caption, or has a videoid twice.
     """
-    required = ("videoid", "name")
-    table = read_tables(anno_dir, COLUMNS, required=required, compact=["page_dir"])
-    check_unique(anno_dir, table["videoid"], "videoid")
+    table = read_tables(anno_dir, COLUMNS, filled=["videoid", "name"], key="videoid")
     names = (table["page_dir"], table["videoid"])
     return TableRecords(names, table["name"], locate=partial(_locate, videos_dir))
 
