@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.golden_model import build_golden, golden, golden_model
+from video_llama.models import precision
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.types import CaptionBatch
 
@@ -138,3 +141,18 @@ def test_casting_leaves_whole_numbers_alone() -> None:
     cast_floating(module, BF16)
     assert module.weight.dtype is module.running_mean.dtype is BF16
     assert module.num_batches_tracked.dtype is torch.int64
+
+
+@pytest.mark.parametrize(("status", "limit"), [(0, None), (-4, "AVX512_CORE_BF16")])
+def test_bf16_is_kept_off_a_matrix_unit_that_does_not_work(
+    status: int, limit: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(precision.Path, "exists", lambda path: True)
+    monkeypatch.setattr(precision.Path, "read_text", lambda path: "flags: avx512f amx_bf16")
+    finished = subprocess.CompletedProcess([], status)
+    monkeypatch.setattr(precision.subprocess, "run", lambda *args, **kwargs: finished)
+    precision.spare_broken_matrix_unit.__wrapped__()
+    # set where monkeypatch removes it again
+    assert os.environ.get("ONEDNN_MAX_CPU_ISA") == limit
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")

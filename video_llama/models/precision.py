@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+_BF16_PRODUCT = (
+    "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); torch.nn.functional.linear(x, x)"
+)
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
@@ -39,6 +52,8 @@ class Precision:
         """
         if name == "fp16" and device_type == "cpu":
             name = "fp32"
+        if name == "bf16" and device_type == "cpu":
+            spare_broken_matrix_unit()
         return cls(_DTYPES[name], device_type)
 
     @contextlib.contextmanager
@@ -48,6 +63,23 @@ class Precision:
         dtype = self.dtype if reduced else None
         with torch.autocast(self.device_type, dtype=dtype, enabled=reduced):
             yield
+
+
+@functools.cache
+def spare_broken_matrix_unit() -> None:
+    """Keep bf16 off the processor's matrix unit (AMX) where that is announced but does not work.
+
+    Some virtual machines are like that, and the first product would kill the process without a
+    word. So it is tried in a process of its own, once, and only where there is such a unit. oneDNN
+    reads its limit at its first use.
+    """
+    cpu = Path("/proc/cpuinfo")
+    if _ISA_LIMIT in os.environ or not cpu.exists() or "amx_bf16" not in cpu.read_text():
+        return
+    probe = subprocess.run([sys.executable, "-c", _BF16_PRODUCT], capture_output=True, check=False)
+    if probe.returncode:
+        logger.warning("this machine announces AMX, which does not work: bf16 runs without it")
+        os.environ[_ISA_LIMIT] = "AVX512_CORE_BF16"
 
 
 def cast_floating(module: nn.Module, dtype: torch.dtype) -> None:

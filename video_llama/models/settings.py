@@ -177,7 +177,7 @@ class ModelSettings:
     """Keep the audio Q-Former, its queries, positions and projection as they are."""
 
     vit_precision: Precision = "fp16"
-    """Number type of the vision transformer's convolution and linear layers."""
+    """Number type of the vision transformer; its ln_vision is always fp32. fp16: fp32 on a CPU."""
     imagebind_precision: Precision = "fp32"
     """Number type of ImageBind."""
     precision: Precision = "bf16"
