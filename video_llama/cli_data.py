@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from video_llama import cli_synth
 from video_llama.datasets.build_info import SPLITS, BuildInfo
 from video_llama.datasets.settings import DATASETS, DatasetSettings
 from video_llama.types import ConfigError, VideoLlamaError
@@ -27,11 +28,12 @@ EPILOG = """examples:
   video-llama data check train_configs/visionbranch_stage1_pretrain.yaml --sample 500
   video-llama data check webvid --anno-dir clips.csv --videos-dir clips/ --json report.json
   video-llama data pack webvid packed/ --anno-dir clips.csv --videos-dir clips/ --size 224
+  video-llama data synth --out data/world --num-clips 1000 --seed 0
 """
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the commands `data check` and `data pack`.
+    """Add the commands `data check`, `data pack` and `data synth`.
 
     Args:
         subparsers: what `ArgumentParser.add_subparsers` returned.
@@ -42,7 +44,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """
     data: argparse.ArgumentParser = subparsers.add_parser(
         "data",
-        help="check or pack data sets",
+        help="check, pack or make data sets",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -58,6 +60,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     pack.add_argument("--size", type=_positive, help="shrink: pixels of the shorter side")
     pack.add_argument("--samples-per-shard", type=_positive, default=1000, help="default: 1000")
     pack.set_defaults(handler="video_llama.cli_data:pack")
+    cli_synth.add_parser(commands)
     return data
 
 

@@ -1,0 +1,206 @@
+"""The annotation files of the written data, in the formats of the data sets they stand for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from video_llama.synthetic.items import Item
+from video_llama.synthetic.language import (
+    Question,
+    clip_caption,
+    picture_caption,
+    picture_questions,
+    questions,
+    sound_caption,
+)
+from video_llama.synthetic.randomness import generator
+from video_llama.synthetic.wording import CHINESE, ENGLISH, Wording
+
+Asked = tuple[Item, Question]
+
+CHINESE_EVERY = 4
+"""Of so many clips one has questions in Chinese."""
+
+RIVALS = (("kind", "see"), ("empty", "see_nothing"))
+"""Types of questions that one conversation does not have both of."""
+
+
+def webvid_table(clips: Sequence[Item]) -> str:
+    """WebVid: a table of clips with captions."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("videoid", "duration", "page_dir", "name"))
+    for clip in clips:
+        caption = clip_caption(clip.scene, clip.rng("caption"))
+        table.writerow((clip.name, f"{clip.scene.duration:g}", clip.page_dir, caption))
+    return text.getvalue()
+
+
+def webvid_instruct(clips: Sequence[Item], *, chinese: bool = False) -> str:
+    """VideoChat's instructions: conversations about what is seen in clips.
+
+    Args:
+        clips: the clips.
+        chinese: in Chinese, about some of them, instead of in English.
+    """
+    chosen = clips[::CHINESE_EVERY] if chinese else clips
+    wording = CHINESE if chinese else ENGLISH
+    asked = [pair for pair in ask(chosen, wording) if pair[1].modality == "picture"]
+    return _json(
+        [
+            {
+                "video": f"{clip.page_dir}/{clip.name}.mp4",
+                "QA": [{"q": turn.question, "a": turn.answer} for turn in turns],
+            }
+            for clip, turns in conversations(balanced(without_rivals(asked)))
+        ]
+    )
+
+
+def cc_sbu_align(pictures: Sequence[Item]) -> str:
+    """MiniGPT-4's second stage: pictures with captions."""
+    annotations = [
+        {"image_id": item.name, "caption": picture_caption(item.scene, item.rng("caption"))}
+        for item in pictures
+    ]
+    return _json({"annotations": annotations})
+
+
+def llava_instruct(pictures: Sequence[Item]) -> str:
+    """LLaVA's instructions: conversations about pictures."""
+    asked = [
+        (item, question)
+        for item in pictures
+        for question in picture_questions(item.scene, item.rng("questions"))
+    ]
+    entries = []
+    for item, turns in conversations(balanced(without_rivals(asked))):
+        sentences = []
+        for number, turn in enumerate(turns):
+            mark = "" if number else "<image>\n"
+            sentences.append({"from": "human", "value": mark + turn.question})
+            sentences.append({"from": "gpt", "value": turn.answer})
+        entry = {"id": item.name, "image": f"{item.name}.jpg", "conversations": sentences}
+        entries.append(entry)
+    return _json(entries)
+
+
+def audio_caption(sounds: Sequence[Item]) -> str:
+    """Sounds with captions."""
+    return _json(
+        [
+            {
+                "audio": f"{item.name}.wav",
+                "caption": sound_caption(item.scene, item.rng("caption")),
+            }
+            for item in sounds
+        ]
+    )
+
+
+def evaluation(clips: Sequence[Item]) -> str:
+    """Questions to score a model with: each alone, with what is needed to tell skill from luck."""
+    asked = [pair for pair in ask(clips, ENGLISH) if _is_scored(*pair)]
+    return _json([_scored(item, question) for item, question in balanced(asked)])
+
+
+def ask(items: Sequence[Item], wording: Wording) -> list[Asked]:
+    """Every question that the scenes of clips allow."""
+    return [
+        (item, question)
+        for item in items
+        for question in questions(item.scene, item.rng("questions"), wording=wording)
+    ]
+
+
+def balanced(asked: Sequence[Asked]) -> list[Asked]:
+    """As many of the questions as leave every answer to a type equally frequent.
+
+    Types of which only one answer occurs keep all. Clips in which sound and picture contradict each
+    other are counted apart.
+
+    Args:
+        asked: questions in the order of their items.
+
+    Returns:
+        Those kept, in the same order.
+    """
+    groups: dict[tuple[str, bool], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for place, (item, question) in enumerate(asked):
+        groups[question.type, item.scene.contradictory][question.answer].append(place)
+    kept: list[int] = []
+    for (kind, _), answers in groups.items():
+        count = min(map(len, answers.values()))
+        for places in answers.values():
+            first = asked[places[0]][0]
+            order = generator(first.world.seed, f"balance/{kind}", first.index).permutation
+            kept += [places[at] for at in order(len(places))[:count]]
+    return [asked[place] for place in sorted(kept)]
+
+
+def without_rivals(asked: Sequence[Asked]) -> list[Asked]:
+    """The questions without those whose answer another one of the same item gives away.
+
+    Args:
+        asked: questions in the order of their items.
+    """
+    types: dict[Item, set[str]] = defaultdict(set)
+    for item, question in asked:
+        types[item].add(question.type)
+    dropped = {item: _one_of_each_rivals(item, found) for item, found in types.items()}
+    return [(item, question) for item, question in asked if question.type not in dropped[item]]
+
+
+def _one_of_each_rivals(item: Item, types: set[str]) -> set[str]:
+    rng = item.rng("rivals")
+    return {pair[int(rng.integers(2))] for pair in RIVALS if types.issuperset(pair)}
+
+
+def conversations(asked: Sequence[Asked]) -> list[tuple[Item, list[Question]]]:
+    """The questions of each item as the turns of a conversation, in random order.
+
+    Args:
+        asked: questions in the order of their items.
+    """
+    turns: dict[Item, list[Question]] = defaultdict(list)
+    for item, question in asked:
+        turns[item].append(question)
+    return [
+        (item, [several[at] for at in item.rng("conversation").permutation(len(several))])
+        for item, several in turns.items()
+    ]
+
+
+def _is_scored(item: Item, question: Question) -> bool:
+    """Of contradictory clips only what tells which of the two senses was believed is asked."""
+    return not item.scene.contradictory or question.type in ("see", "hear")
+
+
+def _scored(item: Item, question: Question) -> dict[str, Any]:
+    scene = item.scene
+    return {
+        "id": f"{item.name}_{question.type}",
+        "path": item.path.removeprefix(f"{item.split}/"),
+        "question": question.question,
+        "answer": question.answer,
+        "type": question.type,
+        "modality": question.modality,
+        "options": list(question.options),
+        "chance": question.chance,
+        "opposite": question.opposite,
+        "contradictory": scene.contradictory,
+        "seen": [
+            {"kind": s.kind, "colour": s.colour, "motion": s.motion, "number": s.number}
+            for s in scene.sights
+        ],
+        "heard": [sound.kind for sound in scene.sounds],
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
