@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from video_llama.models.file_checks import llama_values
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.models.settings import ModelSettings
 from video_llama.models.tokenizer import StreamDecoder, encode_text, load_tokenizer
@@ -67,44 +67,7 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
         size = "13b" if "13b" in folder.name.lower() else "7b"
         logger.info("%s does not exist: assuming the sizes of LLaMA-%s", path, size)
         return LlamaConfig(**RELEASED_SIZES[size], max_position_embeddings=4096)
-    if folder.is_file():
-        raise ConfigError(
-            f"model.llama_model: {folder} is a file; give the folder that holds config.json, "
-            "tokenizer.model and the weights"
-        )
-    if not path.is_file():
-        raise ConfigError(
-            f"model.llama_model: no {path}; give the folder of a LLaMA in Hugging Face form "
-            "(config.json, tokenizer.model, *.safetensors or *.bin)"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        kind = values.get("model_type", "llama")
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"model.llama_model: {path} is not a JSON object: {error}") from error
-    if kind != "llama":
-        raise ConfigError(
-            f"model.llama_model: {path} describes a {kind!r} model; Video-LLaMA needs a LLaMA "
-            "(LLaMA-2-chat or Vicuna)"
-        )
-    _check_sizes(path, values)
-    return LlamaConfig(**values)
-
-
-def _check_sizes(path: Path, values: dict[str, Any]) -> None:
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    for name in (*names, "vocab_size"):
-        value = values.get(name, 1)
-        if type(value) is not int or value < 1:
-            raise ConfigError(
-                f"model.llama_model: {path} has {name} {value!r}, a positive whole number expected"
-            )
-    width, heads = (values.get(name) for name in ("hidden_size", "num_attention_heads"))
-    if width and heads and width % heads:
-        raise ConfigError(
-            f"model.llama_model: {path} has hidden_size {width}, a multiple of num_attention_heads "
-            f"({heads}) expected"
-        )
+    return LlamaConfig(**llama_values(folder))
 
 
 def has_weights(folder: Path) -> bool:

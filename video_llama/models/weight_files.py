@@ -12,9 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from video_llama.models.file_checks import check_weight_file
 from video_llama.types import WeightsError
-
-LFS_MARK = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -45,43 +44,10 @@ def open_weights(path: Path) -> WeightFile:
         WeightsError: missing, a folder, empty, a Git-LFS pointer, a web page, truncated, or holding
             objects that are not tensors.
     """
-    _check_file(path)
+    check_weight_file(path)
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
     return _open_pickle(path)
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise WeightsError(
-            f"{path} is a folder, a weight file is needed; it holds: {_listing(path)}"
-        )
-    if not path.is_file():
-        raise WeightsError(f"{path} does not exist{_neighbours(path)}")
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(LFS_MARK))
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise WeightsError(f"{path} is empty; download it again")
-    if head == LFS_MARK:
-        raise WeightsError(
-            f"{path} is a Git-LFS pointer, not the weights; run `git lfs pull` in its folder"
-        )
-    if head.lstrip()[:1] == b"<":
-        raise WeightsError(f"{path} is a web page, not weights; the download needs a log-in")
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir())
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
-
-
-def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" (nor does its folder {path.parent})"
-    return f"; {path.parent} holds: {_listing(path.parent)}"
 
 
 def _open_safetensors(path: Path) -> WeightFile:
