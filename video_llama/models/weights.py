@@ -128,6 +128,18 @@ def targets_of(model: nn.Module) -> dict[str, Tensor]:
     return targets
 
 
+def open_source(source: WeightSource) -> WeightFile:
+    """Open the file of a configuration key.
+
+    Raises:
+        WeightsError: it cannot be read; names the key.
+    """
+    try:
+        return open_weights(source.path)
+    except WeightsError as error:
+        raise WeightsError(f"{source.key}: {error}") from error
+
+
 def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadReport:
     """Compare a file with a model by names and shapes; reads no data.
 
@@ -175,7 +187,7 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
     Raises:
         WeightsError: the file cannot be read or does not fit.
     """
-    file = open_weights(source.path)
+    file = open_source(source)
     report = match(model, source, file)
     report.check(model)
     holders = {original_name(name): name for name, _ in model.named_parameters()}
