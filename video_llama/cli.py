@@ -69,7 +69,7 @@ def _run(argv: Sequence[str]) -> int:
             sys.stdout.flush()
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """The message of an error; of one from the operating system, which file and what is wrong."""
     message = str(error)
     if isinstance(error, OSError) and error.filename is not None:

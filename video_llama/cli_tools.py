@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
+from video_llama.cli import one_line
 from video_llama.config import load_config
 from video_llama.doctor import path_problems
 from video_llama.types import VideoLlamaError
@@ -20,24 +22,24 @@ def doctor(args: Namespace) -> int:
     try:
         cfg = load_config(args.cfg_path, args.options)
     except VideoLlamaError as error:
-        return _report([str(error)])
+        return _report([error])
     problems = list(path_problems(cfg))
     if problems:
         return _report(problems)
     # Only now torch is imported: shapes are worth looking at when every file is there.
-    from video_llama.doctor_shapes import memory_table, shape_problems
+    from video_llama.doctor_shapes import examine, memory_table
 
-    problems = list(shape_problems(cfg))
-    if problems:
+    problems, model = examine(cfg)
+    if problems or model is None:
         return _report(problems)
-    print(memory_table(cfg))
+    print(memory_table(cfg, model))
     print(f"{args.cfg_path}: no problem found")
     return 0
 
 
-def _report(problems: list[str]) -> int:
+def _report(problems: Sequence[str | Exception]) -> int:
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {one_line(problem)}", file=sys.stderr)
     return 1
 
 

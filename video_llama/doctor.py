@@ -1,56 +1,109 @@
-"""`video-llama doctor`: what is wrong with a configuration, before anything heavy is loaded."""
+"""What is wrong with the paths and files of a configuration, told without torch in a moment."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from video_llama.config import Config
+from video_llama.datasets.build_info import SplitInfo
+from video_llama.datasets.question import caption_prompts
+from video_llama.models.file_checks import check_weight_file, llama_values
+from video_llama.types import ConfigError, WeightsError
 
 
 def path_problems(cfg: Config) -> Iterator[str]:
     """Files and folders that are missing or of the wrong kind, and a template that cannot fit."""
     yield from _llm_problems(cfg)
     yield from _weight_problems(cfg)
-    if cfg.model.prompt_path and not Path(cfg.model.prompt_path).is_file():
+    yield from _prompt_problems(cfg)
+    if cfg.model.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         yield (
-            f"model.prompt_path: {cfg.model.prompt_path} is no file; the shipped one is "
-            "prompts/alignment_image.txt"
+            f"model.quantization: {cfg.model.quantization} needs bitsandbytes; "
+            "pip install 'video-llama[quant]'"
         )
+    for name, split, info in data_splits(cfg):
+        yield from _data_problems(f"datasets.{name}.build_info", split, info)
     if cfg.model.trained_branch or cfg.run.evaluate:
-        yield from _data_problems(cfg)
+        yield from _output_problems(cfg)
+
+
+def data_splits(cfg: Config) -> Iterator[tuple[str, str, SplitInfo | None]]:
+    """Data set, split and its place, for every split that a run reads; a chat reads none."""
+    run = cfg.run
+    splits: list[str] = []
+    if cfg.model.trained_branch and not run.evaluate:
+        splits += run.train_splits
+    if cfg.model.trained_branch or run.evaluate:
+        splits += [*run.valid_splits, *run.test_splits]
+    for name, entry in cfg.datasets.items():
+        for split in splits:
+            yield name, split, entry.build_info.split(split)
 
 
 def _llm_problems(cfg: Config) -> Iterator[str]:
     folder = Path(cfg.model.llama_model)
-    if folder.is_file():
-        yield f"model.llama_model: {folder} is a file; give the folder that holds config.json"
-        return
-    if not folder.is_dir():
+    if not folder.exists():
         yield (
-            f"model.llama_model: there is no folder {folder}; download LLaMA-2-7b-chat-hf or "
-            "Vicuna into it, or give the right path"
+            f"model.llama_model: {_absent(folder)}; download LLaMA-2-7b-chat-hf or Vicuna into it, "
+            "or correct the path"
         )
         return
-    for name in ("config.json", "tokenizer.model"):
-        if not (folder / name).is_file():
-            yield f"model.llama_model: {folder} has no {name}; the download is incomplete"
+    try:
+        values = llama_values(folder)
+    except ConfigError as error:
+        yield str(error)
+        return
+    tokenizer = folder / "tokenizer.model"
+    if not tokenizer.is_file():
+        yield f"model.llama_model: {folder} has no tokenizer.model; the download is incomplete"
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if not weights and not cfg.model.random_init and not cfg.model.ckpt:
         yield (
             f"model.llama_model: {folder} has no *.safetensors or *.bin; download the weights, or "
             "set model.random_init=true for a model that speaks nonsense"
         )
-    yield from _template_problems(folder.name, cfg.model.template)
+    for path in (tokenizer, *weights):
+        if path.is_file():
+            yield from _content_problems("model.llama_model", path)
+    yield from _shard_problems(folder)
+    names = f"{folder.name} {values.get('_name_or_path', '')}"
+    yield from _template_problems(folder, names, cfg.model.template)
 
 
-def _template_problems(folder_name: str, template: str) -> Iterator[str]:
-    name = folder_name.lower().replace("_", "-")
-    family = "vicuna" if "vicuna" in name else "llama_v2" if "llama-2" in name else template
+def _shard_problems(folder: Path) -> Iterator[str]:
+    """Files that an index of the LLM names and that are not there."""
+    for index in folder.glob("*.index.json"):
+        try:
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            yield f"model.llama_model: {index} is damaged; download it again"
+            continue
+        missing = sorted(name for name in files if not (folder / name).is_file())
+        whole = [*folder.glob("*.safetensors")] and index.name.startswith("pytorch_model")
+        if missing and not whole:  # a folder may hold one of two formats, with both indices
+            yield (
+                f"model.llama_model: {folder} lacks {len(missing)} of the {len(files)} files that "
+                f"{index.name} names, first {missing[0]}; download it"
+            )
+
+
+def _template_problems(folder: Path, names: str, template: str) -> Iterator[str]:
+    """A template of another family than the names that the folder goes by."""
+    text = names.lower().replace("_", "-")
+    family = template
+    if "vicuna" in text:
+        family = "vicuna"
+    elif "llama-2" in text or "llama2" in text:
+        family = "llama_v2"
     if family != template:
         yield (
-            f"model.template: {template} is the format of another family than {folder_name}; set "
-            f"model.model_type=pretrain_{family}"
+            f"model.template: {template} given, but {folder} is a {family} model, which was "
+            f"trained with another format; set model.model_type=pretrain_{family}, or give a "
+            f"{template} model in model.llama_model"
         )
 
 
@@ -70,21 +123,78 @@ def _weight_problems(cfg: Config) -> Iterator[str]:
         path = Path(value)
         if path.is_dir():
             held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
-            yield f"model.{key}: {path} is a folder, a file is needed; it holds {held}"
+            yield f"model.{key}: {path} is a folder, give the file; the folder holds {held}"
         elif not path.is_file():
             yield (
-                f"model.{key}: there is no file {path}; the README's table of weights says where "
-                "to get it, or correct the path"
+                f"model.{key}: {_absent(value)}; the README's table of weights says where to get "
+                "it, or correct the path"
             )
+        else:
+            yield from _content_problems(f"model.{key}", path)
 
 
-def _data_problems(cfg: Config) -> Iterator[str]:
-    for name, entry in cfg.datasets.items():
-        for key in ("anno_dir", "videos_dir", "storage"):
-            value = getattr(entry.build_info, key)
-            # Tar patterns such as {00000..01255}.tar are spelled out by the data set.
-            if value and "{" not in value and not Path(value).exists():
-                yield (
-                    f"datasets.{name}.build_info.{key}: {value} does not exist; give the path of "
-                    "the data (docs/data.md describes the layout of each set)"
-                )
+def _content_problems(key: str, path: Path) -> Iterator[str]:
+    try:
+        check_weight_file(path)
+    except WeightsError as error:
+        yield f"{key}: {error}"
+
+
+def _prompt_problems(cfg: Config) -> Iterator[str]:
+    if not cfg.model.prompt_path or cfg.model.trained_branch is None:
+        return
+    path = Path(cfg.model.prompt_path)
+    if not path.is_file():
+        yield (
+            f"model.prompt_path: {path} is no file; the shipped one is prompts/alignment_image.txt"
+        )
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        caption_prompts(lines, cfg.model.prompt_template)
+    except UnicodeDecodeError:
+        yield f"model.prompt_path: {path} is no text in UTF-8; give one prompt per line"
+    except ConfigError as error:
+        yield f"{error} ({path})"
+
+
+def _data_problems(key: str, split: str, info: SplitInfo | None) -> Iterator[str]:
+    if info is None:
+        if split == "train":
+            yield f"{key}: neither anno_dir nor storage is given; say where the data lies"
+        return
+    where = key if split == "train" else f"{key}.{split}"
+    if info.shards:
+        # What the pattern stands for is found out when the data is opened.
+        folder = Path(info.shards.split("{")[0].split("*")[0] + "x").parent
+        if not folder.is_dir():
+            yield f"{where}.storage: there is no folder {folder}; correct the path of the tars"
+        return
+    if info.anno_dir and not Path(info.anno_dir).exists():
+        yield f"{where}.anno_dir: {_absent(info.anno_dir)}; give the annotations"
+    for name in ("videos_dir", "storage"):
+        value = getattr(info, name)
+        if value and not Path(value).exists():
+            yield f"{where}.{name}: {_absent(value)}; give the folder of the data"
+        elif value and not Path(value).is_dir():
+            yield f"{where}.{name}: {value} is a file; give the folder of the data"
+
+
+def _absent(path: str | Path) -> str:
+    start = "" if Path(path).is_absolute() else f" in {Path.cwd()}"
+    return f"{path} does not exist{start}"
+
+
+def _output_problems(cfg: Config) -> Iterator[str]:
+    wanted = Path(cfg.run.output_dir).absolute()
+    folder = next(path for path in (wanted, *wanted.parents) if path.exists())
+    if not folder.is_dir():
+        yield f"run.output_dir: {wanted} cannot be made, because {folder} is a file; choose another"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield f"run.output_dir: no permission to write in {folder}; choose another folder"
+    resume = cfg.run.resume_ckpt_path
+    if resume and resume != "latest" and not Path(resume).exists():
+        yield (
+            f"run.resume_ckpt_path: {_absent(resume)}; give latest, the folder of a run or a "
+            "checkpoint in it"
+        )

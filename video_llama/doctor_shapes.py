@@ -1,4 +1,4 @@
-"""The part of `doctor` that looks into files: shapes against the configuration, and memory."""
+"""The part of `doctor` that looks into files: annotations, shapes, and memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from video_llama.build import resolve_device
 from video_llama.config import Config
+from video_llama.datasets.build_info import SplitInfo
+from video_llama.datasets.shards import expand_shards
+from video_llama.doctor import data_splits
 from video_llama.models.assembly import build_video_llama, missing_groups, weight_sources
-from video_llama.models.language_model import has_weights, read_config
+from video_llama.models.language_model import has_weights
 from video_llama.models.tokenizer import load_tokenizer
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weight_files import open_weights
-from video_llama.models.weights import match
-from video_llama.types import VideoLlamaError
+from video_llama.models.weights import match, open_source
+from video_llama.types import ConfigError, VideoLlamaError
 
 BYTES_PER_WEIGHT = {"none": None, "int8": 1.0, "nf4": 0.55}
 """Bytes of a quantised weight with its scales; None: those of its precision."""
@@ -25,19 +29,62 @@ TRAINING_BYTES = 4 + 8
 """Gradient and AdamW's two moments of a trained weight, in bytes."""
 
 
-def shape_problems(cfg: Config) -> Iterator[str]:
-    """Weight files whose tensors do not fit, parts without weights, a tokenizer that is none."""
+MAX_ANNOTATION_BYTES = 50_000_000
+"""Annotations larger than this are not read: that is for `video-llama data check`."""
+
+
+def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
+    """What only torch and the data sets' readers can see.
+
+    Args:
+        cfg: a configuration whose paths are all there.
+
+    Returns:
+        The problems, and the model in shapes; None if not even that can be made.
+    """
+    problems = []
     try:
-        read_config(Path(cfg.model.llama_model))
+        resolve_device(cfg.run.device)
+    except VideoLlamaError as error:
+        problems.append(str(error))
+    problems += annotation_problems(cfg)
+    try:
         load_tokenizer(cfg.model.llama_model)
+    except VideoLlamaError as error:
+        return [*problems, f"model.llama_model: {error}"], None
+    try:
         model = build_video_llama(cfg.model, device="meta", seed=0)
     except VideoLlamaError as error:
-        yield str(error)
-        return
+        return [*problems, str(error)], None
+    return [*problems, *shape_problems(cfg, model)], model
+
+
+def annotation_problems(cfg: Config) -> Iterator[str]:
+    """Annotations that are not what their data set expects."""
+    for name, split, info in data_splits(cfg):
+        if info is None or _annotation_bytes(info) > MAX_ANNOTATION_BYTES:
+            continue
+        try:
+            if info.shards:
+                expand_shards(info.shards)
+            else:
+                cfg.datasets[name].read(info)
+        except ConfigError as error:
+            yield f"datasets.{name} ({split}): {error}"
+
+
+def _annotation_bytes(info: SplitInfo) -> int:
+    path = Path(info.anno_dir or info.storage or "")
+    files = [path] if path.is_file() else path.glob("*") if path.is_dir() else []
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
+    """Weight files whose tensors do not fit, and parts without weights."""
     filled: set[str | None] = set()
     for source in weight_sources(cfg.model):
         try:
-            report = match(model, source, open_weights(source.path))
+            report = match(model, source, open_source(source))
             report.check(model)
         except VideoLlamaError as error:
             yield str(error)
@@ -82,9 +129,8 @@ def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
         )
 
 
-def memory_table(cfg: Config) -> str:
-    """Parameters and memory of each part as configured, and of the whole in other precisions."""
-    model = build_video_llama(cfg.model, device="meta", seed=0)
+def memory_table(cfg: Config, model: VideoLlama) -> str:
+    """Parameters and memory of each part as configured, and of the LLM in other precisions."""
     table = Table(title="parameters and memory of the weights")
     for column, right in (
         ("part", False),
