@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from tests.media import write_picture, write_video
 from tests.reference import ROOT
 
@@ -138,5 +140,7 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in log_lines(run) if "split" not in line]
 
 
-def branch_bytes(run: Path, step: int) -> bytes:
-    return (run / f"checkpoints/step-{step:06d}/branch.safetensors").read_bytes()
+def branch(run: Path, step: int) -> dict[str, bytes]:
+    """The bytes of every tensor of a checkpoint's branch (the file's header has no fixed order)."""
+    tensors = load_file(run / f"checkpoints/step-{step:06d}/branch.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}

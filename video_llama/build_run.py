@@ -163,9 +163,13 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         return make_loader(train, start=start, stop=stop, **load)
 
     def eval_batches(split: str) -> Iterator[Batch]:
-        batches = build_eval_batches(cfg.datasets, split=split, batch_size=sizes["eval"], **data)
+        batches = evaluated[split]
         return make_loader(batches, start=0, stop=len(batches), **load)
 
+    evaluated = {  # read now, so that a mistake shows before the first epoch is over
+        split: build_eval_batches(cfg.datasets, split=split, batch_size=sizes["eval"], **data)
+        for split in run.valid_splits + run.test_splits
+    }
     if not run.evaluate:
         split = run.train_splits[0]
         train = build_train_batches(cfg.datasets, split=split, batch_size=sizes["train"], **data)
@@ -173,7 +177,7 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         task=TASKS.get(run.task)(model, partial(_answers, model)),
         trainable=list(model.trainable_parameters()),
         train_batches=train_batches,
-        eval_batches={s: partial(eval_batches, s) for s in run.valid_splits + run.test_splits},
+        eval_batches={split: partial(eval_batches, split) for split in evaluated},
         data_sets=list(cfg.datasets),
         write_branch=lambda path, step: save_branch(model, path, _manifest(cfg, model, step)),
         identity=identity(cfg, world.size),

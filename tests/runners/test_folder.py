@@ -38,7 +38,8 @@ def test_one_process_at_a_time_has_a_folder(tmp_path: Path) -> None:
 
 def test_a_killed_process_has_no_claim(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from video_llama.runners.folder import RunFolder;"
+        "import os, sys; from pathlib import Path;"
+        "from video_llama.runners.folder import RunFolder;"
         "RunFolder(Path(sys.argv[1])).claim() or os.kill(os.getpid(), 9)"
     )
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)

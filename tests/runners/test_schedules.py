@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_warm_up_counts_the_steps_of_the_whole_run() -> None:
         init_lr=1e-3, min_lr=1e-4, warmup_lr=1e-6, warmup_steps=25, max_epoch=4, iters_per_epoch=10
     )
     rates = [learning_rate(step, settings) for step in range(25)]
-    steps = {round(b - a, 12) for a, b in zip(rates, rates[1:], strict=False)}
+    steps = {round(b - a, 12) for a, b in pairwise(rates)}
     assert len(steps) == 1, "the original starts anew in every epoch"
     assert rates[0] == 1e-6
 

@@ -1,0 +1,184 @@
+"""Runs that are killed or asked to stop go on as if nothing had happened, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.reference import ROOT
+from tests.training_data import (
+    STAGE_1,
+    STAGE_2,
+    branch,
+    command,
+    config_path,
+    environment,
+    log_lines,
+    run_folder,
+    tiny_options,
+    train,
+    write_data,
+)
+
+NUM_STEPS = 40
+VISION_1 = ("visionbranch", STAGE_1)
+
+Process = subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "set", num_items=6)
+
+
+def start(config: Path, options: Sequence[str], *, processes: int) -> Process:
+    return subprocess.Popen(
+        command(config, options, processes=processes),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_step(process: Process, output: Path, step: int) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ended before step {step}: {process.communicate()[0]}"
+        for log in output.glob("*/log.jsonl"):
+            done = [line["step"] for line in complete_lines(log)]
+            if done and max(done) >= step:
+                return
+        time.sleep(0.01)
+    raise TimeoutError(f"step {step} was not reached")
+
+
+def wait_for_file(process: Process, output: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 90
+    while not list(output.glob(pattern)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def complete_lines(log: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+
+
+def kill_all(process: Process) -> None:
+    """SIGKILL to the launcher and to everything that it has started, at once."""
+    everything = [process.pid, *(c.pid for c in psutil.Process(process.pid).children(True))]
+    for pid in everything:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def workers(process: Process, processes: int) -> list[int]:
+    """The processes that train."""
+    if not processes:
+        return [process.pid]
+    return [child.pid for child in psutil.Process(process.pid).children()]
+
+
+def options_for(branch: str, stage: str, data: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *tiny_options(branch, stage, data, output),
+        *("run.iters_per_epoch=20", "run.max_epoch=2", "run.save_every=5"),
+        *more,
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("case", "processes", "more"),
+    [
+        (VISION_1, 0, ("run.num_workers=1",)),
+        (("audiobranch", STAGE_2), 0, ("run.accum_grad_iters=4",)),
+        (VISION_1, 2, ("run.accum_grad_iters=2",)),
+        (("visionbranch", STAGE_2), 2, ("run.num_workers=1",)),
+    ],
+)
+def test_killed_run_ends_with_the_same_bits(
+    case: tuple[str, str], processes: int, more: tuple[str, ...], data: Path, tmp_path: Path
+) -> None:
+    config = config_path(*case)
+    whole = tmp_path / "whole"
+    train(config, options_for(*case, data, whole, *more), processes=processes)
+
+    killed = tmp_path / "killed"
+    resume = options_for(*case, data, killed, *more, "run.resume_ckpt_path=latest")
+    # From step 8 on there is a checkpoint to go on with, so that all happens in one folder.
+    for step in sorted(random.Random(repr(case)).sample(range(8, NUM_STEPS - 4), 3)):
+        process = start(config, resume, processes=processes)
+        wait_for_step(process, killed, step)
+        kill_all(process)
+    train(config, [*resume, "run.num_workers=2"], processes=processes)
+
+    assert log_lines(run_folder(whole))[-1]["step"] == NUM_STEPS
+    assert log_lines(run_folder(killed)) == log_lines(run_folder(whole))
+    assert branch(run_folder(killed), NUM_STEPS) == branch(run_folder(whole), NUM_STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("number", "processes"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGTERM, 2)]
+)
+def test_signal_saves_after_the_step_and_says_how_to_go_on(
+    number: signal.Signals, processes: int, data: Path, tmp_path: Path
+) -> None:
+    config, output = config_path(*VISION_1), tmp_path / "runs"
+    options = options_for(*VISION_1, data, output, "run.max_epoch=10", "run.save_every=0")
+    process = start(config, options, processes=processes)
+    wait_for_step(process, output, 3)
+    os.kill(workers(process, processes)[-1], number)  # one of them is enough
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    (checkpoint,) = output.glob("*/checkpoints/step-*")
+    step = log_lines(run_folder(output))[-1]["step"]
+    assert checkpoint.name == f"step-{int(step):06d}", "no finished step is lost"
+    (resume,) = re.findall(r"^(?:python|torchrun) .*", text, re.MULTILINE)
+    assert f"run.resume_ckpt_path={checkpoint}" in resume
+    assert resume.startswith(f"torchrun --nproc_per_node={processes}" if processes else "python")
+
+    words = [sys.executable if word == "python" else word for word in shlex.split(resume)]
+    if processes:
+        words[:1] = [sys.executable, "-m", "torch.distributed.run"]
+    shorter = [*words, "run.max_epoch=1", f"run.iters_per_epoch={int(step) + 2}"]
+    done = subprocess.run(
+        shorter, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert log_lines(run_folder(output))[-1]["step"] == step + 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_second_interrupt_ends_the_run_at_once(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    # So many steps per update that the first one alone would not end the run soon.
+    more = ("run.accum_grad_iters=100000", "run.iters_per_epoch=100000", "run.save_every=0")
+    options = [*tiny_options(*VISION_1, data, output), *more]
+    process = start(config_path(*VISION_1), options, processes=0)
+    wait_for_file(process, output, "*/tensorboard")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode not in (0, None)
+    assert list(output.glob("*/checkpoints/*")) == []
