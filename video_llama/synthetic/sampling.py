@@ -14,11 +14,11 @@ import numpy as np
 
 from video_llama.synthetic.randomness import dealt, generator
 from video_llama.synthetic.scene import (
+    BACKGROUNDS,
     COLOURS,
     GAP,
     KINDS,
     MOTIONS,
-    Background,
     Colour,
     Kind,
     Motion,
@@ -32,9 +32,6 @@ Layout = Literal["one", "two", "order", "empty", "silent", "contradictory"]
 Triple = tuple[Kind, Colour, Motion]
 Range = tuple[float, float]
 Item = TypeVar("Item")
-
-BACKGROUNDS: tuple[Background, ...] = get_args(Background)
-"""What may lie behind the things."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 """Training, validation, and tests on held-out triples and on held-out pairs."""

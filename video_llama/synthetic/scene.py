@@ -23,6 +23,9 @@ COLOURS: tuple[Colour, ...] = get_args(Colour)
 MOTIONS: tuple[Motion, ...] = get_args(Motion)
 """Ways to move; the first six come in opposite pairs."""
 
+BACKGROUNDS: tuple[Background, ...] = get_args(Background)
+"""What may lie behind the things."""
+
 OPPOSITES: dict[Motion, Motion] = {
     "left": "right",
     "right": "left",
