@@ -46,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank == 0 or isinstance(error, LocalError):
             print(f"train.py: error: {error}", file=sys.stderr, flush=True)
         return 1
+    except RuntimeError as error:
+        from video_llama.runners.world import is_lost_peer
+
+        if not is_lost_peer(error):
+            raise
+        logger.warning("ending because another process has ended")
+        return 1
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -412,3 +412,21 @@ def test_help_imports_no_torch() -> None:
     assert "--cfg-path" in result.stdout
     assert "video_llama.types" in result.stderr
     assert "torch" not in {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+
+
+@pytest.mark.slow
+def test_sharded_language_model_trains_and_evaluates_the_same(data: Path, tmp_path: Path) -> None:
+    (data / "csv3").mkdir()
+    rows = (data / "csv/0.csv").read_text().splitlines()[:4]
+    (data / "csv3/0.csv").write_text("\n".join(rows) + "\n")
+    more = (
+        *("run.iters_per_epoch=4", "run.batch_size_eval=1", "run.valid_splits=[valid]"),
+        f"datasets.webvid.build_info.valid={{anno_dir: {data}/csv3}}",
+    )
+    logs = []
+    for value in ("false", "true"):
+        options = [*tiny_options(*VISION_1, data, tmp_path / value), *more, f"run.fsdp={value}"]
+        train(config_path(*VISION_1), options, processes=2)
+        logs.append([line["loss"] for line in log_lines(run_folder(tmp_path / value))])
+    assert len(logs[0]) == 5
+    assert logs[1] == pytest.approx(logs[0], abs=1e-5)

@@ -50,6 +50,7 @@ def start(config: Path, options: Sequence[str], *, processes: int) -> Process:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -167,6 +168,24 @@ def test_signal_saves_after_the_step_and_says_how_to_go_on(
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_whole_group_spares_the_data_workers(
+    number: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    more = ("run.max_epoch=10", "run.save_every=0", "run.num_workers=2")
+    options = options_for(*VISION_1, data, output, *more)
+    process = start(config_path(*VISION_1), options, processes=0)
+    wait_for_step(process, output, 3)
+    os.killpg(process.pid, number)  # what Ctrl-C in a terminal does
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    assert "Traceback" not in text
+    assert len(list(output.glob("*/checkpoints/step-*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_second_interrupt_ends_the_run_at_once(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "runs"
     # So many steps per update that the first one alone would not end the run soon.
@@ -182,3 +201,19 @@ def test_second_interrupt_ends_the_run_at_once(data: Path, tmp_path: Path) -> No
     process.communicate(timeout=20)
     assert process.returncode not in (0, None)
     assert list(output.glob("*/checkpoints/*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_error_of_one_process_is_told_once_and_ends_all(data: Path, tmp_path: Path) -> None:
+    case = ("visionbranch", STAGE_2)
+    talks = json.loads((data / "talk.json").read_text())
+    talks[0]["QA"][0]["q"] = "word " * 2000
+    (tmp_path / "talk.json").write_text(json.dumps(talks))
+    annotation = f"datasets.webvid_instruct.build_info.anno_dir={tmp_path}/talk.json"
+    options = options_for(*case, data, tmp_path / "runs", annotation, "run.batch_size_train=1")
+    options += ["run.num_workers=1"]
+    text = train(config_path(*case), options, processes=2, status=1).stderr
+    (line,) = re.findall(r"^train\.py: error: rank \d: .*", text, re.MULTILINE)
+    assert "webvid_instruct" in line
+    assert "video_llama/runners/runner.py" not in text, "no traceback"

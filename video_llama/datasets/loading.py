@@ -6,6 +6,7 @@ workers, and there is nothing to save.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -129,6 +130,7 @@ def make_loader(
         sampler=range(start, stop),
         num_workers=num_workers,
         timeout=timeout if num_workers else 0,
+        worker_init_fn=_leave_group if num_workers else None,
         # Forked workers share the annotation; elsewhere each gets a copy.
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
@@ -138,6 +140,14 @@ def make_loader(
         if "DataLoader timed out" in str(error) or "exited unexpectedly" in str(error):
             raise LoadingError(_accusation(batches, timeout)) from error
         raise
+
+
+def _leave_group(worker: int) -> None:
+    """Keep Ctrl-C and other signals to the whole group from the workers.
+
+    The training process ends in order and still needs their batches; they end when it does.
+    """
+    os.setpgid(0, 0)
 
 
 def _sources(

@@ -15,3 +15,9 @@ class DivergedError(VideoLlamaError):
 
 class TooManyBadItemsError(VideoLlamaError):
     """More of a data set cannot be read than `run.max_bad_fraction` allows."""
+
+
+def plain_message(error: VideoLlamaError) -> str:
+    """What an error says, without the traceback that a loading process puts into it."""
+    kind = type(error)
+    return str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()

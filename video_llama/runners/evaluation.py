@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -57,24 +57,56 @@ class Evaluator:
             step: steps done, for the log.
 
         Returns:
-            step, split, loss (mean over all labelled tokens of all processes), num_tokens,
-            exact_match (part of the answers that agree with the reference) and num_answers.
+            step, split, loss (mean over all labelled tokens of all processes), num_tokens, and,
+            but for run.fsdp, exact_match (part of the answers that agree with the reference) and
+            num_answers.
 
         Raises:
             ConfigError: the split is empty.
         """
         model = self._task.model
+        # A sharded model answers only in step with the others, whose answers have other lengths.
+        most_answers = 0 if self._sharded else self._settings.max_answers
         was_training = model.training
         model.eval()
         total, num_tokens, answers = 0.0, 0, list[Answer]()
         with torch.no_grad(), self._accelerator.autocast():
-            for batch in batches:
+            for batch, counts in self._together(iter(batches), split):
                 loss, tokens = self._task.eval_step(batch)
+                if not counts:
+                    continue
                 total, num_tokens = total + loss * tokens, num_tokens + tokens
-                if len(answers) < self._settings.max_answers:
+                if len(answers) < most_answers:
                     answers += self._task.answers(batch, self._settings.answer_max_new_tokens)
         model.train(was_training)
         return self._summed(split, step, total, num_tokens, answers)
+
+    @property
+    def _sharded(self) -> bool:
+        return self._settings.fsdp and self._world.size > 1
+
+    def _together(self, batches: Iterator[Batch], split: str) -> Iterator[tuple[Batch, bool]]:
+        """Batches, and whether they count.
+
+        A sharded model needs all processes in every step: one that has run out of batches repeats
+        its last one, which does not count.
+        """
+        if not self._sharded:
+            yield from ((batch, True) for batch in batches)
+            return
+        last: Batch | None = None
+        while True:
+            batch = next(batches, None)
+            last = batch or last
+            sums = self._world.sum({"more": batch is not None, "idle": last is None})
+            if not sums["more"]:
+                return
+            if sums["idle"] or last is None:
+                raise ConfigError(
+                    f"split {split}: it has fewer batches than there are processes, and run.fsdp "
+                    "needs one for each; lower run.batch_size_eval"
+                )
+            yield last, batch is not None
 
     def _summed(
         self, split: str, step: int, total: float, num_tokens: int, answers: list[Answer]

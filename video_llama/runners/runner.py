@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from video_llama.runners.checkpoints import Checkpoint
-from video_llama.runners.errors import LocalError
+from video_llama.runners.errors import LocalError, plain_message
 from video_llama.runners.evaluation import Evaluator
 from video_llama.runners.folder import RunFolder
 from video_llama.runners.hooks.base import Hook
@@ -170,7 +170,7 @@ class Runner:
                 batch = next(batches, None)
             except VideoLlamaError as error:
                 where = f"rank {self.world.rank}: " if self.world.size > 1 else ""
-                raise LocalError(f"{where}{error}") from error
+                raise LocalError(f"{where}{plain_message(error)}") from error
             self.wait_seconds += time.perf_counter() - started
             if batch is None:
                 return

@@ -16,6 +16,14 @@ from video_llama.types import ConfigError, VideoLlamaError
 T = TypeVar("T")
 
 
+_LOST = ("closed by peer", "reset by peer", "Broken pipe", "communicator was aborted", "NCCL")
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether an error means that another process has ended, which has said why."""
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in _LOST)
+
+
 class World:
     """The processes that torchrun has started, or this one alone.
 

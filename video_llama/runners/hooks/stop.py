@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -26,6 +27,7 @@ class StopOnSignal(Hook):
 
     def __init__(self) -> None:
         self._asked = False
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def start(self, runner: Runner) -> None:
@@ -48,6 +50,8 @@ class StopOnSignal(Hook):
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data worker, which has inherited this function
         self._asked = True
         self.close()
         name = signal.Signals(number).name

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from video_llama.runners.errors import TooManyBadItemsError, plain_message
+from video_llama.runners.hooks.bad_items import BadItems
+from video_llama.runners.hooks.base import crossed
+from video_llama.runners.hooks.log import JsonLog
+from video_llama.runners.hooks.progress import Progress
+from video_llama.runners.settings import RunSettings
+from video_llama.types import BadItem, CaptionBatch, ConfigError
+
+
+class OneProcess:
+    """A world with one process in it."""
+
+    is_main = True
+    size = 1
+    device = torch.device("cpu")
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        return values
+
+
+def fake_runner(folder: Path, **values: Any) -> Any:
+    """What the hooks read of a runner."""
+    figures = {"eta_s": 3.0, "samples_per_s": 8.0, "data_wait": 0.25, "memory_gb": 1.5}
+    defaults = {
+        **{"step": 0, "previous_step": 0, "num_steps": 8, "loss": 1 / 3, "grad_norm": 0.1},
+        **{"learning_rate": 1e-4, "evaluations": [], "sums": {}, "figures": figures},
+    }
+    settings = RunSettings(log_every=2)
+    return SimpleNamespace(
+        **{**defaults, **values}, folder=folder, settings=settings, world=OneProcess()
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "every", "due"),
+    [(0, 1, 2, False), (1, 2, 2, True), (2, 3, 2, False), (2, 6, 5, True), (5, 9, 5, False)],
+)
+def test_what_is_due_between_updates_happens_at_the_next(
+    before: int, now: int, every: int, due: bool
+) -> None:
+    assert crossed(before, now, every) is due
+    assert crossed(before, now, 0) is False
+
+
+def updates(runner: Any, steps: int) -> Iterator[int]:
+    for step in range(runner.step + 1, steps + 1):
+        runner.previous_step, runner.step = runner.step, step
+        yield step
+
+
+def test_log_is_exact_and_has_a_line_where_one_is_due(tmp_path: Path) -> None:
+    runner, log = fake_runner(tmp_path), JsonLog()
+    log.start(runner)
+    for _ in updates(runner, 5):
+        log.after_update(runner)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert lines[0]["loss"] == 1 / 3
+    assert {"lr", "grad_norm", "samples_per_s", "data_wait"} <= lines[0].keys()
+
+
+def test_resumed_log_loses_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    text = '{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 8, "lo'
+    (tmp_path / "log.jsonl").write_text(text)
+    log = JsonLog()
+    log.start(fake_runner(tmp_path, step=4))
+    log.close()
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 2}\n{"step": 4}\n'
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner, progress = fake_runner(tmp_path), Progress()
+    runner.figures["bad_items"] = 2.0
+    progress.start(runner)
+    with caplog.at_level(logging.INFO):
+        for _ in updates(runner, 3):
+            progress.after_update(runner)
+    progress.close()
+    assert caplog.messages == [
+        "step 2/8: loss 0.3333, lr 0.0001, 8.0 samples/s, waiting for data 25%, 1.5 GB, "
+        "0:00:03 left, 2 bad items"
+    ]
+
+
+def test_progress_is_a_bar_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    runner, progress = fake_runner(tmp_path, num_steps=4), Progress()
+    progress.start(runner)
+    for _ in updates(runner, 4):
+        progress.after_update(runner)
+    progress.close()
+    assert "4/4" in terminal.getvalue()
+    assert "loss 0.3333, lr 0.0001, 8.0 samples/s" in terminal.getvalue()
+    assert caplog.messages == []
+
+
+def bad(item: str) -> BadItem:
+    return BadItem(data_set="webvid", item_id=item, path=f"{item}.mp4", reason="empty")
+
+
+def ask(hook: BadItems, runner: Any, good: int, broken: list[BadItem]) -> None:
+    runner.batch = CaptionBatch(
+        captions=[], item_ids=["x"] * good, bad_items=broken, data_set="webvid"
+    )
+    hook.after_step(runner)
+    runner.sums = hook.measure(runner)
+    hook.after_update(runner)
+
+
+def test_bad_items_are_listed_once_also_by_a_resumed_run(tmp_path: Path) -> None:
+    runner, first = fake_runner(tmp_path), BadItems(["webvid"], 0.05)
+    first.start(runner)
+    for _ in range(2):
+        ask(first, runner, 4, [bad("a"), bad("b")])
+    second = BadItems(["webvid"], 0.05)
+    second.load_state_dict(first.state_dict())
+    second.start(runner)
+    ask(second, runner, 4, [bad("a"), bad("c")])
+    listed = [json.loads(s) for s in (tmp_path / "bad_items.jsonl").read_text().splitlines()]
+    assert [line["item_id"] for line in listed] == ["a", "b", "c"]
+    assert runner.figures["bad_items"] == 3
+    assert second.state_dict() == {"asked": {"webvid": 18}, "bad": {"webvid": 6}}
+
+
+@pytest.mark.parametrize(
+    ("good", "broken", "stops"), [(95, 5, False), (94, 6, True), (49, 50, False)]
+)
+def test_limit_holds_from_a_hundred_items_on(
+    good: int, broken: int, stops: bool, tmp_path: Path
+) -> None:
+    runner, hook = fake_runner(tmp_path), BadItems(["webvid"], 0.05)
+    items = [bad(str(i)) for i in range(broken)]
+    if not stops:
+        ask(hook, runner, good, items)
+        return
+    with pytest.raises(TooManyBadItemsError, match=r"webvid: 6 of 100 items .*6\.0%.*is 5\.0%"):
+        ask(hook, runner, good, items)
+
+
+def test_message_of_a_loading_process_has_no_traceback() -> None:
+    text = "Caught ConfigError in DataLoader worker process 0.\nOriginal Traceback ...\n"
+    error = ConfigError(f"{text}video_llama.types.ConfigError: too long\n")
+    assert plain_message(error) == "too long"
+    assert plain_message(ConfigError("too long")) == "too long"
