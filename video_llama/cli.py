@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from video_llama import __version__
+from video_llama import __version__, cli_data
 from video_llama.resources import default_config_path
 from video_llama.types import VideoLlamaError
 
@@ -123,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_doctor(commands)
     _add_convert(commands)
+    cli_data.add_parser(commands)
     return parser
 
 
