@@ -30,12 +30,24 @@ def save_branch(model: VideoLlama, path: Path, manifest: Manifest) -> None:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write tensors with text metadata as safetensors, atomically."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    owners: set[int] = set()
+    for name, tensor in tensors.items():
+        plain[name] = _with_own_memory(tensor.detach().cpu(), owners)
     with atomic_write(path) as temporary:
         save_file(plain, temporary, metadata)
 
 
 def save_pickle(content: Mapping[str, object], path: Path) -> None:
     """Write a torch file, atomically."""
-    with atomic_write(path) as temporary:
-        torch.save(dict(content), temporary)
+    # Through a file of Python's, because torch's own writer does not say that a disk is full.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)
+
+
+def _with_own_memory(tensor: Tensor, owners: set[int]) -> Tensor:
+    """The tensor, copied if it shares its memory: safetensors refuses two names for one memory."""
+    shares = tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.data_ptr() in owners
+    own = tensor.clone() if shares else tensor
+    owners.add(own.data_ptr())
+    return own.contiguous()

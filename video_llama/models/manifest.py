@@ -64,7 +64,7 @@ class Manifest:
             values = json.loads(metadata["manifest"])
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in values.items() if key in known})
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(
                 f"{file.path}: its manifest is damaged ({error}); save it again"
             ) from error
