@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
 
 from video_llama.datasets.conversation import (
     Media,
@@ -130,6 +131,12 @@ class Item:
     labels: Sequence[int] = ()
 
 
+def _stacked(items: list[Item]) -> Tensor:
+    # In a worker this stacks straight into the shared memory that the batch travels in.
+    values: Tensor = default_collate([item.values for item in items])
+    return values
+
+
 class Items(Protocol):
     """The items of a data set.
 
@@ -189,7 +196,7 @@ class CaptionItems:
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
         """As in `Items`."""
-        values = torch.stack([item.values for item in items])
+        values = _stacked(items)
         hears = self._loader.kind == "audio"
         return CaptionBatch(
             captions=[item.caption for item in items],
@@ -255,7 +262,7 @@ class InstructionItems:
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
         """As in `Items`; a prompt has no use here."""
-        values = torch.stack([item.values for item in items])
+        values = _stacked(items)
         ids = [torch.tensor(item.input_ids) for item in items]
         labels = [torch.tensor(item.labels) for item in items]
         pad_id = self._tokenizer.pad_token_id

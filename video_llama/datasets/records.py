@@ -110,6 +110,9 @@ class TableRecords:
         self._has_conversations = has_conversations
         sizes = pc.min_element_wise(pc.binary_length(texts), MAX_LENGTH)
         self._sizes = sizes.cast(pa.uint16()).to_numpy()
+        del sizes
+        # What was needed to read and check the table would else count for every worker.
+        pa.default_memory_pool().release_unused()
 
     def __len__(self) -> int:
         return len(self._texts)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from video_llama.datasets.watch import ItemError, Watch
+from video_llama.types import ConfigError, MediaError
+
+
+def test_the_board_shows_what_is_being_done_and_nothing_else() -> None:
+    watch = Watch()
+    assert watch.busy() == []
+    with watch.at(2, 10**12, "item"):
+        ((worker, number, index, seconds),) = watch.busy()
+        assert (worker, number, index) == (0, 2, 10**12)
+        assert 0 <= seconds < 60
+    assert watch.busy() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (MediaError("a.mp4", "broken"), MediaError, "^a.mp4: broken$"),
+        (ConfigError("too long"), ConfigError, "^set, item 3: too long$"),
+        (ZeroDivisionError("oh"), ItemError, "^set, item 3: ZeroDivisionError: oh$"),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+)
+def test_errors_get_the_name_of_the_item_unless_they_have_it(
+    error: BaseException, expected: type[BaseException], message: str
+) -> None:
+    watch = Watch()
+    with pytest.raises(expected, match=message), watch.at(0, 3, "set, item 3"):
+        raise error
+    assert watch.busy() == []
