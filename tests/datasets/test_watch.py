@@ -22,7 +22,7 @@ def test_the_board_shows_what_is_being_done_and_nothing_else() -> None:
         (MediaError("a.mp4", "broken"), MediaError, "^a.mp4: broken$"),
         (ConfigError("too long"), ConfigError, "^set, item 3: too long$"),
         (ZeroDivisionError("oh"), ItemError, "^set, item 3: ZeroDivisionError: oh$"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
 )
 def test_errors_get_the_name_of_the_item_unless_they_have_it(
