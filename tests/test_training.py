@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import subprocess
@@ -32,6 +33,9 @@ from tests.training_data import (
 from video_llama.build import build_model
 from video_llama.build_run import build_runner
 from video_llama.config import load_config
+from video_llama.datasets.pack import pack
+from video_llama.datasets.webvid import read_webvid
+from video_llama.files import DiskFullError
 from video_llama.runners.errors import DivergedError, TooManyBadItemsError
 from video_llama.runners.hooks.base import Hook
 from video_llama.runners.optimizer import build_optimizer, step_seed
@@ -199,6 +203,51 @@ def test_resumed_run_has_the_same_bits(
     assert resumed.folder == broken.folder
     assert log_lines(resumed.folder) == log_lines(whole.folder)
     assert branch(resumed.folder, 13) == branch(whole.folder, 13)
+
+
+def test_run_that_began_with_files_goes_on_with_shards(data: Path, tmp_path: Path) -> None:
+    report = pack(
+        "webvid", read_webvid(data / "csv", data / "clips"), tmp_path / "tars", samples_per_shard=3
+    )
+    shards = (
+        f"datasets.webvid.build_info={{storage: '{report.storage}'}}",
+        "datasets.cc_sbu_align.sample_ratio=0.001",
+        "run.iters_per_epoch=6",
+    )
+    files = shards[1:]
+    whole = runner(VISION_1, data, tmp_path / "whole", *files)
+    whole.train()
+    packed = runner(VISION_1, data, tmp_path / "packed", *shards)
+    packed.train()
+    more = (*files, "run.save_every=2")
+    broken = runner(VISION_1, data, tmp_path / "broken", *more, hooks=(Crash(3),))
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = runner(VISION_1, data, tmp_path / "broken", *shards, "run.resume_ckpt_path=latest")
+    assert resumed.train()
+    for run in (packed.folder, resumed.folder):
+        assert log_lines(run) == log_lines(whole.folder)
+        assert branch(run, 6) == branch(whole.folder, 6)
+
+
+def test_full_disk_ends_the_run_with_the_last_checkpoint_intact(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("run.iters_per_epoch=4", "run.save_every=2")
+    trains = runner(VISION_1, data, tmp_path, *more)
+    write = trains.parts.write_branch
+
+    def full(path: Path, step: int) -> None:
+        if step > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, step)
+
+    monkeypatch.setattr(trains.parts, "write_branch", full)
+    with pytest.raises(DiskFullError, match="no room for the checkpoint of step 4"):
+        trains.train()
+    resumed = runner(VISION_1, data, tmp_path, *more, "run.resume_ckpt_path=latest")
+    assert resumed.step == 2
+    assert resumed.train()
 
 
 def test_finished_run_can_be_resumed_and_extended(data: Path, tmp_path: Path) -> None:
