@@ -7,10 +7,10 @@ from pathlib import Path
 
 from video_llama.models.checkpoint import save_pickle, save_tensors
 from video_llama.models.manifest import FORMAT
-from video_llama.models.names import group_of, not_needed_reason
+from video_llama.models.names import group_of, never_needed_reason
 from video_llama.models.weight_files import WeightFile, open_weights
 from video_llama.models.weights import LOGIT_SCALE
-from video_llama.types import RequestError
+from video_llama.types import RequestError, WeightsError
 
 PREFIXES = ("", "visual_encoder.", "audio_encoder.")
 """What the names of the released files lack in front of the original's model names."""
@@ -32,10 +32,12 @@ def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Co
 
     Raises:
         RequestError: `target` exists or has another ending.
-        WeightsError: `source` cannot be read.
+        WeightsError: `source` cannot be read, or holds nothing that is needed.
     """
     if target.suffix not in (".safetensors", ".pth"):
         raise RequestError(f"{target}: OUT must end in .safetensors or .pth")
+    if target.is_dir():
+        raise RequestError(f"{target} is a folder; give the name of a file in it")
     if target.exists() and not force:
         raise RequestError(f"{target} exists; give another name, or --force to replace it")
     file = open_weights(source)
@@ -43,11 +45,13 @@ def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Co
     dropped: Counter[str] = Counter()
     kept: list[str] = []
     for name in file.shapes:
-        reason = not_needed_reason(prefix + name)
+        reason = never_needed_reason(prefix + name)
         if reason and prefix + name != LOGIT_SCALE:
             dropped[reason] += 1
         else:
             kept.append(name)
+    if not kept:
+        raise WeightsError(f"{source} holds nothing that is needed, only {', '.join(dropped)}")
     tensors = {name: file.tensor(name) for name in kept}
     about = dict(file.metadata or {})
     about |= {key: str(file.extras[key]) for key in ("kind", "manifest") if key in file.extras}
@@ -75,9 +79,9 @@ def prefix_of(file: WeightFile) -> str:
 def _is_known(name: str) -> bool:
     group = group_of(name)
     if group is None:
-        return not_needed_reason(name) is not None
+        return never_needed_reason(name) is not None
     # Every name is "known" under a prefix of a part: look at what follows it.
-    inside = name.split(".")[1]
+    inside = name.partition(".")[2]
     parts = {
         "vision_encoder": ("blocks", "patch_embed", "cls_token", "pos_embed", "norm", "head"),
         "audio_encoder": ("modality_",),

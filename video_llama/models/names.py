@@ -50,6 +50,7 @@ GROUPS = {
 }
 """The sets of weights that come together: a file holds all of a group or nothing of it."""
 
+_ABOVE = "blocks and head above the features read"
 _NOT_NEEDED = (
     ("text branch of the Q-Former", r"\w*Qformer\.bert\.embeddings\.(word|position)_embeddings\."),
     (
@@ -58,10 +59,7 @@ _NOT_NEEDED = (
     ),
     ("heads of the Q-Former", r"\w*Qformer\.cls\."),
     ("constant buffers", r".*\.(position_ids|inv_freq)$"),
-    (
-        "blocks and head above the features read",
-        r"visual_encoder\.(blocks\.\d+|norm|fc_norm|head)\.",
-    ),
+    (_ABOVE, r"visual_encoder\.(norm|fc_norm|head)\."),
     ("pre-training of EVA", r"visual_encoder\.(lm_head\.|mask_token$|rel_pos_bias)"),
     ("ImageBind's unused towers", r"audio_encoder\.modality_\w+\.(text|depth|thermal|imu)\."),
     ("BLIP-2's own language model", r"(t5_proj|t5_model|opt_proj|opt_model|llm_proj)\."),
@@ -96,7 +94,15 @@ def group_of(original: str) -> str | None:
 
 
 def not_needed_reason(original: str) -> str | None:
-    """Why a key of a released file has no place in the model, or None if that is not known."""
+    """Why a key that is none of a model's has no place in it, or None if that is not known."""
+    # Which blocks are surplus depends on the depth of the model.
+    if original.startswith("visual_encoder.blocks."):
+        return _ABOVE
+    return never_needed_reason(original)
+
+
+def never_needed_reason(original: str) -> str | None:
+    """Why no model, of whatever size, has a place for a key; None if that is not known."""
     for reason, pattern in _NOT_NEEDED:
         if re.match(pattern, original):
             return reason
