@@ -233,7 +233,7 @@ def _sounds(
     if layout == "silent":
         return []
     if layout == "empty":
-        kinds = [_choice(rng, KINDS)]
+        kinds = [_choice(rng, [triple[0] for triple in triples(split)])]
     elif layout == "contradictory":
         kinds = [_choice(rng, [kind for kind in KINDS if kind != kinds[0]])]
     return [sample_sound(rng, split, kind) for kind in kinds]
