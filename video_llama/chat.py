@@ -248,7 +248,6 @@ def _stage_notices(model: VideoLlama) -> list[str]:
     ]
     if model.random_parts:
         notices.append(
-            f"random weights in {', '.join(model.random_parts)}: the answers are nonsense "
-            "(the README says where trained weights come from)"
+            f"random weights in {', '.join(model.random_parts)}: the answers are nonsense"
         )
     return notices

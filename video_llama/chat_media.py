@@ -83,12 +83,12 @@ class MediaItem:
     path: Path
     kind: Kind
     parts: list[Media] = field(default_factory=list)
-    tokens: list[Tensor] = field(default_factory=list)
+    tokens: list[Tensor] = field(default_factory=list, repr=False)
     has_sound: bool | None = None
     sound_used: bool = False
-    frames: Tensor | None = None
+    frames: Tensor | None = field(default=None, repr=False)
     frame_seconds: list[float] = field(default_factory=list)
-    spectrograms: Tensor | None = None
+    spectrograms: Tensor | None = field(default=None, repr=False)
     sound_spans: list[tuple[float, float]] = field(default_factory=list)
     notice: str = ""
     timings: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0})

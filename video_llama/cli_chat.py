@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from video_llama.cli import one_line
 from video_llama.config import load_config
+from video_llama.doctor import check_paths
 from video_llama.processors.files import check_file
 from video_llama.resources import default_config_path
 from video_llama.types import RequestError, VideoLlamaError
@@ -48,8 +49,9 @@ def ask(args: Namespace) -> int:
         answer = "".join(pieces)
         print(json.dumps(_details(session, answer, loaded), ensure_ascii=False, indent=2))
         return 0
+    _print_notes(engine.notices)
     _print_answer(pieces)
-    _print_notes(session.report.notices)
+    _print_notes(notice for notice in session.report.notices if notice not in engine.notices)
     return 0
 
 
@@ -166,6 +168,7 @@ def _engine(args: Namespace, files: Iterable[str]) -> Chat:
     for file in files:
         check_file(file)
     cfg = load_config(args.cfg_path or default_config_path(), args.options)
+    check_paths(cfg)
     from video_llama.build import build_model
     from video_llama.chat import Chat, generation_settings
     from video_llama.processors.media import probe

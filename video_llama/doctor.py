@@ -31,6 +31,20 @@ def path_problems(cfg: Config) -> Iterator[str]:
         yield from _output_problems(cfg)
 
 
+def check_paths(cfg: Config) -> None:
+    """Refuse a configuration whose files are not there, before torch is imported.
+
+    Raises:
+        ConfigError: the first problem, and how many more `doctor` would list.
+    """
+    first, *others = [*path_problems(cfg), None]
+    if first is None:
+        return
+    more = len(others) - 1
+    rest = f" ({more} more: `video-llama doctor` lists them)" if more else ""
+    raise ConfigError(f"{first}{rest}")
+
+
 def data_splits(cfg: Config) -> Iterator[tuple[str, str, SplitInfo | None]]:
     """Data set, split and its place, for every split that a run reads; a chat reads none."""
     run = cfg.run
