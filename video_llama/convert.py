@@ -9,7 +9,6 @@ from video_llama.models.checkpoint import save_pickle, save_tensors
 from video_llama.models.manifest import FORMAT
 from video_llama.models.names import group_of, never_needed_reason
 from video_llama.models.weight_files import WeightFile, open_weights
-from video_llama.models.weights import LOGIT_SCALE
 from video_llama.types import RequestError, WeightsError
 
 PREFIXES = ("", "visual_encoder.", "audio_encoder.")
@@ -46,7 +45,7 @@ def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Co
     kept: list[str] = []
     for name in file.shapes:
         reason = never_needed_reason(prefix + name)
-        if reason and prefix + name != LOGIT_SCALE:
+        if reason:
             dropped[reason] += 1
         else:
             kept.append(name)

@@ -37,12 +37,11 @@ def check_paths(cfg: Config) -> None:
     Raises:
         ConfigError: the first problem, and how many more `doctor` would list.
     """
-    first, *others = [*path_problems(cfg), None]
-    if first is None:
-        return
-    more = len(others) - 1
-    rest = f" ({more} more: `video-llama doctor` lists them)" if more else ""
-    raise ConfigError(f"{first}{rest}")
+    problems = list(path_problems(cfg))
+    if problems:
+        more = len(problems) - 1
+        rest = f" ({more} more: `video-llama doctor` lists them)" if more else ""
+        raise ConfigError(f"{problems[0]}{rest}")
 
 
 def data_splits(cfg: Config) -> Iterator[tuple[str, str, SplitInfo | None]]:
