@@ -1,4 +1,4 @@
-"""The reference arms of the benchmarks compute what ours compute: otherwise a ratio means nothing."""
+"""The reference arms of the benchmarks compute what ours compute: else a ratio means nothing."""
 
 from __future__ import annotations
 

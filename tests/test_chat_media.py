@@ -184,6 +184,7 @@ def test_a_model_without_audio_branch_refuses_sounds_and_watches_clips() -> None
     assert kinds(session.media[0]) == ["video"]
     assert session.media[0].has_sound
     assert not session.media[0].sound_used
+    assert "has sound, but this model has no audio branch" in session.media[0].notice
     with pytest.raises(RequestError, match=r"no audio branch.*equip_audio_branch=true"):
         session.add(files["wav"])
     with pytest.raises(RequestError, match="no audio branch"):

@@ -108,6 +108,13 @@ def test_imagebind_loses_its_unused_towers_and_keeps_its_scale(tmp_path: Path) -
     assert torch.equal(file.tensor(scale), torch.full((2,), 3.0))
 
 
+def test_a_pth_of_imagebind_is_bare_as_the_original_reads_it(tmp_path: Path) -> None:
+    save_file({name: torch.zeros(2) for name in imagebind_huge()}, tmp_path / "ib.safetensors")
+    convert(tmp_path / "ib.safetensors", tmp_path / "ib.pth")
+    state = torch.load(tmp_path / "ib.pth", weights_only=True)
+    assert all(name.startswith("modality_") for name in state)
+
+
 @pytest.mark.parametrize("prefix", ["", "visual_encoder.", "audio_encoder."])
 def test_the_part_of_a_file_is_recognised(tmp_path: Path, prefix: str) -> None:
     path = released(tmp_path / "a.pth", prefix, wrapped=not prefix)

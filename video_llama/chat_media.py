@@ -154,8 +154,11 @@ class MediaEncoder:
             return item
         if use_audio and hears and info.has_audio:
             self._add_sound(item, num_clips)
-        elif use_audio and hears:
-            item.notice = f"{item.path.name} has no sound track; the answer is from its frames only"
+        elif use_audio:
+            reason = f"{item.path.name} has no sound track"
+            if info.has_audio:
+                reason = f"{item.path.name} has sound, but this model has no audio branch"
+            item.notice = f"{reason}; the answer is from its frames only"
         self._add_video(item, num_frames)
         return item
 

@@ -18,8 +18,7 @@ PREFIXES = ("", "visual_encoder.", "audio_encoder.")
 def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Counter[str]]:
     """Convert a weight file.
 
-    To .safetensors: everything that this project can use. To .pth: a `{"model": ...}` that the
-    original loads.
+    To .safetensors: everything that this project can use. To .pth: a file that the original loads.
 
     Args:
         source: .pth, .pt, .bin or .safetensors.
@@ -58,7 +57,8 @@ def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Co
         save_tensors(tensors, target, {"format": "pt", **about})
     else:
         manifest = about if about.get("kind") == FORMAT else {}
-        save_pickle({"model": tensors, **manifest}, target)
+        # The original reads EVA's and ImageBind's files bare, all others in a "model" entry.
+        save_pickle(tensors if prefix else {"model": tensors, **manifest}, target)
     return len(kept), dropped
 
 
