@@ -13,10 +13,14 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
 
 from video_llama.runners.errors import LocalError
+from video_llama.terminal import shown
 from video_llama.types import VideoLlamaError
 
 logger = logging.getLogger("train")
@@ -29,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None: those of the process.
 
     Returns:
-        The exit status: 0 done (also when stopped in order), 1 an error that the user can mend.
+        The exit status: 0 done (also when stopped in order), 1 an error that the user can mend, 130
+        interrupted before the training began.
     """
     args = parse_arguments(argv)
     rank = int(os.environ.get("RANK", "0"))
@@ -44,8 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VideoLlamaError as error:
         # What all processes meet, one of them tells; what only one meets, that one tells.
         if rank == 0 or isinstance(error, LocalError):
-            print(f"train.py: error: {error}", file=sys.stderr, flush=True)
+            message = shown(str(error), keep="\n")
+            print(f"train.py: error: {message}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:  # before the runner takes signals, or a second one
+        if rank == 0:
+            print("\ntrain.py: interrupted", file=sys.stderr, flush=True)
+        return 130
     except RuntimeError as error:
         from video_llama.runners.world import is_lost_peer
 
@@ -104,5 +114,28 @@ def resume_command(args: argparse.Namespace, checkpoint: Path | None) -> str:
     return shlex.join(words)
 
 
+def leave(status: int) -> NoReturn:
+    """End this process of several at once, without taking the interpreter down.
+
+    Where torch takes a process group down, its threads may wait for the interpreter's lock while
+    the interpreter waits for them: processes that had done their work would hang now and then, and
+    so would those that have failed, which torchrun waits for.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error that nothing has caught, and leave."""
+    # To the real stderr: torch's own hook calls this one with another in its place.
+    traceback.print_exception(kind, error, trace, file=sys.__stderr__)
+    leave(1)
+
+
 if __name__ == "__main__":
+    if "LOCAL_RANK" in os.environ:
+        sys.excepthook = fail
+        leave(main())
     sys.exit(main())

@@ -217,3 +217,25 @@ def test_error_of_one_process_is_told_once_and_ends_all(data: Path, tmp_path: Pa
     (line,) = re.findall(r"^train\.py: error: rank \d: .*", text, re.MULTILINE)
     assert "webvid_instruct" in line
     assert "video_llama/runners/runner.py" not in text, "no traceback"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_mistake_in_the_code_shows_its_traceback_and_ends_all(data: Path, tmp_path: Path) -> None:
+    """Also in the middle of training, where torch has put its own hook before ours."""
+    options = options_for(*VISION_1, data, tmp_path / "runs")
+    code = (
+        "import sys, runpy, torch; from video_llama.tasks.pretrain import TextFromMedia;"
+        "TextFromMedia.train_step = lambda *args: 1 / 0;"
+        f"sys.argv = ['train.py', *sys.argv[1:]]; runpy.run_path({str(ROOT / 'train.py')!r},"
+        " run_name='__main__')"
+    )
+    (tmp_path / "broken.py").write_text(code)
+    words = command(config_path(*VISION_1), options, processes=2)
+    words[words.index(str(ROOT / "train.py"))] = str(tmp_path / "broken.py")
+    result = subprocess.run(
+        words, env=environment(), capture_output=True, text=True, timeout=100, check=False
+    )
+    assert result.returncode == 1
+    assert "ZeroDivisionError: division by zero" in result.stderr
+    assert "_forward_backward" in result.stderr

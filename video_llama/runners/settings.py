@@ -10,7 +10,15 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from video_llama.checks import at_least
+from video_llama.checks import (
+    MAX_BATCH,
+    MAX_SEED,
+    MAX_STEPS,
+    MAX_TOKENS,
+    MAX_WORKERS,
+    at_least,
+    at_most,
+)
 from video_llama.types import ConfigError
 
 DEVICES = ("auto", "cuda", "mps", "cpu", "meta")
@@ -109,6 +117,11 @@ class RunSettings:
         at_least(self, 0, "max_answers")
         at_least(self, 1, "accum_grad_iters", "max_epoch", "iters_per_epoch", "log_every")
         at_least(self, 1, "batch_size_train", "batch_size_eval", "answer_max_new_tokens")
+        at_most(self, MAX_BATCH, "batch_size_train", "batch_size_eval", "accum_grad_iters")
+        at_most(self, MAX_STEPS, "max_epoch", "iters_per_epoch", "warmup_steps", "data_timeout")
+        at_most(self, MAX_TOKENS, "answer_max_new_tokens")
+        at_most(self, MAX_WORKERS, "num_workers")
+        at_most(self, MAX_SEED, "seed")
         self._check_ranges()
         if self.warmup_lr < 0:
             self.warmup_lr = self.init_lr

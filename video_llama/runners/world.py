@@ -97,7 +97,9 @@ class World:
         return value
 
     def close(self) -> None:
-        """Part in order; the processes do nothing together afterwards."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
-            AcceleratorState._reset_state(reset_partial_state=True)
+        """Wait for the others, so that none ends while another still talks to it.
+
+        The group is left as it is: torch may deadlock while it takes one down (see `train.py`).
+        """
+        if self.size > 1:
+            dist.barrier()

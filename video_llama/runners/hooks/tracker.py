@@ -30,5 +30,6 @@ class Tracker(Hook):
             runner.accelerator.log(values, step=runner.step)
 
     def finish(self, runner: Runner) -> None:
-        """Close the tracker."""
-        runner.accelerator.end_training()
+        """Close the tracker, and leave the processes connected, unlike `end_training`."""
+        for tracker in runner.accelerator.trackers:
+            tracker.finish()
