@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,9 @@ def test_an_index_is_made_once_and_again_when_the_tar_changes(
     assert index.read_bytes() != before
 
 
-@pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", os.urandom(100)])
+@pytest.mark.parametrize(
+    "content", [b"", b"ARROW1\0\0", bytes(range(100))], ids=["empty", "cut short", "junk"]
+)
 def test_a_damaged_index_is_made_again(tmp_path: Path, content: bytes) -> None:
     tar = web_tar(tmp_path / "a.tar")
     (tmp_path / "a.tar.index").write_bytes(content)
@@ -162,6 +163,31 @@ def test_a_tar_that_was_cut_short_is_an_error(tmp_path: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:1300])
     with pytest.raises(ConfigError, match=r"a\.tar: cannot be read as an uncompressed tar"):
         records(tar)
+
+
+@pytest.mark.parametrize("size", [2**62, 2**80, -5, 10_000])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_with_a_made_up_size_is_an_error(tmp_path: Path, size: int, kind: bytes) -> None:
+    header = tarfile.TarInfo("0.jpg")
+    header.size, header.type = size, kind
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(ConfigError, match=r"a\.tar: cannot be read as an uncompressed") as caught:
+        records(tar)
+    if kind == tarfile.REGTYPE:
+        assert f"0.jpg has {size} bytes by its header" in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["{0..99999999}", "{0..9999}{0..9999}", "{a,b}" * 40])
+def test_a_pattern_of_millions_of_tars_is_refused_at_once(pattern: str) -> None:
+    with pytest.raises(ConfigError, match=r"stands for \d+ tars, at most 1000000 expected"):
+        expand_shards(f"{pattern}.tar")
+
+
+@pytest.mark.parametrize("pattern", ["{0..1", "{0.." + "9" * 5000 + "}"])
+def test_a_pattern_that_cannot_be_expanded_is_an_error(pattern: str) -> None:
+    with pytest.raises(ConfigError, match=r"build_info\.storage: .* given: "):
+        expand_shards(f"{pattern}.tar")
 
 
 def test_a_tar_that_is_cut_short_while_it_is_read_loses_samples_only(tmp_path: Path) -> None:
