@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from tests.reference import ROOT
 from tests.tiny_chat import Run, media_files, tiny_model
-from video_llama.cli import main, one_line, parse
+from video_llama.cli import main, parse
+from video_llama.terminal import one_line
 
 
 def program(*argv: object, python: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:

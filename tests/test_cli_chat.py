@@ -146,6 +146,7 @@ def test_chat_does_what_its_lines_say(run: Run) -> None:
         "/media",
         "And this?",
         "/foo bar",
+        "/add ~nosuchuser/x",
         "   ",
         " /is a question",
         "/restart",
@@ -166,6 +167,7 @@ def test_chat_does_what_its_lines_say(run: Run) -> None:
         "error: missing.mp4: there is no such file",
         "error: /add needs the name of a file: /add clip.mp4",
         "error: there is no command /foo; /help lists them",
+        "error: ~nosuchuser/x: there is no user of that name",
     ]
     notes = [line for line in told if line.startswith("note: ")]
     assert len(notes) == len(set(notes))
@@ -207,3 +209,14 @@ def test_an_interrupted_command_says_so(run: Run, monkeypatch: pytest.MonkeyPatc
     status, _, errors = run("ask", media_files()["picture"], "What?")
     assert status == 130
     assert errors == "\nvideo-llama: interrupted\n"
+
+
+def test_neither_answers_nor_notes_steer_the_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "ask", lambda *_, **__: iter(["a\x1b", "[2J\r\n", "\tb"]))
+    notice = ["clip\x1b[31m.mp4 is silent"]
+    monkeypatch.setattr("video_llama.chat._stage_notices", lambda model: notice)
+    _, output, errors = run("ask", media_files()["picture"], "What?")
+    assert output == "a[2J\n\tb\n"
+    assert "note: clip\\x1b[31m.mp4 is silent" in errors

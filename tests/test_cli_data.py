@@ -92,6 +92,20 @@ def test_one_data_set_with_options_is_packed_and_checked_again(
     assert "0 of them" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_names_with_control_characters_are_shown_escaped(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("videoid,page_dir,name\n\x1b[31m,p,a\n")
+    keys = ["--anno-dir", tmp_path / "a.csv", "--videos-dir", data / "clips", "--workers", 0]
+    assert run("check", "webvid", *keys) == 1
+    assert run("pack", "webvid", tmp_path / "out", *keys) == 1
+    assert run("check", tmp_path / "\x1b[31m.yaml") == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("\\x1b[31m") == 2
+    assert "\\x1b[31m.yaml" in shown.err
+    assert "\x1b[31m" not in shown.out + shown.err
+
+
 def test_an_unknown_data_set_or_split_is_an_error(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ LEAVES = {
     "files",
     "registry",
     "resources",
+    "terminal",
     "text",
     "types",
     "yaml_file",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from video_llama import __version__, cli_data
 from video_llama.resources import default_config_path
+from video_llama.terminal import one_line
 from video_llama.types import VideoLlamaError
 
 if TYPE_CHECKING:
@@ -67,14 +68,6 @@ def _run(argv: Sequence[str]) -> int:
     finally:
         if sys.stdout is not None:  # None where the caller closed it
             sys.stdout.flush()
-
-
-def one_line(error: Exception | str) -> str:
-    """The message of an error; of one from the operating system, which file and what is wrong."""
-    message = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        message = f"{error.filename}: {(error.strerror or message).lower()}"
-    return " ".join(message.splitlines())
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_llama.cli import one_line
 from video_llama.config import load_config
 from video_llama.doctor import check_paths
 from video_llama.processors.files import check_file
 from video_llama.resources import default_config_path
+from video_llama.terminal import one_line, shown, without_controls
 from video_llama.types import RequestError, VideoLlamaError
 
 if TYPE_CHECKING:
@@ -121,7 +121,11 @@ class _Terminal:
         file = name.strip().strip("'\"")
         if not file:
             raise RequestError("/add needs the name of a file: /add clip.mp4")
-        item = _add(self._session, str(Path(file).expanduser()), self._args)
+        try:
+            path = Path(file).expanduser()
+        except RuntimeError as error:
+            raise RequestError(f"{file}: there is no user of that name") from error
+        item = _add(self._session, str(path), self._args)
         print(_described(item))
         if item.notice:
             self._noted.discard(item.notice)
@@ -192,13 +196,13 @@ def _answer_options(args: Namespace) -> dict[str, Any]:
 
 def _print_answer(pieces: Iterable[str]) -> None:
     for piece in pieces:
-        print(piece, end="", flush=True)
+        print(without_controls(piece), end="", flush=True)
     print()
 
 
 def _print_notes(notices: Iterable[str]) -> None:
     for notice in notices:
-        print(f"note: {notice}", file=sys.stderr)
+        print(f"note: {shown(notice)}", file=sys.stderr)
 
 
 def _described(item: MediaItem) -> str:
@@ -208,7 +212,7 @@ def _described(item: MediaItem) -> str:
         told.append(f"{item.frames.shape[1]} frames")
     if item.has_sound is not None:
         told.append("with sound" if item.sound_used else "without sound")
-    return f"{item.kind}: {item.path}" + (f" ({', '.join(told)})" if told else "")
+    return f"{item.kind}: {shown(str(item.path))}" + (f" ({', '.join(told)})" if told else "")
 
 
 def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from video_llama import cli_synth
 from video_llama.datasets.build_info import SPLITS, BuildInfo
 from video_llama.datasets.settings import DATASETS, DatasetSettings
+from video_llama.terminal import one_line, shown
 from video_llama.types import ConfigError, VideoLlamaError
 
 if TYPE_CHECKING:
@@ -118,8 +119,9 @@ def pack(args: argparse.Namespace) -> int:
             f"written now; {len(report.failed)} items could not be packed and keep their place"
         )
         for item_id, reason in report.failed[:MAX_SHOWN]:
-            console.print(f"  {item_id}: {reason}", markup=False)
-        console.print(f"build_info.storage: {report.storage}", markup=False, soft_wrap=True)
+            console.print(shown(f"  {item_id}: {reason}"), markup=False)
+        storage = shown(f"build_info.storage: {report.storage}")
+        console.print(storage, markup=False, soft_wrap=True)
     return 1 if errors or any(report.failed for report in reports) else 0
 
 
@@ -183,7 +185,7 @@ def _for_each(
         except VideoLlamaError as error:
             errors.append(f"{name}: {error}")
     for message in errors:
-        print(f"video-llama: error: {message}", file=sys.stderr)
+        print(f"video-llama: error: {one_line(message)}", file=sys.stderr)
     return results, errors
 
 
@@ -221,6 +223,6 @@ def _show_check(reports: list[CheckReport]) -> None:
     for report in reports:
         for finding in report.findings[:MAX_SHOWN]:
             line = f"{report.name}: {finding.problem}: {finding.path}: {finding.reason}"
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(shown(line), markup=False, soft_wrap=True)
         if len(report.findings) > MAX_SHOWN:
             console.print(f"{report.name}: {len(report.findings) - MAX_SHOWN} more (see --json)")

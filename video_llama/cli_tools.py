@@ -7,9 +7,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from video_llama.cli import one_line
 from video_llama.config import load_config
 from video_llama.doctor import path_problems
+from video_llama.terminal import one_line
 from video_llama.types import VideoLlamaError
 
 
