@@ -32,14 +32,14 @@ def read_audio_caption(anno_dir: Path, videos_dir: Path) -> Records:
     locate = partial(_locate, videos_dir)
     if anno_dir.suffix.lower() != ".json":
         table = read_tables(anno_dir, COLUMNS, filled=COLUMNS, key="audio")
-        return TableRecords([table["audio"]], table["caption"], locate=locate)
+        return TableRecords([table["audio"]], table["caption"], locate=locate, folder=videos_dir)
     sounds, captions = [], []
     for number, entry in enumerate(entries(anno_dir, read_json(anno_dir), FORM)):
         place = f"{anno_dir}: entry {number}"
         sounds.append(text_of(place, entry, "audio"))
         captions.append(text_of(place, entry, "caption"))
     check_unique_names(anno_dir, sounds, "audio")
-    return TableRecords([column(sounds)], column(captions), locate=locate)
+    return TableRecords([column(sounds)], column(captions), locate=locate, folder=videos_dir)
 
 
 def _locate(videos_dir: Path, audio: str) -> tuple[str, Path]:

@@ -40,8 +40,9 @@ def read_cc_sbu_align(storage: Path) -> Records:
         images.append(str(image) if type(image) is int else text_of(place, entry, "image_id"))
         captions.append(text_of(place, entry, "caption"))
     check_unique_names(path, images, "image_id")
-    locate = partial(_locate, storage / "image")
-    return TableRecords([column(images)], column(captions), locate=locate)
+    folder = storage / "image"
+    locate = partial(_locate, folder)
+    return TableRecords([column(images)], column(captions), locate=locate, folder=folder)
 
 
 def _locate(folder: Path, image_id: str) -> tuple[str, Path]:

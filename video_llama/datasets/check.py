@@ -136,15 +136,14 @@ def _look(records: Records, loader: MediaLoader, index: int) -> _Look:
     try:
         record = records[index]
         with record.media.open() as path:
-            if not path.exists():
-                return _Look(index, None, finding("missing", "there is no such file"))
             digest = _digest(check_file(path))
         loader.load(record, torch_generator("check", index))
         reason = _silence(record, loader)
     except NoSoundError as error:
         return _Look(index, digest, finding("silent", error.reason))
     except MediaError as error:
-        return _Look(index, digest, finding("corrupt", error.reason))
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        return _Look(index, digest, finding("missing" if missing else "corrupt", error.reason))
     return _Look(index, digest, finding("silent", reason) if reason else None)
 
 

@@ -36,6 +36,7 @@ def read_llava_instruct(anno_dir: Path, videos_dir: Path) -> Records:
         [column(images)],
         column(conversations),
         locate=partial(_locate, videos_dir),
+        folder=videos_dir,
         has_conversations=True,
     )
 
@@ -63,4 +64,11 @@ def _sentence(place: str, number: int, sentence: Any) -> str:
 
 def _locate(videos_dir: Path, image: str) -> tuple[str, Path]:
     path = videos_dir / f"COCO_train2014_{image}"
-    return image, path if path.exists() else videos_dir / image
+    return image, path if _exists(path) else videos_dir / image
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long: the item cannot be read, the others can
+        return False

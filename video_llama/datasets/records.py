@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from video_llama.datasets.randomness import Integers
+from video_llama.types import MediaError
 
 Turns = list[tuple[str, str]]
 """Questions and answers."""
@@ -39,12 +40,17 @@ class MediaFile:
 
     Attributes:
         path: where it is.
+        folder: that it must lie in: an annotation of others names no other files of this machine.
     """
 
     path: Path
+    folder: Path
 
     def open(self) -> AbstractContextManager[Path]:
         """As in `MediaSource`."""
+        inside = self.path.is_relative_to(self.folder)
+        if not inside or ".." in self.path.relative_to(self.folder).parts:
+            raise MediaError(self.path, f"its name leads out of {self.folder}")
         return nullcontext(self.path)
 
 
@@ -93,6 +99,7 @@ class TableRecords:
         names: columns from which `locate` makes the name of the media, such as folder and file.
         texts: captions, or conversations as `pack_turns` makes them.
         locate: from the values of `names` in a row to the item's name and its file.
+        folder: that the files lie in.
         has_conversations: what `texts` holds.
     """
 
@@ -102,11 +109,13 @@ class TableRecords:
         texts: pa.ChunkedArray,
         *,
         locate: Callable[..., tuple[str, Path]],
+        folder: Path,
         has_conversations: bool = False,
     ) -> None:
         self._names = names
         self._texts = texts
         self._locate = locate
+        self._folder = folder
         self._has_conversations = has_conversations
         sizes = pc.min_element_wise(pc.binary_length(texts), MAX_LENGTH)
         self._sizes = sizes.cast(pa.uint16()).to_numpy()
@@ -119,10 +128,11 @@ class TableRecords:
 
     def __getitem__(self, index: int) -> Record:
         item_id, path = self.locate(index)
+        media = MediaFile(path, self._folder)
         text = self._texts[index].as_py()
         if self._has_conversations:
-            return Record(item_id, MediaFile(path), path, turns=unpack_turns(text))
-        return Record(item_id, MediaFile(path), path, caption=text)
+            return Record(item_id, media, path, turns=unpack_turns(text))
+        return Record(item_id, media, path, caption=text)
 
     def locate(self, index: int) -> tuple[str, Path]:
         """As in `Records`."""

@@ -23,7 +23,8 @@ def read_webvid(anno_dir: Path, videos_dir: Path) -> Records:
     """
     table = read_tables(anno_dir, COLUMNS, filled=["videoid", "name"], key="videoid")
     names = (table["page_dir"], table["videoid"])
-    return TableRecords(names, table["name"], locate=partial(_locate, videos_dir))
+    locate = partial(_locate, videos_dir)
+    return TableRecords(names, table["name"], locate=locate, folder=videos_dir)
 
 
 def _locate(videos_dir: Path, page_dir: str | None, videoid: str) -> tuple[str, Path]:

@@ -32,6 +32,7 @@ def read_webvid_instruct(anno_dir: Path, videos_dir: Path) -> Records:
         [column(videos)],
         column(conversations),
         locate=partial(_locate, videos_dir),
+        folder=videos_dir,
         has_conversations=True,
     )
 
