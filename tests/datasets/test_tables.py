@@ -72,6 +72,21 @@ def test_a_bad_table_is_an_error_with_its_place(
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("before", [0, 400])
+def test_a_cell_that_is_too_large_is_named_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1 << 20)
+    rows = [("id", "text"), *((number, "x" * 9000) for number in range(before))]
+    path = write_table(tmp_path / "a.csv", [*rows, ("large", "x" * (3 << 20)), ("z", "z")])
+    with pytest.raises(
+        ConfigError, match=r"a\.csv: a cell is too large: below row (\d+) "
+    ) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert ("below row 0 " in str(caught.value)) == (before == 0)
+
+
 def test_duplicates_are_found_across_files(tmp_path: Path) -> None:
     write_table(tmp_path / "a.csv", [("id", "text"), (1, "a"), (2, "b")])
     write_table(tmp_path / "b.csv", [("id", "text"), (3, "a"), (1, "b")])

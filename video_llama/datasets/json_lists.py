@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from video_llama.datasets.annotation_files import refuse_device
 from video_llama.text import clean_text
 from video_llama.types import ConfigError
 
@@ -21,6 +22,7 @@ def read_json(path: Path) -> Any:
     Raises:
         ConfigError: there is no such file, or it is not JSON in UTF-8; names the line.
     """
+    refuse_device(path)
     if path.is_dir():
         raise ConfigError(f"{path}: a folder given, a JSON file expected")
     try:

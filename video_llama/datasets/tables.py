@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from video_llama.datasets.annotation_files import refuse_device
 from video_llama.datasets.arrow_files import cached_table
 from video_llama.types import ConfigError
 
@@ -40,7 +41,10 @@ def read_tables(path: Path, columns: Sequence[str], *, filled: Sequence[str], ke
         ConfigError: no table, a column or a value is missing, a value stands twice, or a file is
             no table; names file and row.
     """
+    refuse_device(path)
     files = _files(path)
+    for file in files:
+        refuse_device(file)
     schema = pa.schema({name: pa.string() for name in columns})
     if sum(file.stat().st_size for file in files) < CACHED_BYTES:
         table = pa.Table.from_batches(_batches(files, columns, filled), schema)
@@ -109,6 +113,7 @@ def _batches(
         try:
             yield from _read(file, columns, filled)
         except pa.ArrowInvalid as error:
+            _refuse_large_cell(file, error)
             kind = file.suffix[1:]
             raise ConfigError(f"{file}: not a {kind} table in UTF-8: {error}") from error
         except OSError as error:
@@ -129,18 +134,32 @@ def _read(file: Path, columns: Sequence[str], filled: Sequence[str]) -> Iterator
         ),
     )
     rows, last = 0, None
-    for batch in reader:
-        for name in filled:
-            _check_filled(file, batch[name], name, rows)
-        rows, last = rows + len(batch), batch
-        yield batch
+    try:
+        for batch in reader:
+            for name in filled:
+                _check_filled(file, batch[name], name, rows)
+            rows, last = rows + len(batch), batch
+            yield batch
+    except pa.ArrowInvalid as error:
+        _refuse_large_cell(file, error, rows)
+        raise
     if last is not None:
         _check_closed(file, last, rows)
 
 
+def _refuse_large_cell(file: Path, error: pa.ArrowInvalid, rows: int = 0) -> None:
+    """Say in words what Arrow calls an object that straddles two blocks."""
+    if "straddling" in str(error):
+        raise ConfigError(
+            f"{file}: a cell is too large: below row {rows} one is longer than "
+            f"{_BLOCK_BYTES >> 20} MB, or a quote is never closed"
+        ) from error
+
+
 def _check_header(file: Path, columns: Sequence[str], delimiter: str) -> None:
     options = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    with csv.open_csv(file, parse_options=options) as reader:
+    blocks = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
+    with csv.open_csv(file, read_options=blocks, parse_options=options) as reader:
         found = reader.schema.names
     for name in columns:
         if found.count(name) != 1:
