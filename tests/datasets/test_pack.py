@@ -136,6 +136,15 @@ def test_a_folder_holds_one_packing_only(data: Path, tmp_path: Path) -> None:
         packed("webvid", other, tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"xx", b"[]", b"[" * 100_000, b"\xff"])
+def test_a_damaged_plan_is_an_error_that_says_what_to_do(
+    data: Path, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "pack.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"pack\.json is damaged: delete it to pack anew"):
+        packed("webvid", info_of("webvid", data), tmp_path)
+
+
 def test_odd_suffixes_are_packed_too(tmp_path: Path) -> None:
     sounds = []
     for name in ("a", "b.json", "c.d.WAV", "\u72d7.\u72d7"):

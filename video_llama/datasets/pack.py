@@ -142,7 +142,7 @@ def _claim(folder: Path, plan: PackPlan) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PLAN
     if path.exists():
-        found = json.loads(path.read_text("utf-8"))
+        found = _read_plan(path)
         different = [key for key, value in asdict(plan).items() if found.get(key) != value]
         if different:
             given = ", ".join(f"{key} {asdict(plan)[key]}" for key in different)
@@ -155,6 +155,20 @@ def _claim(folder: Path, plan: PackPlan) -> None:
         temporary.write_text(json.dumps(asdict(plan), indent=1), "utf-8")
     for leftover in folder.glob(f".{plan.name}-*.tmp"):
         leftover.unlink()
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{path}: {PLAN} is damaged: delete it to pack anew; nothing then says what the tars "
+            "beside it were made of, so delete them too unless they are of this data set with "
+            "these options"
+        )
+    return found
 
 
 def _done(folder: Path, plan: PackPlan, shard: int) -> bool:

@@ -116,8 +116,10 @@ def _samples(tar: Path) -> Iterator[Sample]:
     """The samples in the order of the tar; members of one sample follow one another."""
     key, sample = None, Sample("", "")
     try:
+        end = tar.stat().st_size
         with tarfile.open(tar, "r:") as members:
             for member in members:
+                _check_size(member, end)
                 if not member.isfile():
                     continue
                 folder, _, name = member.name.rpartition("/")
@@ -128,10 +130,19 @@ def _samples(tar: Path) -> Iterator[Sample]:
                         yield sample
                     key, sample = found, Sample(found, found)
                 _add(sample, members, member, suffix.lower())
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, OverflowError, MemoryError) as error:
         raise ConfigError(f"{tar}: cannot be read as an uncompressed tar: {error}") from error
     if key is not None:
         yield sample
+
+
+def _check_size(member: tarfile.TarInfo, end: int) -> None:
+    """Refuse a size that a header makes up: base-256 numbers reach far beyond any file."""
+    if not 0 <= member.size <= end - member.offset_data:
+        raise tarfile.ReadError(
+            f"{member.name} has {member.size} bytes by its header, but the tar ends "
+            f"{end - member.offset_data} bytes after it"
+        )
 
 
 def _add(sample: Sample, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:

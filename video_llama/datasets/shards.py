@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ from video_llama.datasets.shard_index import open_index, parsed
 from video_llama.text import clean_text
 from video_llama.types import ConfigError, MediaError
 
+MAX_TARS = 1_000_000
+"""Most tars of a data set."""
+
+_CHOICE = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+
 
 def expand_shards(pattern: str) -> list[Path]:
     """The tars of a pattern, in the order of their names where it has a `*`.
@@ -27,12 +34,17 @@ def expand_shards(pattern: str) -> list[Path]:
         pattern: `a.tar`, `a/{000..012}.tar` or `a/*.tar`.
 
     Raises:
-        ConfigError: there are none, or one is missing.
+        ConfigError: there are none, one is missing, or there would be millions.
     """
     from webdataset.shardlists import expand_urls  # takes more than a second to import
 
+    try:
+        _check_count(pattern)
+        names = expand_urls(pattern)
+    except ValueError as error:  # unbalanced braces, or a number with thousands of digits
+        raise ConfigError(f"build_info.storage: {pattern!r} given: {error}") from error
     found: list[str] = []
-    for name in expand_urls(pattern):
+    for name in names:
         found += sorted(glob(name)) if "*" in name else [name]  # noqa: PTH207 (a whole pattern)
     paths = [Path(name) for name in found]
     missing = [str(path) for path in paths if not path.is_file()]
@@ -46,6 +58,23 @@ def expand_shards(pattern: str) -> list[Path]:
             )
         )
     return paths
+
+
+def _check_count(pattern: str) -> None:
+    """Refuse a pattern before its names would fill the memory."""
+    count = 1
+    for choice in _CHOICE.findall(pattern):
+        bounds = _RANGE.fullmatch(choice)
+        if bounds:
+            first, last, step = bounds.groups(default="1")
+            count *= abs(int(last) - int(first)) // (int(step) or 1) + 1
+        else:
+            count *= choice.count(",") + 1
+    if count > MAX_TARS:
+        raise ConfigError(
+            f"build_info.storage: {pattern!r} stands for {count} tars, at most {MAX_TARS} "
+            "expected: mend the numbers in its braces"
+        )
 
 
 class ShardRecords:
