@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = shown(str(error), keep="\n")
             print(f"train.py: error: {message}", file=sys.stderr, flush=True)
         return 1
-    except KeyboardInterrupt:  # before the runner takes signals, or a second one
+    except KeyboardInterrupt:  # the training itself takes the signal and saves
         if rank == 0:
             print("\ntrain.py: interrupted", file=sys.stderr, flush=True)
         return 130
