@@ -141,6 +141,9 @@ def test_trained_branch(given: dict[str, Any], branch: str | None) -> None:
         ({"image_size": 0}, ["image_size: 0", "at least 1"]),
         ({"drop_path_rate": 1.0}, ["drop_path_rate: 1.0"]),
         ({"num_query_token": 0}, ["num_query_token: 0"]),
+        ({"num_query_token": 10**9}, ["num_query_token: 1000000000", "at most 4096"]),
+        ({"max_txt_len": 10**9}, ["max_txt_len", "at most 32768"]),
+        ({"image_size": 14 * 10**6}, ["image_size", "at most 4096"]),
         ({"fusion_head_layers": 0}, ["fusion_head_layers: 0"]),
     ],
 )
@@ -181,6 +184,8 @@ def test_imagebind_is_a_file_or_its_folder(tmp_path: Path) -> None:
         ({"max_bad_fraction": 1.5}, "max_bad_fraction: 1.5"),
         ({"accum_grad_iters": 0}, "accum_grad_iters: 0"),
         ({"seed": -1}, "seed: -1"),
+        ({"seed": 2**63 - 1}, "at most 4611686018427387904"),
+        ({"num_workers": 10**9}, "num_workers: 1000000000"),
         ({"init_lr": float("inf")}, "init_lr: inf"),
     ],
 )

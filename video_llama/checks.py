@@ -9,6 +9,22 @@ import math
 
 from video_llama.types import ConfigError
 
+MAX_LAYERS = 512
+MAX_WIDTH = 65_536
+MAX_SIDE = 4096
+"""Of a picture, pixels."""
+MAX_TOKENS = 32_768
+"""Of a text."""
+MAX_POSITIONS = 4096
+"""Queries, frames and sound segments that a model has a place for."""
+MAX_MEDIA = 1024
+"""Frames or sound segments of one file."""
+MAX_BATCH = 65_536
+MAX_WORKERS = 1024
+MAX_STEPS = 10**9
+MAX_SEED = 2**62
+"""Leaves room in 64 bits for what is added to it."""
+
 
 def at_least(settings: object, minimum: float, *names: str) -> None:
     """Require a lower bound of numeric settings.
@@ -23,8 +39,25 @@ def at_least(settings: object, minimum: float, *names: str) -> None:
     """
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not (math.isfinite(value) and value >= minimum):
+        if value is not None and not minimum <= value < math.inf:  # so for NaN too
             raise ConfigError(f"{name}: {value} given, at least {minimum:g} expected")
+
+
+def at_most(settings: object, maximum: float, *names: str) -> None:
+    """Require an upper bound of numeric settings, far above what anyone needs.
+
+    Args:
+        settings: the object that holds them.
+        maximum: the largest valid value.
+        names: attributes of `settings`; None passes.
+
+    Raises:
+        ConfigError: a value is larger; names the field, the value and the bound.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value > maximum:
+            raise ConfigError(f"{name}: {value} given, at most {maximum} expected")
 
 
 def divisible(settings: object, whole: str, part: str) -> None:

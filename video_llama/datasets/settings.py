@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from video_llama.checks import at_least
+from video_llama.checks import MAX_POSITIONS, MAX_STEPS, MAX_TOKENS, at_least, at_most
 from video_llama.datasets.build_info import BuildInfo, SplitInfo
 from video_llama.processors.settings import (
     AudioSettings,
@@ -103,6 +103,9 @@ class DatasetSettings:
     def __post_init__(self) -> None:
         at_least(self, 0, "sample_ratio")
         at_least(self, 1, "num_video_query_token", "max_length", "bucket_batches")
+        at_most(self, MAX_POSITIONS, "num_video_query_token", "bucket_batches")
+        at_most(self, MAX_TOKENS, "max_length")
+        at_most(self, MAX_STEPS, "sample_ratio")
         if not self.data_type.startswith(("image", "video", "audio")):
             raise ConfigError(
                 f"data_type: {self.data_type!r} given, "

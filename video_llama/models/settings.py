@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from video_llama.checks import at_least, divisible
+from video_llama.checks import (
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_SIDE,
+    MAX_TOKENS,
+    MAX_WIDTH,
+    at_least,
+    at_most,
+    divisible,
+)
 from video_llama.registry import Registry
 from video_llama.types import ConfigError
 
@@ -53,6 +62,9 @@ class VitSettings:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        at_most(self, MAX_WIDTH, "embed_dim")
+        at_most(self, 256, "mlp_ratio")
+        at_most(self, MAX_LAYERS, "depth")
         divisible(self, "embed_dim", "num_heads")
 
 
@@ -73,6 +85,8 @@ class QFormerSettings:
         at_least(
             self, 1, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
         )
+        at_most(self, MAX_WIDTH, "hidden_size", "intermediate_size")
+        at_most(self, MAX_LAYERS, "num_hidden_layers")
         divisible(self, "hidden_size", "num_attention_heads")
 
 
@@ -99,6 +113,9 @@ class ImageBindSettings:
 
     def __post_init__(self) -> None:
         at_least(self, 1, *self.__dataclass_fields__)
+        at_most(self, MAX_WIDTH, "vision_embed_dim", "audio_embed_dim", "out_embed_dim")
+        at_most(self, MAX_LAYERS, "vision_num_blocks", "audio_num_blocks")
+        at_most(self, MAX_SIDE, "image_size")
         divisible(self, "vision_embed_dim", "vision_num_heads")
         divisible(self, "audio_embed_dim", "audio_num_heads")
 
@@ -224,9 +241,13 @@ class ModelSettings:
         return converted if converted.is_file() else path / "imagebind_huge.pth"
 
     def _check_sizes(self) -> None:
-        at_least(self, 1, "image_size", "max_txt_len", "max_frame_pos", "max_audio_clips")
-        at_least(self, 1, "num_query_token", "num_video_query_token", "num_audio_query_token")
-        at_least(self, 1, "fusion_head_layers")
+        positions = ("max_frame_pos", "max_audio_clips")
+        queries = ("num_query_token", "num_video_query_token", "num_audio_query_token")
+        at_least(self, 1, "image_size", "max_txt_len", "fusion_head_layers", *positions, *queries)
+        at_most(self, MAX_SIDE, "image_size")
+        at_most(self, MAX_TOKENS, "max_txt_len")
+        at_most(self, MAX_LAYERS, "fusion_head_layers")
+        at_most(self, MAX_POSITIONS, *positions, *queries)
         if not 0 <= self.drop_path_rate < 1:
             raise ConfigError(f"drop_path_rate: {self.drop_path_rate} given, 0 to below 1 expected")
         if self.image_size % self.vit_config.patch_size:

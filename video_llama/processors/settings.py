@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from video_llama.checks import at_least
+from video_llama.checks import MAX_MEDIA, MAX_SIDE, MAX_WIDTH, at_least, at_most
 from video_llama.registry import Registry, suggestion
 from video_llama.types import ConfigError
 
@@ -52,6 +52,7 @@ class PictureSettings(ProcessorSettings):
     def __post_init__(self) -> None:
         """Check the values; see `ConfigError`."""
         at_least(self, 1, "image_size")
+        at_most(self, MAX_SIDE, "image_size")
         self.mean = _three(self, "mean")
         self.std = _three(self, "std")
         if min(self.std) <= 0:
@@ -77,6 +78,7 @@ class VideoSettings(PictureSettings):
         """Check the values; see `ConfigError`."""
         super().__post_init__()
         at_least(self, 1, "n_frms")
+        at_most(self, MAX_MEDIA, "n_frms")
         at_least(self, 0, "start", "end")
         if self.sampling not in SAMPLINGS:
             hint = suggestion(self.sampling, list(SAMPLINGS))
@@ -220,6 +222,9 @@ class AudioSettings(ProcessorSettings):
         at_least(self, 1000, "sample_rate")
         at_least(self, 0.025, "clip_duration")
         at_least(self, 1, "clips_per_video", "num_mel_bins", "target_length")
+        at_most(self, MAX_MEDIA, "clips_per_video", "num_mel_bins")
+        at_most(self, MAX_WIDTH, "target_length")
+        at_most(self, 1_000_000, "sample_rate")
         if not math.isfinite(self.mean):
             raise ConfigError(f"mean: {self.mean} given, a finite number expected")
         if not (math.isfinite(self.std) and self.std > 0):
