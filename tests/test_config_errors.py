@@ -103,6 +103,12 @@ def test_a_mistake_names_file_line_key_value_and_what_is_valid(
         ("model.vit_config=3", ["model.vit_config: 3 given"]),
         ("model.ckpt=${nope}", ["'nope' not found"]),
         ("model.ckpt=${", ["no viable alternative"]),
+        ("model.ckpt=${package:}", ["model.ckpt: ${package:...} got 0 values", "one path"]),
+        ("model.ckpt=" + "[" * 2000, ["nested deeper than 32 levels"]),
+        ("model" + ".x" * 2000 + "=1", ["nested deeper than 32 levels"]),
+        ("run.init_lr=" + "9" * 4000, ["inf given"]),
+        ("run.seed=9223372036854775807", ["at most 4611686018427387904 expected"]),
+        ("datasets.webvid=null", ["leaves out a data set that is not there"]),
         ("datasets.webvidd.sample_ratio=3", ["unknown data set 'webvidd'"]),
     ],
 )
@@ -112,3 +118,15 @@ def test_a_mistaken_override_is_quoted(tmp_path: Path, override: str, facts: lis
     assert str(caught.value).startswith(f"override {override!r}: ")
     for fact in facts:
         assert fact in str(caught.value)
+
+
+def test_an_override_of_many_letters_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="60008 letters given, at most 4096") as caught:
+        load(tmp_path, MODEL, ["model.x=" + "[" * 60_000])
+    assert len(str(caught.value)) < 200
+
+
+def test_an_override_can_leave_a_data_set_out(tmp_path: Path) -> None:
+    text = MODEL + "datasets:\n  webvid:\n  cc_sbu:\n"
+    assert list(load(tmp_path, text, ["datasets.webvid=null"]).datasets) == ["cc_sbu"]
+    assert list(load(tmp_path, text).datasets) == ["webvid", "cc_sbu"], "blank: the defaults"

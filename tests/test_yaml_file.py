@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -113,6 +114,39 @@ def test_interpolations_without_end_and_numbers_without_end(path: Path) -> None:
     refusal(path, f"model:\n  max_txt_len: {'9' * 5000}\n")
 
 
+@pytest.mark.parametrize(
+    ("value", "fact"),
+    [
+        ('!!int ""', "bad value for !!int"),
+        ('!!bool "x"', "bad value for !!bool"),
+        ('!!timestamp "zz"', "the tag !!timestamp"),
+        ("!!set {a}", "the tag !!set"),
+        ("9" * 5000, "a number of 5000 digits"),
+        (":".join(["59"] * 500), "digits"),
+        ("!!float " + ":".join(["59"] * 500), "bad value for !!float"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_tag_names_the_line(
+    path: Path, value: str, fact: str
+) -> None:
+    message = refusal(path, f"model:\n  max_txt_len: {value}\n")
+    assert message.startswith(f"{path}:2: not YAML: ")
+    assert fact in message
+    assert len(message) < 500
+
+
+def test_null_is_no_key(path: Path) -> None:
+    assert "x.yaml:2: the key '~' is no name" in refusal(path, "model:\n  ~: 1\n")
+
+
+def test_devices_and_pipes_are_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for name in (Path("/dev/zero"), pipe):
+        with pytest.raises(ConfigError, match="a device or pipe given"):
+            read_yaml(name)
+
+
 def alias_bomb() -> str:
     lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     for name, previous in zip("bcdefghij", "abcdefghi", strict=True):
@@ -125,11 +159,13 @@ def alias_bomb() -> str:
     [
         (alias_bomb(), "aliases"),
         ("model: &a\n  x: *a\n", "aliases"),
+        ("".join(f"a{i}: &a{i} [{f'*a{i - 1}' if i else 1}]\n" for i in range(99)), "aliases"),
         ("model: " + "[" * 100_000, "nested deeper"),
         ("model: " + "{a: " * 3000 + "}" * 3000, "nested deeper"),
+        (f"model: {'${' * 300}{'}' * 300}", "brackets"),
         ("#" * (MAX_BYTES + 1), "is this a configuration?"),
     ],
-    ids=["bomb", "loop", "lists", "mappings", "size"],
+    ids=["bomb", "loop", "ladder", "lists", "mappings", "dollars", "size"],
 )
 def test_files_that_would_take_all_memory_are_refused_at_once(
     path: Path, text: str, fact: str

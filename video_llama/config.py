@@ -115,6 +115,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: the YAML.
         overrides: `section.key=value` each, applied in order; the value is YAML, or else text.
+            `datasets.NAME=null` leaves a data set of the file out.
 
     Raises:
         ConfigError: the file or an override is wrong; names the file and line (or the override),

@@ -22,7 +22,7 @@ from video_llama.registry import Registry, suggestion
 from video_llama.resources import package_file
 from video_llama.runners.settings import RunSettings
 from video_llama.types import ConfigError
-from video_llama.yaml_file import first_line
+from video_llama.yaml_file import MAX_SHOWN, first_line
 
 T = TypeVar("T")
 
@@ -36,7 +36,18 @@ IGNORED_KEYS = {
     "run.dist_url": "torchrun says where the processes meet",
 }
 
-OmegaConf.register_resolver("package", lambda name: str(package_file(name)), replace=True)
+
+def _package(*names: object) -> str:
+    """The value of `${package:NAME}`."""
+    if len(names) != 1 or not isinstance(names[0], str) or not names[0]:
+        raise ConfigError(
+            f"${{package:...}} got {len(names)} values, one path such as "
+            "${package:presets/tiny/llama} expected"
+        )
+    return str(package_file(names[0]))
+
+
+OmegaConf.register_resolver("package", _package, replace=True)
 
 
 class ConfigWarning(UserWarning):
@@ -214,7 +225,10 @@ def _translated(
     if isinstance(error, MissingMandatoryValue):
         return ConfigError(f"{key}: required, but not given")
     if not isinstance(error, ValidationError):  # an interpolation that leads nowhere
-        return ConfigError(f"{key}: {first_line(error)}")
+        reason = first_line(error).removeprefix(
+            "ConfigError raised while resolving interpolation: "
+        )
+        return ConfigError(f"{key}: {reason}")
     section, _, name = key.rpartition(".")
     hint = get_type_hints(OmegaConf.get_type(OmegaConf.select(schema, section)))[name]
     value: Any = given
@@ -225,7 +239,7 @@ def _translated(
 
 def _wrong_value(key: str, value: object, hint: Any) -> ConfigError:
     words = {"None": "null", "True": "true", "False": "false"}  # Python's to YAML's
-    shown = words.get(repr(value), repr(value))
+    shown = words.get(repr(value), repr(value))[:MAX_SHOWN]
     kind, optional = _kind(hint)
     null = " or null" if optional else ""
     if get_origin(kind) is Literal:

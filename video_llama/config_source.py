@@ -11,8 +11,11 @@ from typing import Any
 import yaml
 from omegaconf.errors import OmegaConfBaseException
 
+from video_llama.registry import suggestion
 from video_llama.types import ConfigError
-from video_llama.yaml_file import YamlFile, first_line, plain_values
+from video_llama.yaml_file import MAX_DEPTH, YamlFile, YamlLimitError, first_line, parse_yaml
+
+MAX_OVERRIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,15 @@ class Source:
 
 
 def _override(values: dict[str, Any], override: str) -> None:
+    if len(override) > MAX_OVERRIDE:
+        raise ConfigError(
+            f"override {override[:40]!r}...: {len(override)} letters given, at most "
+            f"{MAX_OVERRIDE} expected"
+        )
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
+    if len(names) > MAX_DEPTH:
+        raise ConfigError(f"override {override!r}: nested deeper than {MAX_DEPTH} levels")
     if not equals or len(names) < 2 or not all(names):
         raise ConfigError(f"override {override!r}: section.key=value expected")
     node = values
@@ -66,15 +76,26 @@ def _override(values: dict[str, Any], override: str) -> None:
                 f"override {override!r}: {name} is {node!r}, not a section; "
                 "replace a list as a whole: section.key=[a, b]"
             )
-    node[names[-1]] = _override_value(text, override)
+    value = _override_value(text, override)
+    if names[0] == "datasets" and len(names) == 2 and value is None:
+        _leave_out(node, names[1], override)
+    else:
+        node[names[-1]] = value
+
+
+def _leave_out(entries: dict[str, Any], name: str, override: str) -> None:
+    if name not in entries:
+        hint = suggestion(name, list(entries))
+        raise ConfigError(f"override {override!r}: leaves out a data set that is not there; {hint}")
+    del entries[name]
 
 
 def _override_value(text: str, override: str) -> Any:
     """The YAML value of `text`; text that is not YAML, or a comment to YAML, stands for itself."""
     try:
-        value = plain_values(f"value: {text}")["value"]
+        value = parse_yaml(f"value: {text}")[1]["value"]
     except yaml.YAMLError:
         return text
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, YamlLimitError) as error:
         raise ConfigError(f"override {override!r}: {first_line(error)}") from error
     return text if value is None and text.strip() not in ("", "~", "null") else value
