@@ -122,6 +122,7 @@ def test_a_short_clip_gives_all_of_its_frames(chat: Chat, tmp_path: Path) -> Non
         ({"num_clips": 9}, "9.*max_audio_clips.*8"),
         ({"num_frames": 0}, "at least 1 expected"),
         ({"num_clips": -1}, "at least 1 expected"),
+        ({"num_clips": 99_999_999_999}, "99999999999.*max_audio_clips.*8"),
     ],
 )
 def test_more_than_the_model_has_positions_for_is_refused(
@@ -132,6 +133,18 @@ def test_more_than_the_model_has_positions_for_is_refused(
     with pytest.raises(ConfigError, match=message):
         session.add(clip, **options)
     assert session.media == []
+
+
+@pytest.mark.parametrize("option", ["num_frames", "num_clips"])
+def test_stretched_positions_have_an_end_too(option: str) -> None:
+    session = tiny_chat("model.interpolate_positions=true").start()
+    with pytest.raises(ConfigError, match="99999999999 given, at most 1024 expected"):
+        session.add(media_files()["talkie"], **{option: 99_999_999_999})
+
+
+def test_a_model_of_shapes_only_is_no_chat() -> None:
+    with pytest.raises(RequestError, match="meta given, which has shapes only"):
+        tiny_chat("run.device=meta")
 
 
 def test_what_the_model_sees_and_hears_can_be_shown(chat: Chat) -> None:

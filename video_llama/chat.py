@@ -46,9 +46,17 @@ class Chat:
 
     Args:
         model: of `build_model`.
+
+    Raises:
+        RequestError: the model has shapes only.
     """
 
     def __init__(self, model: VideoLlama) -> None:
+        if model.device.type == "meta":
+            raise RequestError(
+                "run.device: meta given, which has shapes only and answers nothing; "
+                "use run.device=auto or cpu"
+            )
         self.model = model
         self.template: Template = TEMPLATES.get(model.settings.template)
         self.encoder = MediaEncoder(model)

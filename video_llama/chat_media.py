@@ -23,7 +23,7 @@ from video_llama.processors.settings import (
     VideoEvalSettings,
     VideoSettings,
 )
-from video_llama.types import RequestError
+from video_llama.types import ConfigError, RequestError
 
 Kind = Literal["video", "image", "audio"]
 
@@ -171,6 +171,7 @@ class MediaEncoder:
     def _add_video(self, item: MediaItem, num_frames: int | None) -> None:
         settings = self.processing.video
         if num_frames is not None:
+            self._check_count("frames", num_frames, "max_frame_pos")
             settings = replace(settings, n_frms=num_frames)
         with item.timed("decode"):
             clip = settings.build()(item.path)
@@ -184,9 +185,19 @@ class MediaEncoder:
         item.parts.append(Media(kind, tokens.shape[1], message))
         item.tokens.append(tokens)
 
+    def _check_count(self, things: str, count: int, limit_key: str) -> None:
+        """Refuse what the model has no positions for, before it is decoded."""
+        limit = getattr(self.model.settings, limit_key)
+        if count > limit and not self.model.settings.interpolate_positions:
+            raise ConfigError(
+                f"{count} {things} given, but model.{limit_key} is {limit}; take fewer, or set "
+                "model.interpolate_positions to true"
+            )
+
     def _add_sound(self, item: MediaItem, num_clips: int | None) -> None:
         settings = self.processing.audio
         if num_clips is not None:
+            self._check_count("segments of sound", num_clips, "max_audio_clips")
             settings = replace(settings, clips_per_video=num_clips)
         with item.timed("decode"):
             sound = settings.build()(item.path)
