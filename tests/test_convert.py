@@ -171,14 +171,32 @@ def test_an_existing_file_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert len(open_weights(target).shapes) == 58
 
 
-def test_a_file_can_be_converted_onto_itself(tmp_path: Path) -> None:
-    manifest = saved_branch(tmp_path / "a.safetensors", "video")
-    before = tensors(open_weights(tmp_path / "a.safetensors"))
-    before = {name: tensor.clone() for name, tensor in before.items()}
-    convert(tmp_path / "a.safetensors", tmp_path / "a.safetensors", force=True)
-    after = open_weights(tmp_path / "a.safetensors")
-    assert equal(tensors(after), before)
-    assert Manifest.of_file(after) == manifest
+@pytest.mark.parametrize("force", [True, False])
+def test_a_file_is_not_converted_onto_itself(tmp_path: Path, force: bool) -> None:
+    saved_branch(tmp_path / "a.safetensors", "video")
+    before = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "a.safetensors")
+    for name in ("a.safetensors", "link.safetensors"):
+        with pytest.raises(RequestError, match="is the file to convert itself; give another name"):
+            convert(tmp_path / "a.safetensors", tmp_path / name, force=force)
+    assert (tmp_path / "a.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(2, dtype=torch.int64), r"llama_proj\.bias is of type torch\.int64, one of"),
+        (torch.ones(2, dtype=torch.complex64), r"llama_proj\.bias is of type torch\.complex64"),
+        (torch.ones(1).expand(2**40), r"llama_proj\.bias has shape .* are not stored"),
+    ],
+)
+def test_what_is_no_weight_is_not_converted(
+    tmp_path: Path, tensor: torch.Tensor, message: str
+) -> None:
+    torch.save({"llama_proj.bias": tensor}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=message):
+        convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["out.bin", "out", "out.pt", "out.safetensor"])

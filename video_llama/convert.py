@@ -29,13 +29,16 @@ def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Co
         How many tensors were kept, and how many were left out, by reason.
 
     Raises:
-        RequestError: `target` exists or has another ending.
-        WeightsError: `source` cannot be read, or holds nothing that is needed.
+        RequestError: `target` exists, is `source`, or has another ending.
+        WeightsError: `source` cannot be read, holds nothing that is needed, or tensors that can be
+            no weights.
     """
     if target.suffix not in (".safetensors", ".pth"):
         raise RequestError(f"{target}: OUT must end in .safetensors or .pth")
     if target.is_dir():
         raise RequestError(f"{target} is a folder; give the name of a file in it")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise RequestError(f"{target} is the file to convert itself; give another name for OUT")
     if target.exists() and not force:
         raise RequestError(f"{target} exists; give another name, or --force to replace it")
     file = open_weights(source)
@@ -46,6 +49,8 @@ def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Co
         reason = never_needed_reason(prefix + name)
         if reason:
             dropped[reason] += 1
+        elif name in file.unfit:
+            raise WeightsError(f"{source}: {name} {file.unfit[name]}")
         else:
             kept.append(name)
     if not kept:

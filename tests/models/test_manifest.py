@@ -73,6 +73,19 @@ def test_a_damaged_manifest_is_an_error(tmp_path: Path, text: str | None) -> Non
         Manifest.of_file(file)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"llm_width": "a"}, {"branch": 3}, {"branch": "both"}, {"template": 1}, {"step": -1}, None],
+)
+def test_a_manifest_of_wrong_types_is_damaged(
+    tmp_path: Path, changes: dict[str, Any] | None
+) -> None:
+    text = "[" * 100_000 if changes is None else json.dumps({**asdict(described()), **changes})
+    path = saved(tmp_path / "a.safetensors", {"kind": FORMAT, "manifest": text})
+    with pytest.raises(WeightsError, match=r"a\.safetensors: its manifest is damaged"):
+        Manifest.of_file(open_weights(path))
+
+
 def test_a_file_that_fits_is_taken() -> None:
     assert misfit(described("video"), golden_settings("video"), LLM) is None
     assert misfit(described("audio"), golden_settings("audio"), LLM) is None

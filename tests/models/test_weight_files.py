@@ -145,3 +145,62 @@ def test_a_bare_tensor_is_refused(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match="holds a Tensor, a state dict is needed"):
         open_weights(tmp_path / "weights.pth")
+
+
+GARBAGE = [
+    *(b".", b"junk", b"\x80\x09.", b"\x80\x02}.", b"PK\x03\x04", b"\x80\x02\x8b\xff\xff\xff\xff"),
+    *(b"\x80\x02ccollections\nOrderedDict\n(K\x01K\x02tR.", b"\x80\x02h\x05.", b"e" * 50),
+    *(b"\x80\x02X\x02\x00\x00\x00\xff\xff.", b"\x80\x02K\x01b."),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", GARBAGE)
+def test_garbage_is_no_torch_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"cannot be read as a torch file \(\w+ \w+ ") as error:
+        open_weights(tmp_path / "weights.pth")
+    assert "weights_only" not in str(error.value)
+
+
+def test_an_unsafe_object_is_named_without_torchs_advice(tmp_path: Path) -> None:
+    torch.save({"model": STATE, "config": Attack(tmp_path)}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"it holds posix\.system") as error:
+        open_weights(tmp_path / "weights.pth")
+    assert "weights_only" not in str(error.value)
+
+
+ODD_TENSORS = {
+    "sparse": lambda: torch.eye(2).to_sparse(),
+    "csr": lambda: torch.eye(2).to_sparse_csr(),
+    "meta": lambda: torch.ones(2, device="meta"),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_tensors_that_are_not_plain_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    torch.save({"fine": torch.ones(1), "a.odd": ODD_TENSORS[kind]()}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"a\.odd is a sparse, quantised, nested or meta tensor"):
+        open_weights(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_types_that_are_no_weights_are_noted(suffix: str, tmp_path: Path) -> None:
+    kinds = (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float16)
+    state = {str(kind): torch.zeros(2).to(kind) for kind in (*kinds, torch.float64)}
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    assert open_weights(path).unfit.keys() == {str(kind) for kind in kinds[:4]}
+
+
+def test_a_tensor_of_one_repeated_number_is_not_read(tmp_path: Path) -> None:
+    torch.save({"a.huge": torch.ones(1).expand(2**40)}, tmp_path / "weights.pth")
+    file = open_weights(tmp_path / "weights.pth")
+    assert file.shapes == {"a.huge": (2**40,)}
+    with pytest.raises(WeightsError, match=r"a\.huge has shape .* its numbers are not stored"):
+        file.tensor("a.huge")

@@ -63,11 +63,24 @@ class Manifest:
         try:
             values = json.loads(metadata["manifest"])
             known = {field.name for field in fields(cls)}
-            return cls(**{key: value for key, value in values.items() if key in known})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            manifest = cls(**{key: value for key, value in values.items() if key in known})
+            manifest._check()
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise WeightsError(
                 f"{file.path}: its manifest is damaged ({error}); save it again"
             ) from error
+        return manifest
+
+    def _check(self) -> None:
+        if self.branch not in ("video", "audio"):
+            raise ValueError(f"branch {self.branch!r}")
+        for name, value in asdict(self).items():
+            if name in ("branch", "template", "frozen_hash"):
+                good = isinstance(value, str)
+            else:
+                good = type(value) is int and value >= 0
+            if not good:
+                raise ValueError(f"{name} {value!r}")
 
 
 def describe_branch(

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 LOGIT_SCALE = "audio_encoder.modality_postprocessors.audio.1.log_logit_scale"
 """The one buffer of the released files that carries information: the norm of sound embeddings."""
 
+_TRAINED = ("video_branch", "video_proj", "audio_branch")
+"""Groups that come out of trainings; small enough to look at every value."""
+
 
 @dataclass(frozen=True)
 class WeightSource:
@@ -56,7 +59,7 @@ class LoadReport:
         missing: names that it should hold and does not.
         unexpected: its names that nothing here knows.
         not_needed: how many of its names are known but have no place here, by reason.
-        wrong_shape: messages about sizes that differ.
+        wrong_shape: messages about sizes that differ, and types that are no weights.
         manifest: what the file says about itself, if it is one of ours.
     """
 
@@ -161,6 +164,8 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
                 report.unexpected.append(name)
         elif source.groups and group_of(name) not in source.groups:
             report.not_needed["other parts"] += 1
+        elif key in file.unfit:
+            report.wrong_shape.append(f"{name} {file.unfit[key]}")
         elif shape != tuple(target.shape) and not _resizable(name, shape, tuple(target.shape)):
             report.wrong_shape.append(_shape_message(name, shape, tuple(target.shape)))
         else:
@@ -185,7 +190,7 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
         device: where the tensors go.
 
     Raises:
-        WeightsError: the file cannot be read or does not fit.
+        WeightsError: the file cannot be read, does not fit, or a branch in it is not finite.
     """
     file = open_source(source)
     report = match(model, source, file)
@@ -193,6 +198,11 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
     holders = {original_name(name): name for name, _ in model.named_parameters()}
     for name in report.loaded:
         tensor = file.tensor(name[len(source.prefix) :])
+        if group_of(name) in _TRAINED and not tensor.isfinite().all():
+            raise WeightsError(
+                f"{source.key}: {source.path}: {name} holds values that are not finite; its "
+                "training has diverged: take an earlier checkpoint"
+            )
         if name == LOGIT_SCALE:
             model.get_buffer(name).copy_(tensor)
         else:
@@ -229,8 +239,9 @@ def _resizable(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bo
     """Whether these are patch positions of a square picture at another size."""
     if not name.endswith(("visual_encoder.pos_embed", "vision.pos_embedding_helper.pos_embed")):
         return False
-    square = all(math.isqrt(s[1] - 1) ** 2 == s[1] - 1 for s in (shape, wanted))
-    return len(shape) == 3 and shape[2] == wanted[2] and square
+    if len(shape) != 3 or shape[1] < 2 or shape[2] != wanted[2]:
+        return False
+    return all(math.isqrt(s[1] - 1) ** 2 == s[1] - 1 for s in (shape, wanted))
 
 
 _LLM_WIDTHS = {4096: "7B", 5120: "13B"}
@@ -244,6 +255,8 @@ def _shape_message(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -
 
 
 def _likely_cause(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if len(shape) != len(wanted):
+        return "the file is of another kind or damaged"
     if "llama_proj" in name or name.startswith("llama_model."):
         theirs, ours = (_LLM_WIDTHS.get(s[0], f"{s[0]}-wide") for s in (shape, wanted))
         return (
