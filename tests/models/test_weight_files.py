@@ -204,3 +204,11 @@ def test_a_tensor_of_one_repeated_number_is_not_read(tmp_path: Path) -> None:
     assert file.shapes == {"a.huge": (2**40,)}
     with pytest.raises(WeightsError, match=r"a\.huge has shape .* its numbers are not stored"):
         file.tensor("a.huge")
+
+
+def test_a_pipe_and_a_loop_of_links_are_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
+    for name, message in (("pipe", "a device or a pipe"), ("loop", "symbolic links")):
+        with pytest.raises(WeightsError, match=message):
+            open_weights(tmp_path / f"{name}.pth")

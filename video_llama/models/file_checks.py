@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,21 @@ def check_weight_file(path: Path) -> None:
     """Look at the first bytes of a weight file.
 
     Raises:
-        WeightsError: missing, a folder, empty, a Git-LFS pointer or a web page.
+        WeightsError: missing, a folder, a device, a loop of links, empty, a Git-LFS pointer or a
+            web page.
     """
     if path.is_dir():
         raise WeightsError(
             f"{path} is a folder, a weight file is needed; it holds: {_listing(path)}"
         )
-    if not path.is_file():
-        raise WeightsError(f"{path} does not exist{_neighbours(path)}")
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise WeightsError(f"{path} does not exist{_neighbours(path)}") from error
+    except OSError as error:  # a loop of links among others
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise WeightsError(f"{path} is a device or a pipe, a weight file is needed")
     try:
         with path.open("rb") as file:
             head = file.read(len(LFS_MARK))
@@ -74,7 +82,7 @@ def llama_values(folder: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind = values.get("model_type", "llama")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"model.llama_model: {path} is not a JSON object: {error}") from error
     if kind != "llama":
         raise ConfigError(
@@ -85,17 +93,39 @@ def llama_values(folder: Path) -> dict[str, Any]:
     return values
 
 
+_RANGES = {
+    "hidden_size": (1, 10**6),
+    "intermediate_size": (1, 10**7),
+    "num_hidden_layers": (1, 1024),
+    "num_attention_heads": (1, 10**4),
+    "num_key_value_heads": (1, 10**4),
+    "head_dim": (2, 10**4),
+    "vocab_size": (3, 10**7),
+    "max_position_embeddings": (16, 10**8),
+}
+"""Smallest and largest value of the sizes of a LLaMA."""
+
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim")
+
+
 def _check_sizes(path: Path, values: dict[str, Any]) -> None:
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    for name in (*names, "vocab_size"):
-        value = values.get(name, 1)
-        if type(value) is not int or value < 1:
+    for name, (least, most) in _RANGES.items():
+        value = values.get(name, least)
+        if value is None and name in _MAY_BE_NULL:
+            continue
+        if type(value) is not int or not least <= value <= most:
             raise ConfigError(
-                f"model.llama_model: {path} has {name} {value!r}, a positive whole number expected"
+                f"model.llama_model: {path} has {name} {value!r}, a whole number from {least} to "
+                f"{most:,} expected"
             )
-    width, heads = (values.get(name) for name in ("hidden_size", "num_attention_heads"))
-    if width and heads and width % heads:
-        raise ConfigError(
-            f"model.llama_model: {path} has hidden_size {width}, a multiple of num_attention_heads "
-            f"({heads}) expected"
-        )
+    pairs = (
+        ("hidden_size", "num_attention_heads"),
+        ("num_attention_heads", "num_key_value_heads"),
+    )
+    for name, divisor in pairs:
+        whole, part = values.get(name), values.get(divisor)
+        if whole and part and whole % part:
+            raise ConfigError(
+                f"model.llama_model: {path} has {name} {whole}, a multiple of {divisor} "
+                f"({part}) expected"
+            )

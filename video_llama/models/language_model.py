@@ -11,6 +11,7 @@ import video_llama.compat
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
@@ -50,6 +51,14 @@ RELEASED_SIZES: dict[str, dict[str, Any]] = {
 }
 """LLaMA's sizes, for shapes without files."""
 
+_SHAPE_ERRORS = (
+    *(StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, AssertionError),
+    *(ArithmeticError, RuntimeError),
+)
+"""What transformers and torch raise for values that no model can have."""
+
+_NF4_BLOCK = 64
+
 
 def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
     """The `config.json` of a LLaMA folder.
@@ -67,7 +76,23 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
         size = "13b" if "13b" in folder.name.lower() else "7b"
         logger.info("%s does not exist: assuming the sizes of LLaMA-%s", path, size)
         return LlamaConfig(**RELEASED_SIZES[size], max_position_embeddings=4096)
-    return LlamaConfig(**llama_values(folder))
+    values = llama_values(folder)
+    try:
+        config = LlamaConfig(**values)
+        _try_shapes(config)
+    except _SHAPE_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"model.llama_model: {path} describes no LLaMA that can be built: {reason}"
+        ) from error
+    return config
+
+
+def _try_shapes(config: LlamaConfig) -> None:
+    """Run one layer without memory, which meets every value that a model uses."""
+    probe = LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 1})
+    with torch.device("meta"):
+        LlamaForCausalLM(probe)(inputs_embeds=torch.zeros(1, 4, probe.hidden_size))
 
 
 def has_weights(folder: Path) -> bool:
@@ -92,6 +117,8 @@ def build_language_model(settings: ModelSettings, device: torch.device) -> Llama
     """
     folder = Path(settings.llama_model)
     config = read_config(folder, assume_released=device.type == "meta")
+    if settings.quantization == "nf4":
+        _check_blocks(folder, config)
     config._attn_implementation = "sdpa"
     precision = Precision.named(settings.precision, device.type)
     if device.type == "meta" or not has_weights(folder):
@@ -157,6 +184,15 @@ def _quantization(name: str, precision: Precision) -> BitsAndBytesConfig | None:
         bnb_4bit_compute_dtype=precision.dtype,
         bnb_4bit_use_double_quant=True,
     )
+
+
+def _check_blocks(folder: Path, config: LlamaConfig) -> None:
+    for name in ("hidden_size", "intermediate_size"):
+        if getattr(config, name) % _NF4_BLOCK:
+            raise ConfigError(
+                f"model.quantization: nf4 needs widths that are multiples of {_NF4_BLOCK}, but "
+                f"{folder / 'config.json'} has {name} {getattr(config, name)}; take int8 or none"
+            )
 
 
 def _frozen(model: LlamaForCausalLM) -> LlamaForCausalLM:
