@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.golden_model import build_golden, golden_model
+from tests.golden_model import build_golden, golden_model, golden_settings
 from video_llama.models.names import original_name, trainable_prefixes
+from video_llama.models.qformer import video_branch
 from video_llama.models.settings import Branch
 from video_llama.types import CaptionBatch, ConfigError, InstructionBatch
 
@@ -146,6 +147,26 @@ def test_positions_are_stretched_where_that_is_allowed() -> None:
     assert torch.allclose(stretched[::2], learned)
     assert torch.allclose(stretched[1], (learned[0] + learned[1]) / 2)
     assert torch.equal(model.video_branch.positions(2), learned[:2])
+
+
+def test_positions_start_as_wide_as_the_settings_say() -> None:
+    wide, narrow = (
+        video_branch(
+            golden_settings(None, position_init_std=std), 8
+        ).position_embedding.weight.detach()
+        for std in (1.0, 0.02)
+    )
+    assert 0.8 < float(wide.std()) < 1.2
+    assert 0.016 < float(narrow.std()) < 0.024
+
+
+def test_sound_features_are_as_long_as_those_of_pictures_where_the_settings_say_so() -> None:
+    model = build_golden("audio")
+    as_they_come = model.encode_segments(noise(SOUND), "audio").norm(dim=-1)
+    torch.testing.assert_close(as_they_come, torch.full_like(as_they_come, 20.0))
+    model.settings.audio_feature_norm = "unit"
+    unit = model.encode_segments(noise(SOUND), "audio").norm(dim=-1)
+    torch.testing.assert_close(unit, torch.ones_like(unit))
 
 
 def test_a_model_without_audio_branch_says_so() -> None:

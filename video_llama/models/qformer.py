@@ -66,6 +66,7 @@ class TemporalQFormer(nn.Module):
         output_width: width of the language model.
         steps_name: what a time step is, for errors.
         positions_key: the setting that `num_positions` comes from, for errors.
+        position_init_std: spread of the positions before training.
         interpolate_positions: stretch the learned positions over more steps than there are.
     """
 
@@ -80,11 +81,13 @@ class TemporalQFormer(nn.Module):
         output_width: int,
         steps_name: str,
         positions_key: str,
+        position_init_std: float = 1.0,
         interpolate_positions: bool = False,
     ) -> None:
         super().__init__()
         self.query_tokens = _query_tokens(num_queries, settings.hidden_size)
         self.position_embedding = nn.Embedding(num_positions, input_width)
+        self.position_embedding.weight.data *= position_init_std
         self.qformer = _qformer(
             settings,
             num_layers=num_layers,
@@ -150,6 +153,7 @@ def video_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer:
         output_width=llm_width,
         steps_name="frames",
         positions_key="model.max_frame_pos",
+        position_init_std=settings.position_init_std,
         interpolate_positions=settings.interpolate_positions,
     )
 
@@ -165,6 +169,7 @@ def audio_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer:
         output_width=llm_width,
         steps_name="segments",
         positions_key="model.max_audio_clips",
+        position_init_std=settings.position_init_std,
         interpolate_positions=settings.interpolate_positions,
     )
 

@@ -156,6 +156,9 @@ class ModelSettings:
     """Sound segments (or frames of the audio branch) that have a position: the most per item."""
     interpolate_positions: bool = False
     """Stretch the position tables over more frames or segments instead of refusing them."""
+    position_init_std: float = 1.0
+    """Spread of the position tables before training; beside sound features of norm 1 (audio branch)
+    0.02 learns sooner. Files that hold the tables replace them."""
     fusion_head_layers: int = 2
     """Layers of the video and of the audio Q-Former; the released weights have 2."""
     fusion_header_type: str = "seqTransf"
@@ -164,6 +167,9 @@ class ModelSettings:
     """Build ImageBind and the audio Q-Former."""
     imagebind_config: ImageBindSettings = field(default_factory=ImageBindSettings)
     """Sizes of ImageBind."""
+    audio_feature_norm: Literal["none", "unit"] = "none"
+    """Length of ImageBind's sound features: none: as they come (20 with the released file, though
+    the branch is trained on pictures, whose length is 1); unit: 1 too."""
 
     llama_model: str
     """Folder of the LLM: config.json, tokenizer.model, weights."""
@@ -248,6 +254,7 @@ class ModelSettings:
         at_most(self, MAX_TOKENS, "max_txt_len")
         at_most(self, MAX_LAYERS, "fusion_head_layers")
         at_most(self, MAX_POSITIONS, *positions, *queries)
+        at_least(self, 0, "position_init_std")
         if not 0 <= self.drop_path_rate < 1:
             raise ConfigError(f"drop_path_rate: {self.drop_path_rate} given, 0 to below 1 expected")
         if self.image_size % self.vit_config.patch_size:

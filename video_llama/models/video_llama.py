@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import video_llama.compat
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
@@ -201,6 +202,8 @@ class VideoLlama(nn.Module):
             raise ConfigError("this model has no audio branch; set model.equip_audio_branch=true")
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             embeddings: Tensor = self.audio_encoder(audio, modality)
+            if self.settings.audio_feature_norm == "unit":
+                embeddings = F.normalize(embeddings, dim=-1)
         return rearrange(embeddings, "b s d -> b s 1 d")
 
     def temporal_audio(self, segments: Tensor) -> Tensor:
