@@ -1,0 +1,152 @@
+"""ImageBind's towers: pictures beside words, then sounds beside the frozen tower of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import video_llama.compat
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from video_llama.models.audio_encoder import ImageBind
+from video_llama.models.settings import ModelSettings
+from video_llama.synthetic.pretrain.contrast import (
+    TextTower,
+    contrastive_loss,
+    named,
+    random_slots,
+)
+from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
+from video_llama.synthetic.pretrain.pictures import Pictures, draw_pictures
+from video_llama.synthetic.pretrain.sounds import Sounds, play_sounds
+from video_llama.synthetic.scene import KINDS
+
+PICTURES = Recipe(steps=450, learning_rate=1.5e-3)
+SOUNDS = Recipe(steps=220, learning_rate=1.5e-3, warmup=20)
+PICTURE_BATCH, SOUND_BATCH = 64, 32
+NUM_PICTURES, NUM_SOUNDS = 6000, 1500
+NUM_SCORED = 500
+POSITION_STD = 0.3
+SAID = ("kind", "colour", "number")
+"""What the joint space is about."""
+
+SHARPNESS = 10.0
+"""Factor on the similarity of sounds and pictures in their loss."""
+
+
+def train_imagebind(folder: Path, settings: ModelSettings, seed: int) -> dict[str, Any]:
+    """Train both towers and write `imagebind.safetensors`.
+
+    Args:
+        folder: of the preset.
+        settings: the model section; sizes are read.
+        seed: of weights, pictures and sounds.
+
+    Returns:
+        Their log and figures.
+    """
+    torch.manual_seed(seed)
+    sizes = settings.imagebind_config
+    pictures = draw_pictures(seed + 3000, "train", NUM_PICTURES, size=sizes.image_size)
+    model, text = ImageBind(sizes), TextTower(sizes.out_embed_dim)
+    for modality in ("vision", "audio"):
+        stem = model.modality_preprocessors[modality]
+        nn.init.normal_(stem.get_parameter("pos_embedding_helper.pos_embed"), std=POSITION_STD)
+    log = {"pictures": _train_pictures(model, text, pictures, seed)}
+    sounds = play_sounds(seed + 4000, "train", NUM_SOUNDS)
+    log["sounds"] = _train_sounds(model, pictures, sounds, seed)
+    save_half(folder / "imagebind.safetensors", dict(model.named_parameters()))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    return {
+        "seed": seed,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "training": log,
+        "scores": {
+            split: _scores(model, text, split, seed, sizes.image_size)
+            for split in ("valid", "test_pairs")
+        },
+    }
+
+
+def _train_pictures(
+    model: ImageBind, text: TextTower, pictures: Pictures, seed: int
+) -> dict[str, Any]:
+    random = torch.Generator().manual_seed(seed)
+
+    def loss_at(step: int) -> Tensor:
+        index = torch.randint(len(pictures.words), (PICTURE_BATCH,), generator=random)
+        vectors = _seen(model, pictures, index)
+        slots = random_slots(random, SAID)
+        return contrastive_loss(vectors, pictures.words[index], text, slots)
+
+    trained = [*model.parameters(), *text.parameters()]
+    return fit(trained, loss_at, PICTURES, title="imagebind, pictures")
+
+
+def _train_sounds(
+    model: ImageBind, pictures: Pictures, sounds: Sounds, seed: int
+) -> dict[str, Any]:
+    """Each sound finds its picture among one picture of every other kind."""
+    for part in (model.modality_preprocessors, model.modality_trunks, model.modality_heads):
+        part["vision"].requires_grad_(False)
+    random = torch.Generator().manual_seed(seed + 1)
+    with torch.inference_mode():
+        seen = torch.cat(
+            [_seen(model, pictures, i) for i in torch.arange(len(pictures.words)).split(200)]
+        ).clone()
+    places = [(pictures.words[:, 0] == kind).nonzero()[:, 0] for kind in range(len(KINDS) + 1)]
+
+    def loss_at(step: int) -> Tensor:
+        index = torch.randint(len(sounds.kinds), (SOUND_BATCH,), generator=random)
+        vectors = F.normalize(_heard(model, sounds, index), dim=-1)
+        shown = torch.stack(
+            [
+                seen[place[torch.randint(len(place), (SOUND_BATCH,), generator=random)]]
+                for place in places
+            ],
+            dim=1,
+        )
+        similar = torch.einsum("b d, b k d -> b k", vectors, shown)
+        kinds = sounds.kinds[index]
+        near = similar.gather(1, kinds[:, None]).mean()
+        return F.cross_entropy(SHARPNESS * similar, kinds) + (1 - near)
+
+    return fit(model.parameters(), loss_at, SOUNDS, title="imagebind, sounds")
+
+
+def _seen(model: ImageBind, pictures: Pictures, index: Tensor) -> Tensor:
+    """(B, D) unit vectors of pictures."""
+    vectors: Tensor = model(pictures.normalised(index)[:, None], "vision")
+    return vectors[:, 0]
+
+
+def _heard(model: ImageBind, sounds: Sounds, index: Tensor) -> Tensor:
+    """(B, D) vectors of sounds."""
+    vectors: Tensor = model(sounds.spectrograms[index].float()[:, None], "audio")
+    return vectors[:, 0]
+
+
+@torch.inference_mode()
+def _scores(
+    model: ImageBind, text: TextTower, split: Any, seed: int, size: int
+) -> dict[str, float]:
+    """Words of pictures, and the kind of the pictures that are on average nearest to a sound."""
+    pictures = draw_pictures(seed + 5000, split, NUM_SCORED, size=size)
+    sounds = play_sounds(seed + 6000, split, NUM_SCORED)
+    every = torch.arange(NUM_SCORED)
+    seen = _seen(model, pictures, every)
+    found = {f"picture/{name}": share for name, share in named(seen, pictures.words, text).items()}
+    heard = torch.cat([_heard(model, sounds, index) for index in every.split(100)])
+    means = torch.stack(
+        [seen[pictures.words[:, 0] == k].mean(dim=0) for k in range(len(KINDS) + 1)]
+    )
+    guess = (heard @ means.T).argmax(dim=-1)
+    right = (guess == sounds.kinds).float()
+    found = {name: found[name] for name in (f"picture/{said}" for said in SAID)}
+    found["sound/kind"] = round(float(right[sounds.kinds > 0].mean()), 4)
+    found["sound/silent"] = round(float(right[sounds.kinds == 0].mean()), 4)
+    return found

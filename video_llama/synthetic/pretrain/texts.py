@@ -1,0 +1,255 @@
+"""What the small language model reads: the templates, with descriptions where media would stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+
+from video_llama.datasets.conversation import (
+    TEMPLATES,
+    Media,
+    Template,
+    frames_message,
+    media_question,
+)
+from video_llama.models.prompts import caption_inputs
+from video_llama.synthetic.language import (
+    Question,
+    clip_caption,
+    picture_caption,
+    picture_questions,
+    questions,
+    sound_caption,
+)
+from video_llama.synthetic.scene import COLOURS, KINDS, MOTIONS, Kind, Scene, Sight, Sound
+from video_llama.synthetic.tokenizer import CAPTION_PROMPTS
+from video_llama.synthetic.wording import ENGLISH
+from video_llama.text import encode_text
+from video_llama.types import IGNORE_INDEX, IMAGE_PLACEHOLDER
+
+Item = TypeVar("Item")
+Conversation = Literal["video", "image", "audio", "both"]
+Form = Literal["caption", "prompted"] | Conversation
+
+CONVERSATIONS: tuple[Conversation, ...] = get_args(Conversation)
+"""Which media a conversation is about."""
+
+MOST_TURNS = 4
+"""Questions of one conversation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A training text.
+
+    Attributes:
+        input_ids: token ids.
+        labels: the same where the model is to learn, IGNORE_INDEX elsewhere.
+        kinds: of a conversation, what its questions ask for.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    kinds: tuple[str, ...] = ()
+
+
+class TextWorld:
+    """Makes texts about random scenes.
+
+    Everything goes with everything, and what is heard is independent of what is seen: neither can
+    be guessed from the other.
+
+    Args:
+        tokenizer: made by `load_tokenizer`.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._media_id: int = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+
+    def caption(self, rng: np.random.Generator, *, prompted: bool) -> Text:
+        """A caption after a description, as in stage 1, or after a prompt too, as in stage 2."""
+        scene = random_scene(rng)
+        template = _template(rng)
+        prompt = None
+        if prompted:
+            scene = replace(scene, sights=scene.sights[:1])
+            line = f"<Image>{IMAGE_PLACEHOLDER}</Image> {_pick(rng, CAPTION_PROMPTS)}"
+            prompt = template.caption_prompt.replace("{}", line)
+        told = picture_caption(scene, rng) if prompted else clip_caption(scene, rng)
+        description = self._ids(describe(scene, rng))
+        input_ids, labels, _ = caption_inputs(
+            self._tokenizer,
+            [told],
+            prompt=prompt,
+            num_media_tokens=len(description),
+            end_sym=template.caption_end if prompted else "\n",
+            max_txt_len=64,
+        )
+        ids = self._filled(input_ids[0].tolist(), [description])
+        return Text(input_ids=ids, labels=labels[0].tolist())
+
+    def conversation(
+        self,
+        rng: np.random.Generator,
+        form: Conversation,
+        *,
+        template: Template | None = None,
+        message: bool = False,
+        only: str | None = None,
+        withheld: bool = False,
+    ) -> Text | None:
+        """Questions about described media, with their answers.
+
+        Args:
+            rng: chooses scene and words.
+            form: which media there are.
+            template: of the conversation; by default LLaMA-2's or, more rarely, Vicuna's.
+            message: whether the frames of a clip are announced.
+            only: the one type of question to ask.
+            withheld: leave the places of the descriptions empty.
+
+        Returns:
+            None where the scene does not allow the question.
+        """
+        scene = random_scene(rng)
+        if form == "image":
+            scene = replace(scene, sights=scene.sights[:1])
+        asked = _asked(scene, form, rng)
+        if only is not None:
+            asked = [question for question in asked if question.type == only]
+        if not asked:
+            return None
+        order = rng.permutation(len(asked))[:MOST_TURNS]
+        turns = [asked[at] for at in order]
+        descriptions = [] if form in ("video", "image") else [describe_sound(scene, rng)]
+        if form != "audio":
+            descriptions.append(describe(scene, rng))
+        filling = [[] if withheld else self._ids(text) for text in descriptions]
+        media = _media(form, [len(ids) for ids in filling], _message(rng) if message else "")
+        first = media_question(media, turns[0].question)
+        encoded = (template or _template(rng)).encode(
+            [(first, turns[0].answer), *((turn.question, turn.answer) for turn in turns[1:])],
+            self._tokenizer,
+        )
+        return Text(
+            input_ids=self._filled(encoded.input_ids, filling),
+            labels=encoded.labels,
+            kinds=tuple(turn.type for turn in turns),
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return encode_text(self._tokenizer, text, parse_special=False)
+
+    def _filled(self, input_ids: Sequence[int], descriptions: Sequence[Sequence[int]]) -> list[int]:
+        waiting = iter([token for ids in descriptions for token in ids])
+        return [next(waiting) if token == self._media_id else token for token in input_ids]
+
+
+def random_scene(rng: np.random.Generator) -> Scene:
+    """A scene of which only what can be said about it counts."""
+    layout = rng.random()
+    count = 0 if layout < 0.1 else 2 if layout < 0.4 else 1
+    sights = []
+    for kind in _different(rng, count):
+        motion = "still" if count == 2 else _pick(rng, MOTIONS)
+        number = 1 + int(count == 1 and rng.random() < 0.4)
+        sights.append(Sight(kind=kind, colour=_pick(rng, COLOURS), motion=motion, number=number))
+    heard = rng.random()
+    kinds = _different(rng, 0 if heard < 0.2 else 2 if heard < 0.55 else 1)
+    return Scene(
+        sights=tuple(sights),
+        sounds=tuple(Sound(kind=kind) for kind in kinds),
+        background=_pick(rng, ("plain", "cluttered")),
+    )
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> str:
+    """What stands where the picture would: a caption, or its key words in any order."""
+    if rng.random() < 0.6 or not scene.sights:
+        return clip_caption(scene, rng)
+    things = []
+    for sight in scene.sights:
+        words = [ENGLISH.colours[sight.colour], ENGLISH.kinds[sight.kind]]
+        if len(scene.sights) == 1:
+            words += [ENGLISH.motions[sight.motion], ENGLISH.numbers[sight.number - 1]]
+        things.append(" ".join(words[at] for at in rng.permutation(len(words))))
+    return " then ".join(things)
+
+
+def describe_sound(scene: Scene, rng: np.random.Generator) -> str:
+    """What stands where the sound would.
+
+    Half of the time it is what one would see if the things that are heard were seen: the audio
+    branch is trained on pictures, and says no more than that about sounds.
+    """
+    if rng.random() < 0.5:
+        return sound_caption(scene, rng)
+    still = len(scene.sounds) == 2
+    sights = [
+        Sight(
+            kind=sound.kind,
+            colour=_pick(rng, COLOURS),
+            motion="still" if still else _pick(rng, MOTIONS),
+            number=1 + int(not still and rng.random() < 0.3),
+        )
+        for sound in scene.sounds
+    ]
+    return describe(replace(scene, sights=tuple(sights)), rng)
+
+
+def collate(texts: Sequence[Text]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Texts as one batch.
+
+    Args:
+        texts: B texts.
+
+    Returns:
+        Token ids and labels, both (B, L) int64, padded on the right.
+    """
+    longest = max(len(text.input_ids) for text in texts)
+    ids = np.zeros((len(texts), longest), np.int64)
+    labels = np.full((len(texts), longest), IGNORE_INDEX, np.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.input_ids)] = text.input_ids
+        labels[row, : len(text.labels)] = text.labels
+    return ids, labels
+
+
+def _asked(scene: Scene, form: str, rng: np.random.Generator) -> list[Question]:
+    if form == "image":
+        return picture_questions(scene, rng)
+    asked = questions(scene, rng)
+    if form == "both":
+        return asked
+    modality = "sound" if form == "audio" else "picture"
+    return [question for question in asked if question.modality == modality]
+
+
+def _media(form: str, lengths: Sequence[int], message: str) -> list[Media]:
+    if form == "image":
+        return [Media("image", lengths[0])]
+    media = [Media("audio", lengths[0])] if form in ("audio", "both") else []
+    if form in ("video", "both"):
+        media.append(Media("video", lengths[-1], message))
+    return media
+
+
+def _message(rng: np.random.Generator) -> str:
+    step = _pick(rng, (0.375, 0.4375, 0.5, 0.5625, 0.625))
+    return frames_message([step * frame for frame in range(8)])
+
+
+def _template(rng: np.random.Generator) -> Template:
+    return TEMPLATES.get("llama_v2" if rng.random() < 0.8 else "vicuna")
+
+
+def _different(rng: np.random.Generator, count: int) -> list[Kind]:
+    return [KINDS[at] for at in rng.permutation(len(KINDS))[:count]]
+
+
+def _pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
+    return items[int(rng.integers(len(items)))]
