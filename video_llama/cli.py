@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_convert(commands)
     cli_data.add_parser(commands)
+    _add_evaluate(commands)
     return parser
 
 
@@ -169,6 +170,27 @@ def _add_convert(commands: Commands) -> None:
     convert.add_argument("target", metavar="OUT", help="a .safetensors or .pth file")
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
     convert.set_defaults(handler="video_llama.cli_tools:convert")
+
+
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score answers about clips",
+        description="Exact match by type of question, with chance and 95 % intervals, and what is "
+        "left of it without media, with other media, with frames shuffled in time.",
+    )
+    evaluate.add_argument("questions", metavar="JSON", help="questions with answers")
+    evaluate.add_argument(
+        "--media-dir", metavar="DIR", help="where the clips lie (default: beside the JSON)"
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="most questions of a type")
+    evaluate.add_argument("--out", metavar="FILE", help="JSON file for scores and answers")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of shuffled frames")
+    evaluate.add_argument(
+        "--no-progress", dest="progress", action="store_false", help="show no progress bar"
+    )
+    _add_model_options(evaluate)
+    evaluate.set_defaults(handler="video_llama.cli_evaluate:evaluate")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,228 @@
+"""Questions about clips, answered with their media and with less than that."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import video_llama.compat
+
+import torch
+from torch import Tensor
+
+from video_llama.chat_media import MediaEncoder
+from video_llama.datasets.conversation import TEMPLATES, Media, Turn
+from video_llama.models.video_llama import VideoLlama
+from video_llama.tasks.scoring import ScoredAnswer
+from video_llama.types import ConfigError
+
+Condition = Literal["all", "withheld", "other", "picture", "sound", "shuffled"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+"""What the model is given: the clip, nothing, another item's clip, its frames only, its sound only,
+or its sound with its frames in random order."""
+
+MAX_NEW_TOKENS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipQuestion:
+    """A question about a clip.
+
+    Attributes:
+        item_id: which.
+        path: the clip.
+        question: its text.
+        answer: the right answer.
+        type: what it asks for.
+        chance: share of right answers of a guesser; 0 where that is not known.
+        opposite: the answer that reversed frames would have.
+        contradictory: whether sound and picture show different things.
+    """
+
+    item_id: str
+    path: Path
+    question: str
+    answer: str
+    type: str = "question"
+    chance: float = 0.0
+    opposite: str | None = None
+    contradictory: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """Media of a prompt: how they are announced, and their (1, N, D) tokens."""
+
+    media: Media
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip as the model takes it in.
+
+    Attributes:
+        sound: of the clip; None where it has none.
+        picture: its frames.
+        shuffled: its frames in random order.
+    """
+
+    sound: Part | None
+    picture: Part
+    shuffled: Part
+
+
+def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> list[ClipQuestion]:
+    """Questions of a file: those of `video-llama data synth`, or any in VideoChat's format.
+
+    Args:
+        path: a JSON list.
+        media_dir: what the paths in it are relative to.
+        limit: most questions of a type; None: all.
+
+    Raises:
+        ConfigError: the file is of neither kind.
+    """
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+        found = [question for entry in entries for question in _questions(entry, media_dir)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: not a list of questions ({error!r}); the questions.json of "
+            '`video-llama data synth` or [{"video": ..., "QA": [{"q": ..., "a": ...}]}] expected'
+        ) from error
+    counts: dict[tuple[str, bool], int] = defaultdict(int)
+    kept = []
+    for question in found:
+        key = (question.type, question.contradictory)
+        counts[key] += 1
+        if limit is None or counts[key] <= limit:
+            kept.append(question)
+    if not kept:
+        raise ConfigError(f"{path}: it has no questions")
+    return kept
+
+
+def _questions(entry: dict[str, Any], media_dir: Path) -> Iterator[ClipQuestion]:
+    if "QA" in entry:
+        for number, pair in enumerate(entry["QA"]):
+            yield ClipQuestion(
+                item_id=f"{entry['video']}/{number}",
+                path=media_dir / entry["video"],
+                question=pair["q"],
+                answer=pair["a"],
+            )
+        return
+    yield ClipQuestion(
+        item_id=entry["id"],
+        path=media_dir / entry["path"],
+        question=entry["question"],
+        answer=entry["answer"],
+        type=entry["type"],
+        chance=entry["chance"],
+        opposite=entry["opposite"],
+        contradictory=entry["contradictory"],
+    )
+
+
+class Examiner:
+    """Asks a model questions, in batches.
+
+    Args:
+        model: in eval mode.
+        seed: of the order of shuffled frames.
+        batch_size: questions answered together.
+    """
+
+    def __init__(self, model: VideoLlama, *, seed: int = 0, batch_size: int = 32) -> None:
+        self._model = model
+        self._encoder = MediaEncoder(model)
+        self._random = torch.Generator().manual_seed(seed)
+        self._batch_size = batch_size
+        self._template = TEMPLATES.get(model.settings.template)
+
+    @torch.inference_mode()
+    def read(self, path: Path) -> Clip:
+        """Decode and encode a clip.
+
+        Raises:
+            MediaError: it cannot be used.
+        """
+        item = self._encoder.encode(path, "video")
+        parts = [Part(*pair) for pair in zip(item.parts, item.tokens, strict=True)]
+        picture = parts[-1]
+        assert item.frames is not None
+        order = torch.randperm(item.frames.shape[1], generator=self._random)
+        settings = self._encoder.processing.video
+        pixels = item.frames[:, order].float().div(255)
+        mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (settings.mean, settings.std))
+        video = ((pixels - mean) / std)[None].to(self._model.device)
+        shuffled = replace(picture, tokens=self._model.encode_video(video))
+        return Clip(parts[0] if len(parts) > 1 else None, picture, shuffled)
+
+    def ask(
+        self, questions: Sequence[ClipQuestion], clips: dict[Path, Clip], condition: Condition
+    ) -> Iterator[ScoredAnswer]:
+        """Answers to all questions under one condition, not in their order.
+
+        Args:
+            questions: what is asked.
+            clips: of `read`, by the paths of the questions.
+            condition: what the model is given.
+        """
+        paths = list(dict.fromkeys(question.path for question in questions))
+        # Half of the list away there is another scene, of the same layouts and as balanced.
+        others = dict(zip(paths, paths[len(paths) // 2 :] + paths, strict=False))
+        groups: dict[int, list[tuple[ClipQuestion, list[int], list[Part]]]] = defaultdict(list)
+        for question in questions:
+            path = others[question.path] if condition == "other" else question.path
+            parts = _given(clips[path], condition)
+            turn = Turn(question.question, tuple(part.media for part in parts))
+            ids = self._template.chat_ids([turn], self._model.tokenizer)
+            groups[len(ids)].append((question, ids, parts))
+        for group in groups.values():
+            for start in range(0, len(group), self._batch_size):
+                yield from self._answers(group[start : start + self._batch_size], condition)
+
+    @torch.inference_mode()
+    def _answers(
+        self, asked: Sequence[tuple[ClipQuestion, list[int], list[Part]]], condition: str
+    ) -> Iterator[ScoredAnswer]:
+        rows = [torch.cat([p.tokens for p in parts], dim=1) for _, _, parts in asked if parts]
+        input_ids = torch.tensor([ids for _, ids, _ in asked], device=self._model.device)
+        embedded = self._model.embed(input_ids, torch.cat(rows) if rows else None)
+        tokenizer: Any = self._model.tokenizer
+        said = self._model.language_model.generate(
+            inputs_embeds=embedded,
+            attention_mask=torch.ones_like(input_ids),
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        for (question, _, _), ids in zip(asked, said, strict=True):
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            yield ScoredAnswer(
+                item_id=question.item_id,
+                type=question.type,
+                condition=condition,
+                question=question.question,
+                reference=question.answer,
+                answer=self._template.clean_answer(text),
+                chance=question.chance,
+                opposite=question.opposite,
+                contradictory=question.contradictory,
+            )
+
+
+def _given(clip: Clip, condition: Condition) -> list[Part]:
+    if condition == "withheld":
+        return []
+    sound = [] if clip.sound is None or condition == "picture" else [clip.sound]
+    if condition == "sound":
+        return sound
+    return [*sound, clip.shuffled if condition == "shuffled" else clip.picture]
