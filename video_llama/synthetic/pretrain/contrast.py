@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from video_llama.synthetic.pretrain.pictures import SLOTS
+from video_llama.synthetic.pretrain.pictures import SLOTS, Pictures
 
 DROPPED = 0.5
 """How often a word that does not name the kind is left out of all texts of a batch."""
@@ -50,13 +50,26 @@ def contrastive_loss(
     return F.cross_entropy(scale * pictures @ text(full, slots).T, which)
 
 
-def random_slots(generator: torch.Generator, names: Sequence[str]) -> list[int]:
-    """Which words are said in a batch: the kind or another, often alone."""
-    order = list(SLOTS)
-    chosen = [name for name in names if torch.rand(1, generator=generator) >= DROPPED]
-    if "kind" not in chosen and (not chosen or torch.rand(1, generator=generator) < 0.7):
-        chosen.append("kind")
-    return [order.index(name) for name in chosen]
+def random_batch(
+    pictures: Pictures, size: int, generator: torch.Generator, names: Sequence[str]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Pictures of a batch, their words, and which of the words are said: the kind, or others too.
+
+    Where the colour is not said the pictures are discoloured.
+
+    Args:
+        pictures: to choose from.
+        size: of the batch.
+        generator: source of random numbers.
+        names: of the words that may be said.
+    """
+    index = torch.randint(len(pictures.words), (size,), generator=generator)
+    said = ["kind", *(n for n in names[1:] if torch.rand(1, generator=generator) >= DROPPED)]
+    if "colour" in said:
+        pixels = pictures.normalised(index)
+    else:
+        pixels = pictures.discoloured(index, generator)
+    return pixels, pictures.words[index], [list(SLOTS).index(name) for name in said]
 
 
 @torch.inference_mode()

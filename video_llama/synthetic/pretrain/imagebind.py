@@ -17,7 +17,7 @@ from video_llama.synthetic.pretrain.contrast import (
     TextTower,
     contrastive_loss,
     named,
-    random_slots,
+    random_batch,
 )
 from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
 from video_llama.synthetic.pretrain.pictures import Pictures, draw_pictures
@@ -78,10 +78,8 @@ def _train_pictures(
     random = torch.Generator().manual_seed(seed)
 
     def loss_at(step: int) -> Tensor:
-        index = torch.randint(len(pictures.words), (PICTURE_BATCH,), generator=random)
-        vectors = _seen(model, pictures, index)
-        slots = random_slots(random, SAID)
-        return contrastive_loss(vectors, pictures.words[index], text, slots)
+        pixels, words, slots = random_batch(pictures, PICTURE_BATCH, random, SAID)
+        return contrastive_loss(model(pixels[:, None], "vision")[:, 0], words, text, slots)
 
     trained = [*model.parameters(), *text.parameters()]
     return fit(trained, loss_at, PICTURES, title="imagebind, pictures")

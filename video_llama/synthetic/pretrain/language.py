@@ -29,19 +29,20 @@ from video_llama.synthetic.pretrain.texts import (
 from video_llama.synthetic.randomness import generator
 from video_llama.types import IGNORE_INDEX
 
-RECIPE = Recipe(steps=1500, learning_rate=3e-3, warmup=100)
+RECIPE = Recipe(steps=2200, learning_rate=3e-3, warmup=100)
 TOKENS_PER_BATCH = 2400
-SHORT_STEPS = 0.5
+SHORT_STEPS = 0.6
 """Share of the steps in which only short forms are read: looking things up is learnt sooner."""
 
 POOL = 256
 """Texts that are sorted by length, so that a batch has little padding."""
 
 SHORT_SHARES: dict[Form, float] = {
-    "caption": 0.25,
+    "echo": 0.15,
+    "caption": 0.15,
     "prompted": 0.05,
     "video": 0.3,
-    "image": 0.1,
+    "image": 0.05,
     "audio": 0.3,
 }
 """Shares of the forms at first."""
@@ -50,13 +51,13 @@ SHARES: dict[Form, float] = {
     "caption": 0.15,
     "prompted": 0.05,
     "video": 0.25,
-    "image": 0.1,
-    "audio": 0.15,
+    "image": 0.05,
+    "audio": 0.2,
     "both": 0.3,
 }
 """Shares of the forms after that."""
 
-QUESTIONS_PER_TYPE = 100
+QUESTIONS_PER_TYPE = 60
 """Questions to score of every type, form and template."""
 
 
@@ -177,6 +178,8 @@ def _text(
     world: TextWorld, rng: np.random.Generator, shares: dict[Form, float], *, message: bool
 ) -> Text:
     form = tuple(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
+    if form == "echo":
+        return world.echo(rng)
     if form == "caption" or form == "prompted":
         return world.caption(rng, prompted=form == "prompted")
     text = world.conversation(rng, form, message=message and bool(rng.random() < 0.5))

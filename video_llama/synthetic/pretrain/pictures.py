@@ -50,6 +50,17 @@ class Pictures:
         chosen = self.pixels[index].transpose(0, 1)
         return normalise(chosen, mean=CLIP_MEAN, std=CLIP_STD).transpose(0, 1)
 
+    def discoloured(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """As `normalised`, with the colours of each picture mixed at random.
+
+        A thing has to be told by its shape then: what goes with which colour is no help.
+        """
+        mixing = torch.rand(len(index), 3, 3, generator=generator)
+        mixing = mixing / mixing.sum(dim=-1, keepdim=True)
+        chosen = self.pixels[index].float()
+        mixed = torch.einsum("b i j, b j h w -> i b h w", mixing, chosen)
+        return normalise(mixed.to(torch.uint8), mean=CLIP_MEAN, std=CLIP_STD).transpose(0, 1)
+
 
 def draw_pictures(
     seed: int, split: Split, count: int, *, size: int, empty: float = 0.1

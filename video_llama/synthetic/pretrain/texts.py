@@ -16,6 +16,7 @@ from video_llama.datasets.conversation import (
     media_question,
 )
 from video_llama.models.prompts import caption_inputs
+from video_llama.synthetic.formats import RIVALS
 from video_llama.synthetic.language import (
     Question,
     clip_caption,
@@ -32,10 +33,16 @@ from video_llama.types import IGNORE_INDEX, IMAGE_PLACEHOLDER
 
 Item = TypeVar("Item")
 Conversation = Literal["video", "image", "audio", "both"]
-Form = Literal["caption", "prompted"] | Conversation
+Form = Literal["echo", "caption", "prompted"] | Conversation
 
 CONVERSATIONS: tuple[Conversation, ...] = get_args(Conversation)
 """Which media a conversation is about."""
+
+SPECIAL_AND_BYTES = range(3 + 256)
+"""Ids that are no words."""
+
+ECHO_LENGTH = 16
+"""Tokens of an echo."""
 
 MOST_TURNS = 4
 """Questions of one conversation."""
@@ -69,6 +76,14 @@ class TextWorld:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._media_id: int = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+
+    def echo(self, rng: np.random.Generator) -> Text:
+        """A few random tokens twice: copying is learnt from these before it means anything."""
+        first_word = len(SPECIAL_AND_BYTES)
+        size = self._media_id - first_word
+        ids = [int(token) + first_word for token in rng.integers(size, size=ECHO_LENGTH)]
+        begin = [self._tokenizer.bos_token_id, *ids]
+        return Text(input_ids=[*begin, *ids], labels=[IGNORE_INDEX] * len(begin) + ids)
 
     def caption(self, rng: np.random.Generator, *, prompted: bool) -> Text:
         """A caption after a description, as in stage 1, or after a prompt too, as in stage 2."""
@@ -121,6 +136,8 @@ class TextWorld:
         asked = _asked(scene, form, rng)
         if only is not None:
             asked = [question for question in asked if question.type == only]
+        else:
+            asked = _without_rivals(asked, rng)
         if not asked:
             return None
         order = rng.permutation(len(asked))[:MOST_TURNS]
@@ -152,7 +169,7 @@ class TextWorld:
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene of which only what can be said about it counts."""
     layout = rng.random()
-    count = 0 if layout < 0.1 else 2 if layout < 0.4 else 1
+    count = 0 if layout < 0.1 else 2 if layout < 0.45 else 1
     sights = []
     for kind in _different(rng, count):
         motion = "still" if count == 2 else _pick(rng, MOTIONS)
@@ -227,6 +244,14 @@ def _asked(scene: Scene, form: str, rng: np.random.Generator) -> list[Question]:
         return asked
     modality = "sound" if form == "audio" else "picture"
     return [question for question in asked if question.modality == modality]
+
+
+def _without_rivals(asked: list[Question], rng: np.random.Generator) -> list[Question]:
+    """The questions without those whose answer another one gives away."""
+    dropped = {
+        pair[int(rng.integers(2))] for pair in RIVALS if {q.type for q in asked}.issuperset(pair)
+    }
+    return [question for question in asked if question.type not in dropped]
 
 
 def _media(form: str, lengths: Sequence[int], message: str) -> list[Media]:

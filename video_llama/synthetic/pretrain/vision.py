@@ -19,7 +19,7 @@ from video_llama.synthetic.pretrain.contrast import (
     TextTower,
     contrastive_loss,
     named,
-    random_slots,
+    random_batch,
 )
 from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
 from video_llama.synthetic.pretrain.pictures import SLOTS, Pictures, draw_pictures
@@ -117,12 +117,10 @@ def _train_eyes(
     random = torch.Generator().manual_seed(seed)
 
     def loss_at(step: int) -> Tensor:
-        index = torch.randint(len(pictures.words), (BATCH_SIZE,), generator=random)
-        tokens = eyes(pictures.normalised(index))
+        pixels, words, slots = random_batch(pictures, BATCH_SIZE, random, list(SLOTS))
+        tokens = eyes(pixels)
         pooled = torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1)
-        slots = random_slots(random, list(SLOTS))
-        vectors = F.normalize(head(pooled), dim=-1)
-        return contrastive_loss(vectors, pictures.words[index], text, slots)
+        return contrastive_loss(F.normalize(head(pooled), dim=-1), words, text, slots)
 
     trained = nn.ModuleList([eyes, text, head])
     log = fit(trained.parameters(), loss_at, CONTRASTIVE, title="vision, contrastive")
