@@ -196,7 +196,9 @@ class Examiner:
         input_ids = torch.tensor([ids for _, ids, _ in asked], device=self._model.device)
         embedded = self._model.embed(input_ids, torch.cat(rows) if rows else None)
         tokenizer: Any = self._model.tokenizer
-        said = self._model.language_model.generate(
+        # Typed as Any: transformers' annotation of `generate` fits no class of its own.
+        language_model: Any = self._model.language_model
+        said = language_model.generate(
             inputs_embeds=embedded,
             attention_mask=torch.ones_like(input_ids),
             max_new_tokens=MAX_NEW_TOKENS,
