@@ -22,6 +22,7 @@ from video_llama.synthetic.pretrain.contrast import (
 from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
 from video_llama.synthetic.pretrain.pictures import Pictures, draw_pictures
 from video_llama.synthetic.pretrain.sounds import Sounds, play_sounds
+from video_llama.synthetic.sampling import Split
 from video_llama.synthetic.scene import KINDS
 
 PICTURES = Recipe(steps=450, learning_rate=1.5e-3)
@@ -32,6 +33,9 @@ NUM_SCORED = 500
 POSITION_STD = 0.3
 SAID = ("kind", "colour", "number")
 """What the joint space is about."""
+
+SCORED: tuple[Split, ...] = ("valid", "test_pairs")
+"""Splits that the towers are scored on."""
 
 SHARPNESS = 10.0
 """Factor on the similarity of sounds and pictures in their loss."""
@@ -65,10 +69,7 @@ def train_imagebind(folder: Path, settings: ModelSettings, seed: int) -> dict[st
         "seed": seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "training": log,
-        "scores": {
-            split: _scores(model, text, split, seed, sizes.image_size)
-            for split in ("valid", "test_pairs")
-        },
+        "scores": {split: _scores(model, text, pictures, split, seed) for split in SCORED},
     }
 
 
@@ -130,21 +131,23 @@ def _heard(model: ImageBind, sounds: Sounds, index: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _scores(
-    model: ImageBind, text: TextTower, split: Any, seed: int, size: int
+    model: ImageBind,
+    text: TextTower,
+    trained: Pictures,
+    split: Split,
+    seed: int,
 ) -> dict[str, float]:
-    """Words of pictures, and the kind of the pictures that are on average nearest to a sound."""
-    pictures = draw_pictures(seed + 5000, split, NUM_SCORED, size=size)
+    """Words of pictures, and the kind of the training pictures that on average are nearest."""
+    pictures = draw_pictures(seed + 5000, split, NUM_SCORED, size=trained.pixels.shape[-1])
     sounds = play_sounds(seed + 6000, split, NUM_SCORED)
     every = torch.arange(NUM_SCORED)
-    seen = _seen(model, pictures, every)
-    found = {f"picture/{name}": share for name, share in named(seen, pictures.words, text).items()}
+    seen = named(_seen(model, pictures, every), pictures.words, text)
     heard = torch.cat([_heard(model, sounds, index) for index in every.split(100)])
-    means = torch.stack(
-        [seen[pictures.words[:, 0] == k].mean(dim=0) for k in range(len(KINDS) + 1)]
-    )
-    guess = (heard @ means.T).argmax(dim=-1)
-    right = (guess == sounds.kinds).float()
-    found = {name: found[name] for name in (f"picture/{said}" for said in SAID)}
-    found["sound/kind"] = round(float(right[sounds.kinds > 0].mean()), 4)
-    found["sound/silent"] = round(float(right[sounds.kinds == 0].mean()), 4)
-    return found
+    kinds = range(len(KINDS) + 1)
+    shown = [(trained.words[:, 0] == kind).nonzero()[:100, 0] for kind in kinds]
+    means = torch.stack([_seen(model, trained, index).mean(dim=0) for index in shown])
+    right = ((heard @ means.T).argmax(dim=-1) == sounds.kinds).float()
+    return {f"picture/{name}": seen[name] for name in SAID} | {
+        "sound/kind": round(float(right[sounds.kinds > 0].mean()), 4),
+        "sound/silent": round(float(right[sounds.kinds == 0].mean()), 4),
+    }

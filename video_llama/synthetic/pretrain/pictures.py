@@ -101,7 +101,7 @@ def _moment(
     Image.fromarray(frame).save(buffer, "JPEG", quality=int(rng.integers(60, 96)))
     method = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[int(rng.integers(2))]
     picture = Image.open(buffer).resize((size, size), method, box=box)
-    return np.asarray(picture), _words(scene, time, things, box, height, width)
+    return np.array(picture), _words(scene, time, things, box, height, width)
 
 
 def _things(scene: Scene, time: float) -> list[Sight]:

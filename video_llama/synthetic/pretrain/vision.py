@@ -23,6 +23,7 @@ from video_llama.synthetic.pretrain.contrast import (
 )
 from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
 from video_llama.synthetic.pretrain.pictures import SLOTS, Pictures, draw_pictures
+from video_llama.synthetic.sampling import Split
 
 CONTRASTIVE = Recipe(steps=450, learning_rate=1.5e-3)
 CAPTIONING = Recipe(steps=700, learning_rate=1.5e-3)
@@ -32,7 +33,11 @@ NUM_SCORED = 800
 POSITION_STD = 0.3
 """Of the ViT's initial positions: at the usual 0.02 it does not learn where things are."""
 
+SCORED: tuple[Split, ...] = ("valid", "test_pairs")
+"""Splits that the captions are scored on."""
+
 CAPTION_WIDTH = 64
+"""Of the decoder that says them."""
 
 
 class Captioner(nn.Module):
@@ -82,12 +87,11 @@ def train_vision(folder: Path, settings: ModelSettings, seed: int) -> dict[str, 
     torch.manual_seed(seed)
     pictures = draw_pictures(seed + 1000, "train", NUM_PICTURES, size=settings.image_size)
     eyes, queries = VisionEncoder(settings), frame_qformer(settings)
+    captioner = Captioner(settings.qformer_config.hidden_size)
     nn.init.normal_(eyes.vit.get_parameter("pos_embed"), std=POSITION_STD)
     log = {
         "contrastive": _train_eyes(eyes, pictures, settings, seed),
-        "captioning": _train_queries(
-            eyes, queries, captioner := _captioner(queries), pictures, seed
-        ),
+        "captioning": _train_queries(eyes, queries, captioner, pictures, seed),
     }
     _save(folder, eyes, queries)
     return {
@@ -104,7 +108,7 @@ def train_vision(folder: Path, settings: ModelSettings, seed: int) -> dict[str, 
                 captioner,
                 draw_pictures(seed + 2000, split, NUM_SCORED, size=settings.image_size),
             )
-            for split in ("valid", "test_pairs")
+            for split in SCORED
         },
     }
 
@@ -130,10 +134,6 @@ def _train_eyes(
         pooled = torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1)
         vectors = F.normalize(head(pooled), dim=-1)
     return log | {"trained_pictures": named(vectors, pictures.words[index], text)}
-
-
-def _captioner(queries: FrameQFormer) -> Captioner:
-    return Captioner(queries.query_tokens.shape[-1])
 
 
 def _train_queries(

@@ -1,0 +1,120 @@
+"""Pre-training of the frozen parts: what their data say, and that a part learns and loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from video_llama.models.tokenizer import load_tokenizer
+from video_llama.resources import package_file
+from video_llama.synthetic.pretrain.contrast import TextTower, contrastive_loss, random_batch
+from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
+from video_llama.synthetic.pretrain.pictures import SLOTS, Pictures, draw_pictures
+from video_llama.synthetic.pretrain.sounds import play_sounds
+from video_llama.synthetic.pretrain.texts import CONVERSATIONS, TextWorld, collate
+from video_llama.synthetic.randomness import generator
+from video_llama.synthetic.sampling import split_of
+from video_llama.synthetic.scene import COLOURS, KINDS
+from video_llama.types import IGNORE_INDEX, IMAGE_PLACEHOLDER
+
+
+@pytest.fixture(scope="module")
+def world() -> TextWorld:
+    return TextWorld(load_tokenizer(package_file("presets/tiny/llama")))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return draw_pictures(0, "train", 40, size=56)
+
+
+def decoded(world: TextWorld, ids: list[int]) -> str:
+    text: str = world._tokenizer.decode(ids)
+    return text
+
+
+@pytest.mark.parametrize("form", CONVERSATIONS)
+def test_descriptions_stand_where_media_would(world: TextWorld, form: str) -> None:
+    rng = generator(0, "test")
+    text = world.conversation(rng, form)
+    assert text is not None
+    assert IMAGE_PLACEHOLDER not in decoded(world, text.input_ids)
+    assert len(text.input_ids) == len(text.labels)
+    if form in ("video", "image"):
+        name = form.capitalize()
+        between = decoded(world, text.input_ids).partition(f"<{name}>")[2].partition("</")[0]
+        assert between.strip()
+
+
+def test_without_its_description_a_text_does_not_tell_the_answer(world: TextWorld) -> None:
+    for number in range(20):
+        rng = generator(number, "test")
+        text = world.conversation(rng, "video", only="colour", withheld=True)
+        if text is not None:
+            asked = [
+                i
+                for i, label in zip(text.input_ids, text.labels, strict=True)
+                if label == IGNORE_INDEX
+            ]
+            assert not any(colour in decoded(world, asked) for colour in COLOURS)
+
+
+def test_one_conversation_has_no_two_questions_of_which_one_gives_the_other_away(
+    world: TextWorld,
+) -> None:
+    rng = generator(0, "test")
+    texts = [world.conversation(rng, "video") for _ in range(60)]
+    assert all(not {"kind", "see"} <= set(text.kinds) for text in texts if text)
+
+
+def test_an_echo_has_loss_on_its_second_half_alone(world: TextWorld) -> None:
+    ids, labels = collate([world.echo(generator(0, "test"))])
+    half = len(ids[0]) // 2
+    assert (labels[0, : half + 1] == IGNORE_INDEX).all()
+    assert (labels[0, half + 1 :] == ids[0, 1 : half + 1]).all()
+
+
+def test_pictures_are_of_the_split(pictures: Pictures) -> None:
+    shown = pictures.words[pictures.words[:, 0] > 0]
+    assert 0 < len(shown) < len(pictures.words)
+    pairs = {(KINDS[kind - 1], COLOURS[colour - 1]) for kind, colour in shown[:, :2].tolist()}
+    assert all(split_of(*pair, "still") != "test_pairs" for pair in pairs)
+    assert pictures.normalised(torch.arange(4)).shape == (4, 3, 56, 56)
+
+
+def test_a_discoloured_batch_does_not_say_the_colour(pictures: Pictures) -> None:
+    random = torch.Generator().manual_seed(0)
+    colour = list(SLOTS).index("colour")
+    for _ in range(8):
+        pixels, words, slots = random_batch(pictures, 8, random, list(SLOTS))
+        plain = (pixels[:, None] - pictures.normalised(torch.arange(40))).abs().flatten(2).sum(-1)
+        unchanged = bool((plain.min(dim=1).values == 0).all())
+        assert unchanged == (colour in slots)
+        assert words.shape == (8, len(SLOTS))
+
+
+def test_towers_meet_where_they_are_trained(pictures: Pictures) -> None:
+    torch.manual_seed(0)
+    text, vectors = TextTower(8), torch.nn.Parameter(torch.randn(40, 8))
+
+    def loss_at(step: int) -> torch.Tensor:
+        unit = torch.nn.functional.normalize(vectors, dim=-1)
+        return contrastive_loss(unit, pictures.words, text, [0, 1])
+
+    recipe = Recipe(steps=100, learning_rate=0.05, warmup=5, weight_decay=0.0)
+    log = fit([vectors, *text.parameters()], loss_at, recipe, title="test")
+    assert log["loss"][-1] < 0.5 * log["loss"][0]
+
+
+def test_sounds_come_with_what_is_heard_in_their_middle() -> None:
+    sounds = play_sounds(0, "train", 6)
+    assert sounds.spectrograms.shape == (6, 1, 128, 204)
+    assert set(sounds.kinds.tolist()) <= set(range(len(KINDS) + 1))
+
+
+def test_weights_are_kept_in_half_precision(tmp_path: Path) -> None:
+    save_half(tmp_path / "a" / "part.safetensors", {"x": torch.randn(2, 2).T})
+    assert load_file(tmp_path / "a" / "part.safetensors")["x"].dtype == torch.float16
