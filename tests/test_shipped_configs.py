@@ -258,11 +258,11 @@ def test_tiny_is_the_default_and_is_small() -> None:
         "intermediate_size": 256,
     }
     assert asdict(model.imagebind_config) == {
-        "vision_embed_dim": 64,
-        "vision_num_blocks": 2,
+        "vision_embed_dim": 96,
+        "vision_num_blocks": 3,
         "vision_num_heads": 4,
-        "audio_embed_dim": 64,
-        "audio_num_blocks": 2,
+        "audio_embed_dim": 96,
+        "audio_num_blocks": 3,
         "audio_num_heads": 4,
         "out_embed_dim": 64,
         "image_size": 56,
