@@ -219,8 +219,7 @@ class ModelSettings:
     prompt_template: str = ""
     """Text around a caption prompt, `{}` for the prompt; empty: that of the template."""
     end_sym: str = ""
-    """Ends a caption; empty: a newline where a branch trains without prompt_path (stage 1),
-    otherwise that of the template."""
+    """Ends a caption; empty: a newline in stage 1 (no prompt_path), else that of the template."""
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -272,8 +271,8 @@ class ModelSettings:
             )
         if self.trained_branch == "audio" and not self.frozen_llama_proj:
             raise ConfigError(
-                "frozen_llama_proj: false given while the audio branch trains; llama_proj belongs "
-                "to the video branch, which is trained on its own: set frozen_llama_proj to true"
+                "frozen_llama_proj: false given while the audio branch trains, but it belongs to "
+                "the video branch: set frozen_llama_proj to true"
             )
         if self.trained_branch is None and trains_audio:
             raise ConfigError(
@@ -295,11 +294,7 @@ class ModelSettings:
             )
 
     def _settle_quantization(self) -> None:
-        if not self.low_resource:
-            return
-        if self.quantization == "nf4":
-            raise ConfigError(
-                "low_resource: true given, which means quantization int8, but quantization is nf4: "
-                "leave low_resource out"
-            )
-        self.quantization = "int8"
+        if self.low_resource and self.quantization == "nf4":
+            raise ConfigError("low_resource: true means int8, but quantization is nf4: leave one out")
+        if self.low_resource:
+            self.quantization = "int8"
