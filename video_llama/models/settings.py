@@ -295,6 +295,6 @@ class ModelSettings:
 
     def _settle_quantization(self) -> None:
         if self.low_resource and self.quantization == "nf4":
-            raise ConfigError("low_resource: true means int8, but quantization is nf4: leave one out")
+            raise ConfigError("low_resource: true means int8, but quantization is nf4; leave one")
         if self.low_resource:
             self.quantization = "int8"
