@@ -189,7 +189,7 @@ def test_signal_to_the_whole_group_spares_the_data_workers(
 def test_second_interrupt_ends_the_run_at_once(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "runs"
     # So many steps per update that the first one alone would not end the run soon.
-    more = ("run.accum_grad_iters=100000", "run.iters_per_epoch=100000", "run.save_every=0")
+    more = ("run.accum_grad_iters=60000", "run.iters_per_epoch=60000", "run.save_every=0")
     options = [*tiny_options(*VISION_1, data, output), *more]
     process = start(config_path(*VISION_1), options, processes=0)
     wait_for_file(process, output, "*/tensorboard")
