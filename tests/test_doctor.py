@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import torch
 from tests.broken_configs import AT_A_GLANCE, WITH_TORCH, training, write_yaml
 from tests.reference import ROOT
 from tests.tiny_chat import Run, tiny_model
+from video_llama.config import load_config
+from video_llama.doctor import path_problems
 from video_llama.resources import default_config_path
 
 
@@ -87,3 +90,11 @@ def test_a_good_training_configuration_counts_the_optimiser(run: Run, tmp_path: 
     model = tiny_model("model.frozen_video_Qformer=false")
     trained = sum(p.numel() for _, p in model.trainable_parameters())
     assert re.search(rf"gradients, AdamW +│ +{trained:,} ", output)
+
+
+def test_a_pipe_given_as_weights_is_called_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    cfg = load_config(default_config_path(), [f"model.ckpt={tmp_path / 'pipe.pth'}"])
+    (problem,) = path_problems(cfg)
+    assert re.search("device|pipe", problem)
+    assert "does not exist" not in problem

@@ -137,7 +137,7 @@ def _weight_problems(cfg: Config) -> Iterator[str]:
         if path.is_dir():
             held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
             yield f"model.{key}: {path} is a folder, give the file; the folder holds {held}"
-        elif not path.is_file():
+        elif not (path.exists() or path.is_symlink()):
             yield (
                 f"model.{key}: {_absent(value)}; the README's table of weights says where to get "
                 "it, or correct the path"
