@@ -13,7 +13,7 @@ import yaml
 from tests.full_model import branch_file, write
 from tests.tiny_chat import tiny_model
 from video_llama.models.checkpoint import save_branch
-from video_llama.models.language_model import RELEASED_SIZES
+from video_llama.models.file_checks import RELEASED_SIZES
 from video_llama.models.manifest import describe_branch
 from video_llama.models.names import original_name
 from video_llama.resources import default_config_path, package_file

@@ -20,7 +20,7 @@ from tests.full_model import (
 )
 from tests.golden_model import TOKENIZER
 from tests.tiny_chat import Run
-from video_llama.models.language_model import RELEASED_SIZES
+from video_llama.models.file_checks import RELEASED_SIZES
 from video_llama.resources import resource
 
 

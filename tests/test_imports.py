@@ -24,7 +24,7 @@ LEAVES = {
     "yaml_file",
 }
 PARTS = {"datasets", "models", "processors", "runners", "tasks"}
-ABOVE = {"build", "chat", "config", "convert", "doctor", "evaluate", "synthetic"}
+ABOVE = {"build", "chat", "config", "convert", "doctor", "estimate", "evaluate", "synthetic"}
 TOP = {"cli"}
 LAYERS = [LEAVES, PARTS, ABOVE, TOP]
 """From the bottom up: a module imports from its own layer or a lower one.

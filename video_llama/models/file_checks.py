@@ -11,6 +11,22 @@ from video_llama.types import ConfigError, WeightsError
 
 LFS_MARK = b"version https://git-lfs"
 
+RELEASED_SIZES: dict[str, dict[str, Any]] = {
+    "7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "13b": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    },
+}
+"""LLaMA's sizes, for shapes without files."""
+
 
 def check_weight_file(path: Path) -> None:
     """Look at the first bytes of a weight file.

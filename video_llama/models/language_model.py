@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from video_llama.models.file_checks import llama_values
+from video_llama.models.file_checks import RELEASED_SIZES, llama_values
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.models.settings import ModelSettings
 from video_llama.models.tokenizer import StreamDecoder, encode_text, load_tokenizer
@@ -34,22 +34,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-RELEASED_SIZES: dict[str, dict[str, Any]] = {
-    "7b": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-    },
-    "13b": {
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-    },
-}
-"""LLaMA's sizes, for shapes without files."""
 
 _SHAPE_ERRORS = (
     *(StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, AssertionError),
