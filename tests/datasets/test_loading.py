@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.data_sets import NUM_CLIPS, NUM_SOUNDS, entry, info_of, same, tokenizer, train_batches
+from tests.data_sets import (
+    NUM_CLIPS,
+    NUM_SOUNDS,
+    captions_of,
+    entry,
+    info_of,
+    same,
+    tokenizer,
+    train_batches,
+)
 from video_llama.datasets.build_info import BuildInfo, SplitInfo
 from video_llama.datasets.conversation import TEMPLATES
 from video_llama.datasets.items import CaptionItems, Item
@@ -83,13 +92,19 @@ def test_a_split_that_no_data_set_has_is_an_error(data: Path) -> None:
         train_batches({})
 
 
-def test_an_evaluation_item_that_cannot_be_read_is_reported(data: Path, tmp_path: Path) -> None:
+def test_an_evaluation_item_that_cannot_be_read_is_reported_and_left_out(
+    data: Path, tmp_path: Path
+) -> None:
     table = tmp_path / "a.csv"
-    table.write_text("videoid,page_dir,name\n0,p,a\nnone,p,b\n2,p,c\n")
+    table.write_text("videoid,page_dir,name\n0,p,a\nnone,p,b\n2,p,c\nno,p,d\n")
     info = BuildInfo(valid=SplitInfo(anno_dir=str(table), videos_dir=str(data / "clips")))
-    (batch,) = read(eval_batches({"webvid": entry("webvid", info)}))
+    batch, last = read(eval_batches({"webvid": entry("webvid", info)}, batch_size=3))
     assert [item.item_id for item in batch.bad_items] == ["p/none.mp4"]
-    assert batch.item_ids == ["p/0.mp4", "p/2.mp4", "p/2.mp4"]
+    assert batch.item_ids == ["p/0.mp4", "p/2.mp4"]
+    assert captions_of(batch) == ["a", "c"]
+    assert [item.item_id for item in last.bad_items] == ["p/no.mp4"]
+    assert last.item_ids == [], "what stands in counts for nothing"
+    assert captions_of(last) == ["a"]
 
 
 def hang(self: CaptionItems, index: int, generator: torch.Generator) -> Item:

@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from video_llama.runners.bad_item_list import BadItemList
 from video_llama.runners.errors import TooManyBadItemsError, plain_message
 from video_llama.runners.hooks.bad_items import BadItems
 from video_llama.runners.hooks.base import crossed
@@ -31,6 +32,9 @@ class OneProcess:
     def gather(self, values: list[Any]) -> list[Any]:
         return values
 
+    def on_main(self, function: Callable[[], Any]) -> Any:
+        return function()
+
 
 def fake_runner(folder: Path, **values: Any) -> Any:
     """What the hooks read of a runner."""
@@ -39,10 +43,10 @@ def fake_runner(folder: Path, **values: Any) -> Any:
         **{"step": 0, "previous_step": 0, "num_steps": 8, "loss": 1 / 3, "grad_norm": 0.1},
         **{"learning_rate": 1e-4, "evaluations": [], "sums": {}, "figures": figures},
     }
+    world: Any = OneProcess()
+    defaults |= {"world": world, "bad_items": BadItemList(folder, world)}
     settings = RunSettings(log_every=2)
-    return SimpleNamespace(
-        **{**defaults, **values}, folder=folder, settings=settings, world=OneProcess()
-    )
+    return SimpleNamespace(**{**defaults, **values}, folder=folder, settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -131,19 +135,39 @@ def ask(hook: BadItems, runner: Any, good: int, broken: list[BadItem]) -> None:
     hook.after_update(runner)
 
 
-def test_bad_items_are_listed_once_also_by_a_resumed_run(tmp_path: Path) -> None:
+def listed(folder: Path) -> list[str]:
+    lines = (folder / "bad_items.jsonl").read_text().splitlines()
+    return [json.loads(line)["item_id"] for line in lines]
+
+
+def test_bad_items_are_listed_once_also_by_a_resumed_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     runner, first = fake_runner(tmp_path), BadItems(["webvid"], 0.05)
     first.start(runner)
     for _ in range(2):
         ask(first, runner, 4, [bad("a"), bad("b")])
-    second = BadItems(["webvid"], 0.05)
+    resumed, second = fake_runner(tmp_path), BadItems(["webvid"], 0.05)
     second.load_state_dict(first.state_dict())
-    second.start(runner)
-    ask(second, runner, 4, [bad("a"), bad("c")])
-    listed = [json.loads(s) for s in (tmp_path / "bad_items.jsonl").read_text().splitlines()]
-    assert [line["item_id"] for line in listed] == ["a", "b", "c"]
-    assert runner.figures["bad_items"] == 3
+    second.start(resumed)
+    ask(second, resumed, 4, [bad("a"), bad("c")])
+    assert listed(tmp_path) == ["a", "b", "c"]
+    assert resumed.figures["bad_items"] == 3
     assert second.state_dict() == {"asked": {"webvid": 18}, "bad": {"webvid": 6}}
+    second.finish(resumed)
+    (summary,) = caplog.messages
+    assert summary.startswith("data set webvid: 6 of 18 items that were asked for could not be")
+
+
+def test_a_list_that_a_crash_has_cut_short_loses_no_other_line(tmp_path: Path) -> None:
+    first, hook = fake_runner(tmp_path), BadItems(["webvid"], 0.05)
+    ask(hook, first, 4, [bad("a"), bad("b")])
+    path = tmp_path / "bad_items.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    resumed = fake_runner(tmp_path)
+    assert len(resumed.bad_items) == 1
+    ask(hook, resumed, 4, [bad("b"), bad("a")])
+    assert listed(tmp_path) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

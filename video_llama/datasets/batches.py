@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from torch.utils.data import Dataset
@@ -15,6 +16,9 @@ from video_llama.types import BadItem, Batch, ConfigError, MediaError
 
 MAX_REPLACEMENTS = 100
 """Items in a row that may be unreadable before loading gives up."""
+
+VIEW = "view"
+"""Begins the key of random numbers that several epochs share."""
 
 
 class Batches(Protocol):
@@ -43,6 +47,8 @@ class TrainBatches(Dataset[Batch]):
         seed: of the run, the same on all ranks.
         rank: of this process.
         world_size: number of processes; their items differ.
+        num_views: ways in which an item is cropped, and its frames chosen, which successive epochs
+            take in turn; 0: anew in every epoch.
 
     Attributes:
         sources: as given.
@@ -60,11 +66,13 @@ class TrainBatches(Dataset[Batch]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        num_views: int = 0,
     ) -> None:
         self.sources = sources
         self.watch = Watch()
         self._prompts = prompts
         self._place = (seed, rank)
+        self._num_views = num_views
         self._mixture = Mixture(ratios, seed=seed)
         self._orders = [
             Order(
@@ -95,9 +103,17 @@ class TrainBatches(Dataset[Batch]):
         items = []
         for slot, position in enumerate(order.batch(number)):
             candidates = (order.item(place) for place in _following(position, len(source.records)))
-            key = ("augmentation", *self._place, step, slot)
+            key = self._view(source, order.item(position), position // len(source.records))
+            key = key or ("augmentation", *self._place, step, slot)
             items.append(_first_readable(self, chosen, candidates, key, bad))
         return source.collate(items, bad, self._prompt(step))
+
+    def _view(self, source: Items, index: int, epoch: int) -> tuple[int | str, ...]:
+        """The key of an item's random numbers in an epoch, where there are few sets of them."""
+        if not self._num_views:
+            return ()
+        first = key_of("first view", self._place[0], source.name, index)
+        return VIEW, (first + epoch) % self._num_views
 
     def _prompt(self, step: int) -> str | None:
         if not self._prompts:
@@ -149,8 +165,9 @@ class EvalBatches(Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         """A batch of this rank.
 
-        An item whose media cannot be read is replaced by the next readable one, as in training:
-        what is counted over items must leave out `batch.bad_items`.
+        Items whose media cannot be read are left out. Where none of a batch can be read, the next
+        readable one stands in, so that every process has its batch, and `item_ids` is empty: the
+        batch counts for nothing.
 
         Raises:
             ConfigError: as in `TrainBatches`.
@@ -161,14 +178,21 @@ class EvalBatches(Dataset[Batch]):
         bad: list[BadItem] = []
         items = []
         for index in range(start, stop):
-            candidates = (place % size for place in _following(index, size))
-            key = ("evaluation", self._seed, source.name, index)
-            items.append(_first_readable(self, chosen, candidates, key, bad))
+            if (item := _readable(self, chosen, index, self._key(source, index), bad)) is not None:
+                items.append(item)
+        stands_in = not items
+        if stands_in:
+            candidates = (place % size for place in _following(stop, size))
+            items = [_first_readable(self, chosen, candidates, self._key(source, start), [])]
         prompt = None
         if self._prompts:
             key_parts = ("evaluation prompt", self._seed, source.name, start)
             prompt = self._prompts[key_of(*key_parts) % len(self._prompts)]
-        return source.collate(items, bad, prompt)
+        batch = source.collate(items, bad, prompt)
+        return replace(batch, item_ids=[]) if stands_in else batch
+
+    def _key(self, source: Items, index: int) -> tuple[int | str, ...]:
+        return "evaluation", self._seed, source.name, index
 
 
 def _following(position: int, size: int) -> Iterator[int]:
@@ -183,20 +207,30 @@ def _first_readable(
     bad: list[BadItem],
 ) -> Item:
     source = batches.sources[chosen]
-    first: MediaError | None = None
+    before = len(bad)
     for index in candidates:
-        with batches.watch.at(chosen, index, f"{source.name}, item {index}"):
-            try:
-                return source.load(index, torch_generator(*key, index))
-            except MediaError as error:
-                first = first or error
-                bad.append(_bad_item(source, index, error))
+        if (item := _readable(batches, chosen, index, key, bad)) is not None:
+            return item
+    first = bad[before]
     raise ConfigError(
         f"datasets.{source.name}: {min(len(source.records), MAX_REPLACEMENTS)} items in a row "
-        f"cannot be read, the first is {first}; do build_info and the processors fit the files?"
+        f"cannot be read, the first is {first.path}: {first.reason}; do build_info and the "
+        "processors fit the files?"
     )
 
 
-def _bad_item(source: Items, index: int, error: MediaError) -> BadItem:
-    item_id, path = source.records.locate(index)
-    return BadItem(data_set=source.name, item_id=item_id, path=str(path), reason=error.reason)
+def _readable(
+    batches: Batches, chosen: int, index: int, key: tuple[int | str, ...], bad: list[BadItem]
+) -> Item | None:
+    source = batches.sources[chosen]
+    with batches.watch.at(chosen, index, f"{source.name}, item {index}"):
+        try:
+            # Views are those of the media, whatever data sets and conversations these are in.
+            name = source.records.locate(index)[0] if key[0] == VIEW else index
+            return source.load(index, torch_generator(*key, name))
+        except MediaError as error:
+            item_id, path = source.records.locate(index)
+            name = source.name
+            found = BadItem(data_set=name, item_id=item_id, path=str(path), reason=error.reason)
+            bad.append(found)
+            return None

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
+from video_llama.runners.bad_item_list import BadItemList
 from video_llama.runners.settings import RunSettings
 from video_llama.runners.world import World
 from video_llama.tasks.pretrain import Answer, TextFromMedia
-from video_llama.types import Batch, ConfigError
+from video_llama.types import BadItem, Batch, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Evaluator:
         world: the processes, which share the batches among them.
         accelerator: for its precision.
         folder: of the run; answers go to `answers/`.
+        bad_items: gets those whose media cannot be read; they count for nothing.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Evaluator:
         world: World,
         accelerator: Accelerator,
         folder: Path,
+        bad_items: BadItemList,
     ) -> None:
         self._task = task
         self._settings = settings
         self._world = world
         self._accelerator = accelerator
         self._folder = folder
+        self._bad_items = bad_items
 
     def evaluate(self, split: str, batches: Iterable[Batch], step: int) -> dict[str, Any]:
         """Loss and exact matches on a split.
@@ -57,9 +61,9 @@ class Evaluator:
             step: steps done, for the log.
 
         Returns:
-            step, split, loss (mean over all labelled tokens of all processes), num_tokens, and,
-            but for run.fsdp, exact_match (part of the answers that agree with the reference) and
-            num_answers.
+            step, split, loss (mean over all labelled tokens of all processes), num_tokens,
+            num_bad_items if there were any, and, but for run.fsdp, exact_match (part of the answers
+            that agree with the reference) and num_answers.
 
         Raises:
             ConfigError: the split is empty.
@@ -69,17 +73,19 @@ class Evaluator:
         most_answers = 0 if self._sharded else self._settings.max_answers
         was_training = model.training
         model.eval()
-        total, num_tokens, answers = 0.0, 0, list[Answer]()
+        total, num_tokens, answers, bad = 0.0, 0, list[Answer](), list[BadItem]()
         with torch.no_grad(), self._accelerator.autocast():
-            for batch, counts in self._together(iter(batches), split):
+            for batch, counts in self._together(_noting(batches, bad), split):
                 loss, tokens = self._task.eval_step(batch)
-                if not counts:
+                if not counts:  # a repetition, or nothing but stand-ins
                     continue
                 total, num_tokens = total + loss * tokens, num_tokens + tokens
                 if len(answers) < most_answers:
                     answers += self._task.answers(batch, self._settings.answer_max_new_tokens)
         model.train(was_training)
-        return self._summed(split, step, total, num_tokens, answers)
+        self._bad_items.add(bad)
+        sums = {"loss": total, "tokens": num_tokens, "bad": len(bad)}
+        return self._summed(split, step, sums, answers)
 
     @property
     def _sharded(self) -> bool:
@@ -92,7 +98,7 @@ class Evaluator:
         its last one, which does not count.
         """
         if not self._sharded:
-            yield from ((batch, True) for batch in batches)
+            yield from ((batch, bool(batch.item_ids)) for batch in batches)
             return
         last: Batch | None = None
         while True:
@@ -106,15 +112,13 @@ class Evaluator:
                     f"split {split}: it has fewer batches than there are processes, and run.fsdp "
                     "needs one for each; lower run.batch_size_eval"
                 )
-            yield last, batch is not None
+            yield last, batch is not None and bool(batch.item_ids)
 
     def _summed(
-        self, split: str, step: int, total: float, num_tokens: int, answers: list[Answer]
+        self, split: str, step: int, figures: dict[str, float], answers: list[Answer]
     ) -> dict[str, Any]:
         right = sum(answer.is_right for answer in answers)
-        sums = self._world.sum(
-            {"loss": total, "tokens": num_tokens, "right": right, "answers": len(answers)}
-        )
+        sums = self._world.sum({**figures, "right": right, "answers": len(answers)})
         if not sums["tokens"]:
             raise ConfigError(f"split {split}: it has no items to evaluate")
         result: dict[str, Any] = {
@@ -123,6 +127,12 @@ class Evaluator:
             "loss": sums["loss"] / sums["tokens"],
             "num_tokens": round(sums["tokens"]),
         }
+        if sums["bad"]:
+            result["num_bad_items"] = round(sums["bad"])
+            logger.warning(
+                "%s: %d items could not be read, which count for nothing; see %s",
+                *(split, result["num_bad_items"], self._bad_items.path),
+            )
         if sums["answers"]:
             result["exact_match"] = sums["right"] / sums["answers"]
             result["num_answers"] = round(sums["answers"])
@@ -133,6 +143,12 @@ class Evaluator:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in result.items() if isinstance(v, float))
         logger.info("%s at step %d: %s", split, step, shown)
         return result
+
+
+def _noting(batches: Iterable[Batch], bad: list[BadItem]) -> Iterator[Batch]:
+    for batch in batches:
+        bad += batch.bad_items
+        yield batch
 
 
 def _append(path: Path, lines: list[dict[str, Any]], *, mode: Literal["w", "a"]) -> None:

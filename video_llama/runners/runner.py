@@ -6,13 +6,14 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from video_llama.runners.bad_item_list import BadItemList
 from video_llama.runners.checkpoints import Checkpoint
 from video_llama.runners.errors import LocalError, plain_message
 from video_llama.runners.evaluation import Evaluator
@@ -53,6 +54,7 @@ class Runner:
         evaluations: results since the last update.
         validation_loss: measured after the last update; None: it was not.
         wait_seconds: waiting for data since the last update.
+        bad_items: those that the run has met.
         stopping: end after this update.
         checkpoint: folder of the last one saved.
     """
@@ -84,6 +86,7 @@ class Runner:
         self.evaluations: list[dict[str, Any]] = []
         self.validation_loss: float | None = None
         self.wait_seconds = 0.0
+        self.bad_items = BadItemList(folder.path, world)
         self.stopping = False
         self.checkpoint: Path | None = None
         self._losses: list[float] = []
@@ -91,7 +94,12 @@ class Runner:
         self.optimizer = accelerator.prepare(build_optimizer(parts.trainable, settings))
         self._trained = accelerator.prepare(TrainedPart(parts.task, self._parameters))
         self._evaluator = Evaluator(
-            parts.task, settings=settings, world=world, accelerator=accelerator, folder=self.folder
+            parts.task,
+            settings=settings,
+            world=world,
+            accelerator=accelerator,
+            folder=self.folder,
+            bad_items=self.bad_items,
         )
 
     def train(self) -> bool:
@@ -122,7 +130,8 @@ class Runner:
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """Loss and generated answers on a split; see `Evaluator`."""
-        return self._evaluator.evaluate(split, self.parts.eval_batches[split](), self.step)
+        batches = self._told(self.parts.eval_batches[split]())
+        return self._evaluator.evaluate(split, batches, self.step)
 
     def evaluate_all(self) -> list[dict[str, Any]]:
         """What `evaluate` gives for every valid and test split of the configuration."""
@@ -163,18 +172,22 @@ class Runner:
             getattr(hook, moment)(self)
 
     def _batches(self) -> Iterator[Batch]:
-        batches = iter(self.parts.train_batches(self.step, self.num_steps))
+        batches = self._told(self.parts.train_batches(self.step, self.num_steps))
         while True:
             started = time.perf_counter()
-            try:
-                batch = next(batches, None)
-            except VideoLlamaError as error:
-                where = f"rank {self.world.rank}: " if self.world.size > 1 else ""
-                raise LocalError(f"{where}{plain_message(error)}") from error
+            batch = next(batches, None)
             self.wait_seconds += time.perf_counter() - started
             if batch is None:
                 return
             yield batch
+
+    def _told(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches; what goes wrong with them, this process has to tell itself."""
+        try:
+            yield from batches
+        except VideoLlamaError as error:
+            where = f"rank {self.world.rank}: " if self.world.size > 1 else ""
+            raise LocalError(f"{where}{plain_message(error)}") from error
 
     def _is_update(self) -> bool:
         return self.step % self.settings.accum_grad_iters == 0 or self.step == self.num_steps

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING, Any
 
 from video_llama.runners.errors import TooManyBadItemsError
@@ -14,13 +12,14 @@ from video_llama.types import BadItem
 if TYPE_CHECKING:
     from video_llama.runners.runner import Runner
 
-BAD_ITEMS = "bad_items.jsonl"
+logger = logging.getLogger(__name__)
+
 FEWEST_ITEMS = 100
 """Items of a data set that must have been asked for before it can be judged."""
 
 
 class BadItems(Hook):
-    """Lists each unreadable item once in bad_items.jsonl, and ends the run if there are too many.
+    """Lists the unreadable items of training, and ends the run if there are too many.
 
     Args:
         names: of the data sets.
@@ -35,14 +34,6 @@ class BadItems(Hook):
         self._here = {name: [0, 0] for name in names}
         self.asked = dict.fromkeys(names, 0)
         self.bad = dict.fromkeys(names, 0)
-        self._listed: set[tuple[str, str]] = set()
-
-    def start(self, runner: Runner) -> None:
-        """Read what an interrupted run has listed."""
-        path = runner.folder / BAD_ITEMS
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            self._listed = {(item["data_set"], item["item_id"]) for item in map(json.loads, lines)}
 
     def after_step(self, runner: Runner) -> None:
         """Take note of the batch's items."""
@@ -69,29 +60,28 @@ class BadItems(Hook):
         for name in self.asked:
             self.asked[name] += round(runner.sums[f"asked/{name}"])
             self.bad[name] += round(runner.sums[f"bad/{name}"])
-        runner.figures["bad_items"] = float(len(self._listed))
         if any(runner.sums[f"bad/{name}"] for name in self.bad):
-            self._list(runner)
+            items, self._new = self._new, []
+            runner.bad_items.add(items)
+        runner.figures["bad_items"] = float(len(runner.bad_items))
         for name, bad in self.bad.items():
             asked = self.asked[name]
             if asked >= FEWEST_ITEMS and bad > self._max_fraction * asked:
                 raise TooManyBadItemsError(
                     f"data set {name}: {bad} of {asked} items that were asked for cannot be read "
                     f"({bad / asked:.1%}; run.max_bad_fraction is {self._max_fraction:.1%}). They "
-                    f"are listed in {runner.folder / BAD_ITEMS}: mend or remove them (`video-llama "
+                    f"are listed in {runner.bad_items.path}: mend or remove them (`video-llama "
                     "data check` finds all), or raise run.max_bad_fraction"
                 )
 
-    def _list(self, runner: Runner) -> None:
-        items, self._new = runner.world.gather(self._new), []
-        lines = []
-        for item in items:
-            if (key := (item.data_set, item.item_id)) not in self._listed:
-                self._listed.add(key)
-                lines.append(json.dumps(asdict(item), ensure_ascii=False) + "\n")
-        runner.figures["bad_items"] = float(len(self._listed))
-        if lines and runner.world.is_main:
-            _append(runner.folder / BAD_ITEMS, lines)
+    def finish(self, runner: Runner) -> None:
+        """Say how many there were."""
+        for name, bad in self.bad.items():
+            if bad:
+                logger.warning(
+                    "data set %s: %d of %d items that were asked for could not be read; see %s",
+                    *(name, bad, self.asked[name], runner.bad_items.path),
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The counts; what was listed is in the file."""
@@ -101,8 +91,3 @@ class BadItems(Hook):
         """Go on counting."""
         self.asked.update(state["asked"])
         self.bad.update(state["bad"])
-
-
-def _append(path: Path, lines: list[str]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(lines)
