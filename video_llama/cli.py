@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from video_llama import __version__, cli_data
+from video_llama import __version__, cli_data, cli_estimate
 from video_llama.resources import default_config_path
 from video_llama.terminal import one_line
 from video_llama.types import VideoLlamaError
@@ -118,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     cli_data.add_parser(commands)
     _add_evaluate(commands)
+    cli_estimate.add_parser(commands, _add_overrides)
     return parser
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from video_llama import cli_synth
 from video_llama.datasets.build_info import SPLITS, BuildInfo
 from video_llama.datasets.settings import DATASETS, DatasetSettings
-from video_llama.terminal import one_line, shown
+from video_llama.terminal import one_line, positive, shown
 from video_llama.types import ConfigError, VideoLlamaError
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     commands = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="look for missing, corrupt, silent and equal media")
     _add_source(check)
-    check.add_argument("--sample", type=_positive, help="items to read of each set; default: all")
+    check.add_argument("--sample", type=positive, help="items to read of each set; default: all")
     check.add_argument("--json", type=Path, metavar="FILE", help="write a report with all findings")
     check.set_defaults(handler="video_llama.cli_data:check")
     pack = commands.add_parser("pack", help="write webdataset tars, with an index beside each")
     _add_source(pack)
     pack.add_argument("out", type=Path, help="folder of the tars; a folder in it for each data set")
-    pack.add_argument("--size", type=_positive, help="shrink: pixels of the shorter side")
-    pack.add_argument("--samples-per-shard", type=_positive, default=1000, help="default: 1000")
+    pack.add_argument("--size", type=positive, help="shrink: pixels of the shorter side")
+    pack.add_argument("--samples-per-shard", type=positive, default=1000, help="default: 1000")
     pack.set_defaults(handler="video_llama.cli_data:pack")
     cli_synth.add_parser(commands)
     return data
@@ -141,13 +141,6 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: all cores"
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} given, at least 1 expected")
-    return number
 
 
 def _entries(args: argparse.Namespace) -> dict[str, DatasetSettings]:

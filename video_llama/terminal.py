@@ -1,6 +1,8 @@
-"""What a terminal may be sent: text of others without the codes that would steer it."""
+"""What a terminal may be sent, without the codes that would steer it, and numbers typed in it."""
 
 from __future__ import annotations
+
+import argparse
 
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
@@ -28,3 +30,16 @@ def one_line(error: Exception | str) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {(error.strerror or message).lower()}"
     return shown(" ".join(message.splitlines()))
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for `type=` of an argument.
+
+    Raises:
+        ArgumentTypeError: it is less.
+        ValueError: it is no whole number.
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} given, at least 1 expected")
+    return number
