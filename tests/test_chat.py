@@ -13,6 +13,7 @@ from tests.tiny_chat import SPOKEN, answer, media_files, tiny_chat, tiny_model
 from video_llama.chat import Chat, Session
 from video_llama.datasets.conversation import Turn
 from video_llama.models.checkpoint import save_branch
+from video_llama.models.generation import Context
 from video_llama.models.manifest import describe_branch
 from video_llama.types import MediaError, RequestError
 
@@ -42,11 +43,11 @@ def seen_inputs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Collects what the language model gets from now on."""
     inputs: list[torch.Tensor] = []
 
-    def record(model: Any, inputs_embeds: torch.Tensor, *rest: Any) -> Any:
-        inputs.append(inputs_embeds)
+    def record(model: Any, context: Context, *rest: Any) -> Any:
+        inputs.append(context.inputs_embeds)
         return iter(())
 
-    monkeypatch.setattr("video_llama.chat.generate", record)
+    monkeypatch.setattr("video_llama.chat_answer.generate", record)
     return inputs
 
 

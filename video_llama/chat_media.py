@@ -1,10 +1,11 @@
-"""Media of a chat: decoded, encoded once, and described for the prompt and for people."""
+"""Files of a chat to tokens of the language model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -13,94 +14,47 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from video_llama.config import Config
+from video_llama.chat_item import EncodedPart, Kind, MediaItem, MediaSource, Progress
+from video_llama.chat_processing import MediaProcessing
 from video_llama.datasets.conversation import Media, frames_message
 from video_llama.models.video_llama import VideoLlama
-from video_llama.processors.media import probe
-from video_llama.processors.settings import (
-    AudioSettings,
-    ImageEvalSettings,
-    VideoEvalSettings,
-    VideoSettings,
-)
+from video_llama.processors.media import MediaInfo, probe
+from video_llama.processors.settings import ImageEvalSettings
 from video_llama.types import ConfigError, RequestError
 
-Kind = Literal["video", "image", "audio"]
+__all__ = [
+    "DecodedItem",
+    "Kind",
+    "MediaEncoder",
+    "MediaItem",
+    "MediaProcessing",
+    "MediaSource",
+    "Progress",
+]
 
-
-@dataclass(frozen=True)
-class MediaProcessing:
-    """How a chat reads files.
-
-    Attributes:
-        video: frames of a clip.
-        image: pictures.
-        audio: sounds.
-    """
-
-    video: VideoEvalSettings
-    image: ImageEvalSettings
-    audio: AudioSettings
-
-    @classmethod
-    def of(cls, model: VideoLlama) -> MediaProcessing:
-        """What the model's configuration says, or the original's chat where it says nothing."""
-        size = model.settings.image_size
-        video = VideoEvalSettings(image_size=size)
-        audio = AudioSettings(clips_per_video=min(8, model.settings.max_audio_clips))
-        cfg: Config | None = model.configuration
-        for entry in cfg.datasets.values() if cfg else ():
-            pictures = entry.vis_processor.eval or entry.vis_processor.train
-            if isinstance(pictures, VideoSettings):
-                shared = {key: getattr(pictures, key) for key in vars(video) if key != "name"}
-                video = VideoEvalSettings(**shared)
-                if video.sampling == "headtail":  # random frames are for training
-                    video = replace(video, sampling="uniform")
-            audio = entry.audio_processor.eval or entry.audio_processor.train or audio
-        image = ImageEvalSettings(image_size=size, mean=video.mean, std=video.std)
-        return cls(video, image, audio)
+_MOST_PICTURES = 64
+"""Frames, or segments of sound, that are encoded at once."""
 
 
 @dataclass
-class MediaItem:
-    """One file of a chat, encoded.
+class DecodedItem:
+    """A file that has been read, waiting to be encoded.
 
     Attributes:
-        path: the file.
-        kind: what it was taken for.
-        parts: how it appears in the prompt: the sound of a clip first, then its frames.
-        tokens: (1, N, D_llm) for each part.
-        has_sound: whether the file has a sound track; None for a picture.
-        sound_used: whether its sound is in the prompt.
-        frames: (3, T, H, W) uint8 of what the model sees; None for sounds.
-        frame_seconds: when each frame is shown.
-        spectrograms: (S, 1, mel, frames) of what the model hears; None without sound.
-        sound_spans: begin and end of each sound segment, in seconds.
-        notice: what the user should know about the file; empty if nothing.
-        timings: seconds spent decoding and encoding.
+        item: of the file; gets what is encoded.
+        spectrograms: (S, 1, mel, frames), if its sound is to be heard.
+        pixels: (3, T, H, W), if it has pictures.
+        message: what the model is told about its frames.
     """
 
-    path: Path
-    kind: Kind
-    parts: list[Media] = field(default_factory=list)
-    tokens: list[Tensor] = field(default_factory=list, repr=False)
-    has_sound: bool | None = None
-    sound_used: bool = False
-    frames: Tensor | None = field(default=None, repr=False)
-    frame_seconds: list[float] = field(default_factory=list)
+    item: MediaItem
     spectrograms: Tensor | None = field(default=None, repr=False)
-    sound_spans: list[tuple[float, float]] = field(default_factory=list)
-    notice: str = ""
-    timings: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0})
+    pixels: Tensor | None = field(default=None, repr=False)
+    message: str = ""
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's duration to `timings[stage]`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[stage] += time.perf_counter() - start
+
+def _silent(share: float, text: str) -> None:
+    """Progress that nobody follows."""
 
 
 class MediaEncoder:
@@ -108,11 +62,17 @@ class MediaEncoder:
 
     Args:
         model: whose branches encode.
+        turn: held while they do; files are decoded outside of it.
     """
 
-    def __init__(self, model: VideoLlama) -> None:
+    def __init__(
+        self,
+        model: VideoLlama,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.model = model
         self.processing = MediaProcessing.of(model)
+        self._turn = turn
 
     def encode(
         self,
@@ -122,6 +82,7 @@ class MediaEncoder:
         use_audio: bool = True,
         num_frames: int | None = None,
         num_clips: int | None = None,
+        progress: Progress | None = None,
     ) -> MediaItem:
         """Decode and encode a file.
 
@@ -131,59 +92,128 @@ class MediaEncoder:
             use_audio: whether the sound of a clip is heard, if it has any.
             num_frames: frames of a clip; None: as configured.
             num_clips: segments of a sound; None: as configured.
+            progress: told what is being done.
 
         Raises:
             MediaError: the file cannot be used.
             RequestError: a sound for a model without an audio branch.
             ConfigError: more frames or segments than the model has positions for.
         """
-        info = probe(path)
-        item = MediaItem(Path(path), kind or info.kind)
-        if item.kind == "image":
-            self._add_image(item)
-            return item
-        item.has_sound = info.has_audio
+        source = MediaSource.of(path, kind, num_frames, num_clips)
+        decoded = self.decode(path, source, use_audio=use_audio, progress=progress)
+        self.finish([decoded], progress)
+        return decoded.item
+
+    def decode(
+        self,
+        path: str | Path,
+        source: MediaSource,
+        *,
+        use_audio: bool = True,
+        progress: Progress | None = None,
+    ) -> DecodedItem:
+        """The half of `encode` that needs no model; several threads may decode at once."""
+        tell, info = progress or _silent, probe(path)
+        item = MediaItem(Path(path), source.kind or info.kind, source=source)
+        decoded = DecodedItem(item)
+        if item.kind != "image":
+            item.has_sound = info.has_audio
+            if self._is_heard(item, info, use_audio):
+                tell(0.0, f"reading the sound of {item.path.name}")
+                self._read_sound(decoded)
+        if item.kind != "audio":
+            tell(0.25, f"reading the pictures of {item.path.name}")
+            self._read_picture(decoded)
+        return decoded
+
+    def switch_sound(self, item: MediaItem, on: bool, progress: Progress | None = None) -> None:
+        """Let a clip be heard or not; its sound is read when it is first needed.
+
+        Args:
+            item: a clip.
+            on: whether it is to be heard, if it has sound.
+            progress: told what is being done.
+
+        Raises:
+            MediaError: its sound cannot be read.
+        """
         hears = self.model.audio_branch is not None
-        if item.kind == "audio":
-            if not hears:
-                raise RequestError(
-                    f"{path} is a sound, but this model has no audio branch; use a configuration "
-                    "with model.equip_audio_branch=true"
-                )
-            self._add_sound(item, num_clips)
-            return item
-        if use_audio and hears and info.has_audio:
-            self._add_sound(item, num_clips)
-        elif use_audio:
-            reason = f"{item.path.name} has no sound track"
-            if info.has_audio:
-                reason = f"{item.path.name} has sound, but this model has no audio branch"
-            item.notice = f"{reason}; the answer is from its frames only"
-        self._add_video(item, num_frames)
-        return item
+        item.notice = sound_notice(item, hears) if on else ""
+        item.sound_used = on and hears and bool(item.has_sound)
+        if item.sound_used and item.sound is None:
+            (progress or _silent)(0.0, f"reading the sound of {item.path.name}")
+            decoded = DecodedItem(item)
+            self._read_sound(decoded)
+            self.finish([decoded], progress)
 
-    def _add_image(self, item: MediaItem) -> None:
-        with item.timed("decode"):
-            picture = self.processing.image.build()(item.path)
-        item.frames = _displayable(picture, self.processing.image)[:, None]
-        self._see(item, rearrange(picture, "c h w -> 1 c 1 h w"), "")
+    def finish(self, decoded: Sequence[DecodedItem], progress: Progress | None = None) -> None:
+        """Encode files that have been read, those of one shape together.
 
-    def _add_video(self, item: MediaItem, num_frames: int | None) -> None:
+        Args:
+            decoded: get their sounds and pictures.
+            progress: told what is being done.
+        """
+        tell, hear, look = progress or _silent, self.model.encode_audio, self.model.encode_video
+        if any(entry.spectrograms is not None for entry in decoded):
+            tell(0.5, "listening")
+        for batch in _batches(decoded, "spectrograms"):
+            sounds = torch.stack([entry.spectrograms for entry in batch])  # type: ignore[misc]
+            for entry, tokens in zip(batch, self._tokens(batch, sounds, hear), strict=True):
+                entry.item.sound = EncodedPart(Media("audio", tokens.shape[1]), tokens)
+                entry.item.sound_used = True
+                entry.spectrograms = None
+        if any(entry.pixels is not None for entry in decoded):
+            tell(0.75, "looking")
+        for batch in _batches(decoded, "pixels"):
+            videos = torch.stack([entry.pixels for entry in batch])  # type: ignore[misc]
+            for entry, tokens in zip(batch, self._tokens(batch, videos, look), strict=True):
+                kind: Literal["image", "video"] = "image" if entry.item.kind == "image" else "video"
+                media = Media(kind, tokens.shape[1], entry.message)
+                entry.item.picture = EncodedPart(media, tokens)
+                entry.pixels = None
+        tell(1.0, "done")
+
+    def _tokens(
+        self, batch: Sequence[DecodedItem], inputs: Tensor, encode: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """(1, N, D_llm) of each entry; the time is divided among them."""
+        with self._turn(), torch.inference_mode():
+            start = time.perf_counter()
+            tokens = encode(inputs.to(self.model.device))
+            seconds = time.perf_counter() - start
+        for entry in batch:
+            entry.item.timings["encode"] += seconds / len(batch)
+        # Copies: a slice would keep the tokens of the whole batch in memory.
+        return [tokens[i : i + 1].clone() for i in range(len(batch))]
+
+    def _is_heard(self, item: MediaItem, info: MediaInfo, use_audio: bool) -> bool:
+        hears = self.model.audio_branch is not None
+        if item.kind == "audio" and not hears:
+            raise RequestError(
+                f"{item.path} is a sound, but this model has no audio branch; use a configuration "
+                "with model.equip_audio_branch=true"
+            )
+        if item.kind == "video":
+            item.notice = sound_notice(item, hears) if use_audio else ""
+            return use_audio and hears and info.has_audio
+        return True
+
+    def _read_picture(self, decoded: DecodedItem) -> None:
+        item = decoded.item
+        if item.kind == "image":
+            with item.timed("decode"):
+                picture = self.processing.image.build()(item.path)
+            item.frames = _displayable(picture, self.processing.image)[:, None]
+            decoded.pixels = rearrange(picture, "c h w -> c 1 h w")
+            return
         settings = self.processing.video
-        if num_frames is not None:
-            self._check_count("frames", num_frames, "max_frame_pos")
-            settings = replace(settings, n_frms=num_frames)
+        if item.source is not None and item.source.num_frames is not None:
+            self._check_count("frames", item.source.num_frames, "max_frame_pos")
+            settings = replace(settings, n_frms=item.source.num_frames)
         with item.timed("decode"):
             clip = settings.build()(item.path)
         item.frames, item.frame_seconds = clip.frames, clip.seconds
-        self._see(item, clip.pixel_values[None], frames_message(clip.seconds))
-
-    def _see(self, item: MediaItem, video: Tensor, message: str) -> None:
-        with item.timed("encode"), torch.inference_mode():
-            tokens = self.model.encode_video(video.to(self.model.device))
-        kind: Literal["image", "video"] = "image" if item.kind == "image" else "video"
-        item.parts.append(Media(kind, tokens.shape[1], message))
-        item.tokens.append(tokens)
+        decoded.pixels, decoded.message = clip.pixel_values, frames_message(clip.seconds)
 
     def _check_count(self, things: str, count: int, limit_key: str) -> None:
         """Refuse what the model has no positions for, before it is decoded."""
@@ -194,19 +224,43 @@ class MediaEncoder:
                 "model.interpolate_positions to true"
             )
 
-    def _add_sound(self, item: MediaItem, num_clips: int | None) -> None:
-        settings = self.processing.audio
-        if num_clips is not None:
-            self._check_count("segments of sound", num_clips, "max_audio_clips")
-            settings = replace(settings, clips_per_video=num_clips)
+    def _read_sound(self, decoded: DecodedItem) -> None:
+        settings, item = self.processing.audio, decoded.item
+        if item.source is not None and item.source.num_clips is not None:
+            self._check_count("segments of sound", item.source.num_clips, "max_audio_clips")
+            settings = replace(settings, clips_per_video=item.source.num_clips)
         with item.timed("decode"):
             sound = settings.build()(item.path)
         item.spectrograms, item.sound_spans = sound.values, sound.spans
-        with item.timed("encode"), torch.inference_mode():
-            tokens = self.model.encode_audio(sound.values[None].to(self.model.device), "audio")
-        item.parts.append(Media("audio", tokens.shape[1]))
-        item.tokens.append(tokens)
-        item.sound_used = True
+        decoded.spectrograms = sound.values
+
+
+def sound_notice(item: MediaItem, hears: bool) -> str:
+    """What to say where a clip's sound is wanted but cannot be heard."""
+    if not item.has_sound:
+        reason = f"{item.path.name} has no sound track"
+    elif not hears:
+        reason = f"{item.path.name} has sound, but this model has no audio branch"
+    else:
+        return ""
+    return f"{reason}; the answer is from its frames only"
+
+
+def _batches(
+    decoded: Sequence[DecodedItem], name: Literal["spectrograms", "pixels"]
+) -> list[list[DecodedItem]]:
+    """Entries that have this input, in groups of one shape and of bounded size."""
+    shapes: dict[torch.Size, list[DecodedItem]] = defaultdict(list)
+    for entry in decoded:
+        inputs: Tensor | None = getattr(entry, name)
+        if inputs is not None:
+            shapes[inputs.shape].append(entry)
+    batches = []
+    for shape, group in shapes.items():
+        pictures = shape[0] if name == "spectrograms" else shape[1]
+        size = max(1, _MOST_PICTURES // pictures)
+        batches += [group[i : i + size] for i in range(0, len(group), size)]
+    return batches
 
 
 def _displayable(picture: Tensor, settings: ImageEvalSettings) -> Tensor:

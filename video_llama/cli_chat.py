@@ -218,6 +218,7 @@ def _described(item: MediaItem) -> str:
 def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
     """What `--json` prints."""
     report = session.report
+    first, generated = (report.timings[name] for name in ("first_token", "generate"))
     media = [
         {
             "path": str(item.path),
@@ -226,8 +227,10 @@ def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
             "frame_seconds": item.frame_seconds,
             "sound_present": item.has_sound,
             "sound_used": item.sound_used,
-            "sound_seconds": [[round(second, 4) for second in span] for span in item.sound_spans],
-            "num_tokens": sum(part.num_tokens for part in item.parts),
+            "sound_seconds": [[round(second, 4) for second in span] for span in item.sound_spans]
+            if item.sound_used
+            else [],
+            "num_tokens": item.num_tokens,
             "timings": _rounded(item.timings),
         }
         for item in session.media
@@ -239,7 +242,7 @@ def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
         "num_prompt_tokens": report.num_prompt_tokens,
         "num_answer_tokens": report.num_tokens,
         "finished": report.finished,
-        "timings": _rounded({"load": loaded, **report.timings}),
+        "timings": _rounded({"load": loaded, "first_token": first, "generate": generated}),
         "notices": report.notices,
     }
 

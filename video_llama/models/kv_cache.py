@@ -133,12 +133,14 @@ class PrefixCache:
         Returns:
             How many positions stay.
         """
-        pairs = zip(self.marks, marks, strict=False)
-        common = next((i for i, (old, new) in enumerate(pairs) if old != new), None)
-        if common is None:
-            common = min(len(self.marks), len(marks))
-        del self.marks[min(common, most) :]
+        del self.marks[min(self.num_common(marks), most) :]
         return len(self.marks)
+
+    def num_common(self, marks: Sequence[int]) -> int:
+        """How many positions at the beginning of a new sequence are known."""
+        pairs = enumerate(zip(self.marks, marks, strict=False))
+        shorter = min(len(self.marks), len(marks))
+        return next((index for index, (old, new) in pairs if old != new), shorter)
 
     def clear(self) -> None:
         """Forget everything and free its memory."""
