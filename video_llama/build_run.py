@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from video_llama.build import resolve_device
+from video_llama.build_features import open_feature_cache, with_features
 from video_llama.config import Config
 from video_llama.datasets.conversation import TEMPLATES
 from video_llama.datasets.loading import build_eval_batches, build_train_batches, make_loader
@@ -148,6 +149,7 @@ def _build_model(cfg: Config, world: World) -> VideoLlama:
 
 def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
     run = cfg.run
+    cache = open_feature_cache(cfg, model)
     data: dict[str, Any] = {
         "tokenizer": model.tokenizer,
         "template": TEMPLATES.get(cfg.model.template),
@@ -155,24 +157,32 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         "seed": run.seed,
         "rank": world.rank,
         "world_size": world.size,
+        "features": cache,
     }
     load: dict[str, Any] = {"num_workers": run.num_workers, "timeout": run.data_timeout}
     sizes = {"train": run.batch_size_train, "eval": run.batch_size_eval}
 
     def train_batches(start: int, stop: int) -> Iterator[Batch]:
-        return make_loader(train, start=start, stop=stop, **load)
+        loader = make_loader(train, start=start, stop=stop, **load)
+        return with_features(loader, cache, model)
 
     def eval_batches(split: str) -> Iterator[Batch]:
         batches = evaluated[split]
-        return make_loader(batches, start=0, stop=len(batches), **load)
+        loader = make_loader(batches, start=0, stop=len(batches), **load)
+        return with_features(loader, cache, model)
 
     evaluated = {  # read now, so that a mistake shows before the first epoch is over
         split: build_eval_batches(cfg.datasets, split=split, batch_size=sizes["eval"], **data)
         for split in run.valid_splits + run.test_splits
     }
     if not run.evaluate:
-        split = run.train_splits[0]
-        train = build_train_batches(cfg.datasets, split=split, batch_size=sizes["train"], **data)
+        train = build_train_batches(
+            cfg.datasets,
+            split=run.train_splits[0],
+            batch_size=sizes["train"],
+            num_views=0 if cache is None else run.num_views,
+            **data,
+        )
     return RunParts(
         task=TASKS.get(run.task)(model, partial(_answers, model)),
         trainable=list(model.trainable_parameters()),
@@ -235,6 +245,8 @@ def identity(cfg: Config, world_size: int) -> dict[str, Any]:
             (free if key in FREE_DATA_KEYS else fixed)[f"datasets.{name}.{key}"] = value
     for keys, kind in ((FREE_RUN_KEYS, free), (FIXED_RUN_KEYS, fixed)):
         kind |= {f"run.{key}": getattr(cfg.run, key) for key in keys}
+    if cfg.run.feature_cache:  # its views are other crops than those of a run without
+        fixed |= {"run.feature_cache": "some folder", "run.num_views": cfg.run.num_views}
     return {"fixed": fixed, "free": free}
 
 

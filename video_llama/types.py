@@ -6,6 +6,7 @@ checker.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -73,16 +74,36 @@ class BadItem:
 
 
 @dataclass(kw_only=True)
+class CachedFeatures:
+    """What a cache has of a batch whose frozen encoders may not have to run.
+
+    Attributes:
+        keys: of B items; empty for one that is not to be kept.
+        seconds: the times of each clip's frames.
+        is_there: whether the cache has the item. The batch holds the media of those it has not.
+        values: (N, T, Q, D) float16 of the N items that it has; None if there are none.
+    """
+
+    keys: list[str]
+    seconds: list[Sequence[float]]
+    is_there: list[bool]
+    values: Tensor | None
+
+
+@dataclass(kw_only=True)
 class CaptionBatch:
     """Media with one caption each (stage 1, and the caption data of stage 2).
 
-    Exactly one of `pixel_values` and `audio_values` is given.
+    Exactly one of `pixel_values`, `audio_values` and `features` is given, unless some of the
+    features still have to be computed (`cached`).
 
     Attributes:
         captions: B texts, without prompt and without end symbol.
         pixel_values: (B, 3, T, H, W) clips or (B, 3, H, W) pictures, normalised, also for the audio
             branch.
         audio_values: (B, S, 1, mel, frames) spectrogram clips, for the audio branch on real sound.
+        features: (B, T, Q, D) of the frozen encoders, for the branch that trains.
+        cached: what a cache has of them.
         prompt: text with exactly one `<ImageHere>`, shared by the batch; None puts the media
             directly after BOS.
         item_ids: where each item came from, for messages.
@@ -93,6 +114,8 @@ class CaptionBatch:
     captions: list[str]
     pixel_values: Tensor | None = None
     audio_values: Tensor | None = None
+    features: Tensor | None = None
+    cached: CachedFeatures | None = None
     prompt: str | None = None
     item_ids: list[str] = field(default_factory=list)
     data_set: str = ""
@@ -107,7 +130,7 @@ class CaptionBatch:
 class InstructionBatch:
     """Media with tokenised conversations (stage 2).
 
-    Exactly one of `pixel_values` and `audio_values` is given.
+    As for `CaptionBatch`, exactly one kind of media is given.
 
     Attributes:
         input_ids: (B, L) int64, right-padded; the id of `<ImageHere>` marks the media positions.
@@ -115,6 +138,8 @@ class InstructionBatch:
         labels: (B, L) int64, IGNORE_INDEX where there is no loss.
         pixel_values: as in `CaptionBatch`.
         audio_values: as in `CaptionBatch`.
+        features: as in `CaptionBatch`.
+        cached: as in `CaptionBatch`.
         item_ids: where each item came from, for messages.
         data_set: as in `CaptionBatch`.
         bad_items: as in `CaptionBatch`.
@@ -125,6 +150,8 @@ class InstructionBatch:
     labels: Tensor
     pixel_values: Tensor | None = None
     audio_values: Tensor | None = None
+    features: Tensor | None = None
+    cached: CachedFeatures | None = None
     item_ids: list[str] = field(default_factory=list)
     data_set: str = ""
     bad_items: list[BadItem] = field(default_factory=list)

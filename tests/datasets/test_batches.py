@@ -56,6 +56,42 @@ def test_an_item_is_cropped_anew_in_every_epoch(data: Path) -> None:
     assert not pictures[0].equal(pictures[1])
 
 
+def crops(batches: TrainBatches, name: str, epochs: int) -> list[bytes]:
+    """An item as it is in each epoch of batches that hold all items once."""
+    found = []
+    for step in range(epochs):
+        batch = batches[step]
+        assert batch.pixel_values is not None
+        found.append(batch.pixel_values[batch.item_ids.index(name)].numpy().tobytes())
+    return found
+
+
+def test_views_take_turns_by_epoch(data: Path) -> None:
+    settings = {"cc_sbu_align": entry("cc_sbu_align", info_of("cc_sbu_align", data))}
+    keys = {"batch_size": 6, "num_views": 2}
+    found = crops(train_batches(settings, **keys), "0.jpg", 4)
+    assert found[0] != found[1]
+    assert found[2:] == found[:2]
+    other_seed = crops(train_batches(settings, **keys, seed=3), "0.jpg", 2)
+    assert sorted(other_seed) == sorted(found[:2])
+    firsts = {crops(train_batches(settings, **keys, seed=seed), "0.jpg", 1)[0] for seed in range(8)}
+    assert firsts == set(found)
+
+
+def test_views_do_not_depend_on_the_process(data: Path) -> None:
+    settings = {"cc_sbu_align": entry("cc_sbu_align", info_of("cc_sbu_align", data))}
+    one = train_batches(settings, batch_size=6, num_views=3)[0]
+    ranks = [
+        train_batches(settings, batch_size=3, num_views=3, rank=rank, world_size=2)[0]
+        for rank in (0, 1)
+    ]
+    assert one.pixel_values is not None
+    for batch in ranks:
+        assert batch.pixel_values is not None
+        for item_id, picture in zip(batch.item_ids, batch.pixel_values, strict=True):
+            assert picture.equal(one.pixel_values[one.item_ids.index(item_id)])
+
+
 def test_every_item_comes_once_per_epoch_and_ranks_share_them(data: Path) -> None:
     settings = {"webvid": entry("webvid", info_of("webvid", data))}
     ranks = [train_batches(settings, rank=rank, world_size=2) for rank in (0, 1)]

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from video_llama.datasets.build_info import SplitInfo
 from video_llama.datasets.conversation import Template
-from video_llama.datasets.items import CaptionItems, InstructionItems, Items, MediaLoader
+from video_llama.datasets.feature_cache import FeatureCache
+from video_llama.datasets.items import CaptionItems, InstructionItems, Items
+from video_llama.datasets.media_loader import CachedMediaLoader, MediaLoader, Processor
 from video_llama.datasets.records import Records
 from video_llama.datasets.settings import DatasetSettings
 from video_llama.datasets.shards import ShardRecords, expand_shards
@@ -16,6 +18,7 @@ from video_llama.processors.settings import (
     PictureSettings,
     VideoSettings,
 )
+from video_llama.processors.video import VideoProcessor
 from video_llama.types import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ def build_items(
     split: str,
     tokenizer: PreTrainedTokenizerFast,
     template: Template,
+    features: FeatureCache | None = None,
 ) -> Items | None:
     """The items of a split of a data set; None if it has no such split.
 
@@ -38,6 +42,7 @@ def build_items(
         split: `train`, `valid` or `test`.
         tokenizer: made by `load_tokenizer`.
         template: format of conversations.
+        features: cache of what the frozen encoders make of the media.
 
     Raises:
         ConfigError: the annotation or the entry cannot be used; names the entry.
@@ -46,7 +51,7 @@ def build_items(
         info = settings.build_info.split(split)
         if info is None:
             return None
-        loader = media_loader(settings, split=split)
+        loader = media_loader(settings, split=split, features=features)
         records = read_records(settings, info)
         if not settings.has_conversations:
             text = settings.text_processor
@@ -79,25 +84,40 @@ def read_records(settings: DatasetSettings, info: SplitInfo) -> Records:
     return ShardRecords(expand_shards(info.shards), has_conversations=settings.has_conversations)
 
 
-def media_loader(settings: DatasetSettings, *, split: str) -> MediaLoader:
+def media_loader(
+    settings: DatasetSettings, *, split: str, features: FeatureCache | None = None
+) -> MediaLoader:
     """The loader of the media; pictures come before sound where both have a processor.
+
+    Args:
+        settings: of the data set.
+        split: `train`, `valid` or `test`.
+        features: as in `build_items`.
 
     Raises:
         ConfigError: there is no processor, or one for another kind of media.
     """
+    processor = _processor(settings, split)
+    moves = isinstance(processor, VideoProcessor)
+    message = moves and "cn" not in settings.data_type
+    if features is None:
+        return MediaLoader(processor, with_message=message)
+    return CachedMediaLoader(processor, with_message=message, cache=features)
+
+
+def _processor(settings: DatasetSettings, split: str) -> Processor:
     pictures, sounds = settings.vis_processor, settings.audio_processor
     vis: PictureSettings | None = pictures.train
     audio: AudioSettings | None = sounds.train
     if split != "train":
         vis, audio = pictures.eval or pictures.train, sounds.eval or sounds.train
-    message = "cn" not in settings.data_type
     if vis is None and audio is not None:
-        return MediaLoader(audio.build(), with_message=False)
+        return audio.build()
     if isinstance(vis, VideoSettings) and settings.data_type.startswith("video"):
         sampling = settings.train_sampling if split == "train" else "uniform"
-        return MediaLoader(vis.build(auto_sampling=sampling), with_message=message)
+        return vis.build(auto_sampling=sampling)
     if isinstance(vis, ImageSettings) and settings.data_type.startswith("image"):
-        return MediaLoader(vis.build(), with_message=False)
+        return vis.build()
     if vis is None:
         raise ConfigError(
             f"vis_processor.{split}: null given, and audio_processor.{split} too; give one of them"

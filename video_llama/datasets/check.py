@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from video_llama.datasets.items import MediaLoader
+from video_llama.datasets.media_loader import MediaLoader
 from video_llama.datasets.pool import Progress, parallel
 from video_llama.datasets.randomness import Integers, key_of, permuted, torch_generator
 from video_llama.datasets.records import Record, Records

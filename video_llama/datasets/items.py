@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,99 +16,22 @@ from video_llama.datasets.conversation import (
     Piece,
     Question,
     Template,
-    frames_message,
     image_question,
     media_question,
 )
+from video_llama.datasets.media_loader import Kind, LoadedMedia, MediaLoader
 from video_llama.datasets.records import Record, Records
-from video_llama.processors.image import ImageProcessor
-from video_llama.processors.sound import AudioProcessor
-from video_llama.processors.video import VideoProcessor
 from video_llama.types import (
     IGNORE_INDEX,
     BadItem,
     Batch,
+    CachedFeatures,
     CaptionBatch,
     InstructionBatch,
-    MediaError,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-Kind = Literal["image", "video", "audio"]
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedMedia:
-    """What the model gets of a media file.
-
-    Attributes:
-        values: (3, H, W) of a picture, (3, T, H, W) of a clip, (S, 1, mel, frames) of a sound.
-        message: what is said about it in a conversation.
-    """
-
-    values: Tensor
-    message: str = ""
-
-
-class MediaLoader:
-    """Decodes and transforms the media of a data set.
-
-    Args:
-        processor: for pictures, clips or sounds.
-        with_message: whether conversations say which frames of a clip there are.
-    """
-
-    def __init__(
-        self, processor: VideoProcessor | ImageProcessor | AudioProcessor, *, with_message: bool
-    ) -> None:
-        self.processor = processor
-        self._with_message = with_message
-
-    @property
-    def kind(self) -> Kind:
-        """What it loads."""
-        if isinstance(self.processor, AudioProcessor):
-            return "audio"
-        return "image" if isinstance(self.processor, ImageProcessor) else "video"
-
-    def load(self, record: Record, generator: torch.Generator) -> LoadedMedia:
-        """The media of an item; a clip with fewer frames than `n_frms` has some of them twice.
-
-        A batch is one tensor, so its clips need equally many frames. (The original refused such a
-        clip, and every one if `n_frms` was odd.) Frame i of n is frame floor(i * T / n) of the T
-        there are; the message names those T.
-
-        Args:
-            record: the item.
-            generator: source of random frames and crops.
-
-        Raises:
-            MediaError: the media cannot be read; names the file of the annotation.
-        """
-        with record.media.open() as path:
-            try:
-                return self._read(path, generator)
-            except MediaError as error:
-                raise MediaError(record.path, error.reason) from error
-
-    def _read(self, path: Path, generator: torch.Generator) -> LoadedMedia:
-        if isinstance(self.processor, AudioProcessor):
-            return LoadedMedia(self.processor(path).values)
-        if isinstance(self.processor, ImageProcessor):
-            return LoadedMedia(self.processor(path, generator=generator))
-        clip = self.processor(path, generator=generator)
-        message = frames_message(clip.seconds) if self._with_message else ""
-        return LoadedMedia(_filled(clip.pixel_values, self.processor.settings.n_frms), message)
-
-
-def _filled(frames: Tensor, count: int) -> Tensor:
-    """(3, T, H, W) with T <= count to (3, count, H, W)."""
-    present = frames.shape[1]
-    if present == count:
-        return frames
-    return frames[:, [i * present // count for i in range(count)]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,23 +40,44 @@ class Item:
 
     Attributes:
         item_id: which one.
-        values: of its media, as in `LoadedMedia`.
+        media: its picture, clip or sound.
         caption: of caption data, cleaned.
         input_ids: of a conversation.
         labels: of a conversation.
     """
 
     item_id: str
-    values: Tensor
+    media: LoadedMedia
     caption: str = ""
     input_ids: Sequence[int] = ()
     labels: Sequence[int] = ()
 
+    @property
+    def values(self) -> Tensor:
+        """Those of its media."""
+        return self.media.values
 
-def _stacked(items: list[Item]) -> Tensor:
+
+def _collated(items: list[Item], kind: Kind) -> dict[str, Any]:
+    """What of a batch concerns its media: tensors, and what a cache has of them."""
+    cached = [item.media.values for item in items if item.media.is_cached]
+    decoded = [item.media.values for item in items if not item.media.is_cached]
+    fields: dict[str, Any] = {
+        "audio_values" if kind == "audio" else "pixel_values": _stacked(decoded)
+    }
+    if any(item.media.key for item in items):
+        fields["cached"] = CachedFeatures(
+            keys=[item.media.key for item in items],
+            seconds=[item.media.seconds for item in items],
+            is_there=[item.media.is_cached for item in items],
+            values=_stacked(cached),
+        )
+    return fields
+
+
+def _stacked(values: list[Tensor]) -> Tensor | None:
     # In a worker this stacks straight into the shared memory that the batch travels in.
-    values: Tensor = default_collate([item.values for item in items])
-    return values
+    return default_collate(values) if values else None
 
 
 class Items(Protocol):
@@ -192,20 +135,17 @@ class CaptionItems:
         """As in `Items`."""
         record = self.records[index]
         caption = self._clean(record.caption) if self._clean else record.caption
-        return Item(record.item_id, self._loader.load(record, generator).values, caption=caption)
+        return Item(record.item_id, self._loader.load(record, generator), caption=caption)
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
         """As in `Items`."""
-        values = _stacked(items)
-        hears = self._loader.kind == "audio"
         return CaptionBatch(
             captions=[item.caption for item in items],
-            pixel_values=None if hears else values,
-            audio_values=values if hears else None,
             prompt=prompt,
             item_ids=[item.item_id for item in items],
             data_set=self.name,
             bad_items=bad_items,
+            **_collated(items, self._loader.kind),
         )
 
 
@@ -247,9 +187,7 @@ class InstructionItems:
         media = self._loader.load(record, generator)
         turns = self._turns(record, media.message)
         encoded = self._template.encode(turns, self._tokenizer, self._max_length)
-        return Item(
-            record.item_id, media.values, input_ids=encoded.input_ids, labels=encoded.labels
-        )
+        return Item(record.item_id, media, input_ids=encoded.input_ids, labels=encoded.labels)
 
     def _turns(self, record: Record, message: str) -> list[tuple[Question, str]]:
         kind, count = self._loader.kind, self._num_media_tokens
@@ -262,20 +200,17 @@ class InstructionItems:
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
         """As in `Items`; a prompt has no use here."""
-        values = _stacked(items)
         ids = [torch.tensor(item.input_ids) for item in items]
         labels = [torch.tensor(item.labels) for item in items]
         pad_id = self._tokenizer.pad_token_id
         input_ids = pad_sequence(ids, batch_first=True, padding_value=pad_id)
         lengths = torch.tensor([len(row) for row in ids])
-        hears = self._loader.kind == "audio"
         return InstructionBatch(
             input_ids=input_ids,
             attention_mask=torch.arange(input_ids.shape[1]) < lengths[:, None],
             labels=pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
-            pixel_values=None if hears else values,
-            audio_values=values if hears else None,
             item_ids=[item.item_id for item in items],
             data_set=self.name,
             bad_items=bad_items,
+            **_collated(items, self._loader.kind),
         )

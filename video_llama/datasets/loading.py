@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
 from video_llama.datasets.batches import Batches, EvalBatches, TrainBatches
 from video_llama.datasets.building import build_items
 from video_llama.datasets.conversation import Template
+from video_llama.datasets.feature_cache import FeatureCache
 from video_llama.datasets.items import Items
 from video_llama.datasets.settings import DatasetSettings
 from video_llama.types import Batch, ConfigError, VideoLlamaError
@@ -48,6 +49,8 @@ def build_train_batches(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
+    features: FeatureCache | None = None,
+    num_views: int = 0,
 ) -> TrainBatches:
     """The training batches of the `datasets` section.
 
@@ -61,11 +64,13 @@ def build_train_batches(
         seed: of the run, the same on all ranks.
         rank: of this process.
         world_size: number of processes.
+        features: cache of what the frozen encoders make of the media.
+        num_views: as in `TrainBatches`; such a cache needs some.
 
     Raises:
         ConfigError: no data set has the split, or an annotation cannot be used.
     """
-    sources = _sources(settings, split, tokenizer, template)
+    sources = _sources(settings, split, tokenizer, template, features)
     entries = [settings[source.name] for source in sources]
     ratios = [1.0 if entry.sample_ratio is None else entry.sample_ratio for entry in entries]
     if not sum(ratios):
@@ -79,6 +84,7 @@ def build_train_batches(
         seed=seed,
         rank=rank,
         world_size=world_size,
+        num_views=num_views,
     )
 
 
@@ -93,6 +99,7 @@ def build_eval_batches(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
+    features: FeatureCache | None = None,
 ) -> EvalBatches:
     """The evaluation batches of the `datasets` section; arguments as in `build_train_batches`.
 
@@ -100,7 +107,7 @@ def build_eval_batches(
         ConfigError: no data set has the split, or an annotation cannot be used.
     """
     return EvalBatches(
-        _sources(settings, split, tokenizer, template),
+        _sources(settings, split, tokenizer, template, features),
         prompts=prompts,
         batch_size=batch_size,
         seed=seed,
@@ -155,11 +162,10 @@ def _sources(
     split: str,
     tokenizer: PreTrainedTokenizerFast,
     template: Template,
+    features: FeatureCache | None,
 ) -> list[Items]:
-    found = [
-        build_items(name, entry, split=split, tokenizer=tokenizer, template=template)
-        for name, entry in settings.items()
-    ]
+    parts: dict[str, Any] = {"tokenizer": tokenizer, "template": template, "features": features}
+    found = [build_items(name, entry, split=split, **parts) for name, entry in settings.items()]
     sources = [items for items in found if items is not None]
     if not sources:
         key = "build_info" if split == "train" else f"build_info.{split}"

@@ -33,6 +33,9 @@ class MediaSource(Protocol):
             MediaError: they are not there.
         """
 
+    def identity(self) -> str | None:
+        """What changes when the content does, without reading it; None if they are not there."""
+
 
 @dataclass(frozen=True)
 class MediaFile:
@@ -48,10 +51,27 @@ class MediaFile:
 
     def open(self) -> AbstractContextManager[Path]:
         """As in `MediaSource`."""
-        inside = self.path.is_relative_to(self.folder)
-        if not inside or ".." in self.path.relative_to(self.folder).parts:
+        if not self._is_inside:
             raise MediaError(self.path, f"its name leads out of {self.folder}")
         return nullcontext(self.path)
+
+    def identity(self) -> str | None:
+        """As in `MediaSource`."""
+        return file_identity(self.path) if self._is_inside else None
+
+    @property
+    def _is_inside(self) -> bool:
+        inside = self.path.is_relative_to(self.folder)
+        return inside and ".." not in self.path.relative_to(self.folder).parts
+
+
+def file_identity(path: Path) -> str | None:
+    """Path, size and time of change of a file; None if there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return f"{path.absolute()}|{state.st_size}|{state.st_mtime_ns}"
 
 
 @dataclass(frozen=True)

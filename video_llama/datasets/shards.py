@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from video_llama.datasets.randomness import Integers
-from video_llama.datasets.records import MAX_LENGTH, Record
+from video_llama.datasets.records import MAX_LENGTH, Record, file_identity
 from video_llama.datasets.shard_index import open_index, parsed
 from video_llama.text import clean_text
 from video_llama.types import ConfigError, MediaError
@@ -193,6 +193,13 @@ class ShardMember:
             raise MediaError(self.path, self.error)
         with _as_file(self.span.read(self.path), self.path.suffix) as path:
             yield path
+
+    def identity(self) -> str | None:
+        """As in `MediaSource`: that of the tar, and the place in it."""
+        tar = file_identity(self.span.file)
+        if tar is None or self.error:
+            return None
+        return f"{tar}|{self.span.offset}|{self.span.size}"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 
 from video_llama.models.audio_encoder import ImageBind, Modality
 from video_llama.models.language_model import causal_loss, embed_tokens
+from video_llama.models.modes import set_mode
 from video_llama.models.names import original_name, trainable_prefixes
 from video_llama.models.precision import Precision
 from video_llama.models.prompts import caption_inputs, splice
@@ -37,6 +38,8 @@ from video_llama.types import (
 
 if TYPE_CHECKING:
     from video_llama.models.weights import LoadReport
+
+NO_AUDIO_BRANCH = "this model has no audio branch; set model.equip_audio_branch=true"
 
 
 class VideoLlama(nn.Module):
@@ -105,7 +108,7 @@ class VideoLlama(nn.Module):
 
     def train(self, mode: bool = True) -> VideoLlama:
         """Training mode for the trainable parts; frozen ones stay in eval mode, whatever `mode`."""
-        _set_mode(self, mode)
+        set_mode(self, mode)
         return self
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -132,7 +135,6 @@ class VideoLlama(nn.Module):
             ConfigError: more frames than `max_frame_pos`.
             ValueError: not five dimensions.
         """
-        _check_dims(video, "video (B, 3, T, H, W)")
         return self.temporal_video(self.encode_frames(video))
 
     def encode_frames(self, video: Tensor) -> Tensor:
@@ -152,6 +154,7 @@ class VideoLlama(nn.Module):
                 "this model has no vision encoder, because it was built to train the audio branch "
                 "without one; give model.vit_ckpt and model.q_former_model"
             )
+        _check_dims(video, "video (B, 3, T, H, W)")
         frames = rearrange(video, "b c t h w -> (b t) c h w")
         trains = not (self.settings.freeze_vit and self.settings.freeze_qformer)
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
@@ -189,17 +192,13 @@ class VideoLlama(nn.Module):
             ConfigError: no audio branch, or more clips than `max_audio_clips`.
             ValueError: not five dimensions.
         """
-        _check_dims(audio, "audio (B, S, 1, mel, frames) or frames (B, T, 3, H, W)")
         return self.temporal_audio(self.encode_segments(audio, modality))
 
     def encode_segments(self, audio: Tensor, modality: Modality) -> Tensor:
-        """The frozen half of the audio branch: arguments of `encode_audio` to (B, S, 1, D).
-
-        Raises:
-            ConfigError: no audio branch.
-        """
+        """The frozen half of the audio branch: as `encode_audio`, to (B, S, 1, D)."""
         if self.audio_encoder is None:
-            raise ConfigError("this model has no audio branch; set model.equip_audio_branch=true")
+            raise ConfigError(NO_AUDIO_BRANCH)
+        _check_dims(audio, "audio (B, S, 1, mel, frames) or frames (B, T, 3, H, W)")
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             embeddings: Tensor = self.audio_encoder(audio, modality)
             if self.settings.audio_feature_norm == "unit":
@@ -209,7 +208,7 @@ class VideoLlama(nn.Module):
     def temporal_audio(self, segments: Tensor) -> Tensor:
         """The trained half of the audio branch: (B, S, 1, D) to tokens as in `encode_audio`."""
         if self.audio_branch is None:
-            raise ConfigError("this model has no audio branch; set model.equip_audio_branch=true")
+            raise ConfigError(NO_AUDIO_BRANCH)
         tokens: Tensor = self.audio_branch(segments)
         return tokens
 
@@ -274,25 +273,25 @@ class VideoLlama(nn.Module):
         Raises:
             ValueError: the batch has no media.
         """
+        features = self.frozen_features(batch) if batch.features is None else batch.features
+        hears = batch.audio_values is not None or self.settings.trained_branch == "audio"
+        return (self.temporal_audio if hears else self.temporal_video)(features.to(self.device))
+
+    def frozen_features(self, batch: Batch) -> Tensor:
+        """What the frozen encoders make of the media of a batch, for `media_tokens`.
+
+        Returns:
+            (B, T, Q, D): of `encode_segments` for sound and the audio branch, else `encode_frames`.
+        """
         if batch.audio_values is not None:
-            return self.encode_audio(batch.audio_values.to(self.device), "audio")
+            return self.encode_segments(batch.audio_values.to(self.device), "audio")
         if batch.pixel_values is None:
-            raise ValueError("a batch needs pixel_values or audio_values")
+            raise ValueError("a batch needs pixel_values or audio_values, or features of them")
         pixels = batch.pixel_values.to(self.device)
         video = pixels if pixels.ndim == 5 else rearrange(pixels, "b c h w -> b c 1 h w")
         if self.settings.trained_branch == "audio":
-            return self.encode_audio(rearrange(video, "b c t h w -> b t c h w"), "vision")
-        return self.encode_video(video)
-
-
-def _set_mode(module: nn.Module, mode: bool) -> None:
-    parameters = list(module.parameters())
-    trains = any(parameter.requires_grad for parameter in parameters)
-    # A module without parameters, such as dropout, goes with the one that holds it.
-    mode = mode and (trains or not parameters)
-    module.training = mode
-    for child in module.children():
-        _set_mode(child, mode)
+            return self.encode_segments(rearrange(video, "b c t h w -> b t c h w"), "vision")
+        return self.encode_frames(video)
 
 
 def _check_dims(media: Tensor, expected: str) -> None:

@@ -75,6 +75,13 @@ class RunSettings:
     test_splits: list[str] = field(default_factory=list)
     """Splits to test on after the run."""
 
+    feature_cache: str | None = None
+    """Folder that keeps what the frozen encoders make of each item, so that they see it once (for
+    each of num_views); null: they run in every step."""
+    num_views: int = 1
+    """Ways in which an item is cropped, and its frames chosen, with feature_cache; epochs take them
+    in turn. Items that nothing random is done to have one."""
+
     num_workers: int = 4
     """Loading processes per data set; 0: load in the training process."""
     data_timeout: float = 600.0
@@ -116,12 +123,14 @@ class RunSettings:
         at_least(self, 0, "save_every", "keep_last", "seed", "beta2", "max_bad_fraction")
         at_least(self, 0, "max_answers")
         at_least(self, 1, "accum_grad_iters", "max_epoch", "iters_per_epoch", "log_every")
+        at_least(self, 1, "num_views")
         at_least(self, 1, "batch_size_train", "batch_size_eval", "answer_max_new_tokens")
         at_most(self, MAX_BATCH, "batch_size_train", "batch_size_eval", "accum_grad_iters")
         at_most(self, MAX_STEPS, "max_epoch", "iters_per_epoch", "warmup_steps", "data_timeout")
         at_most(self, MAX_TOKENS, "answer_max_new_tokens")
         at_most(self, MAX_WORKERS, "num_workers")
         at_most(self, MAX_SEED, "seed")
+        at_most(self, MAX_BATCH, "num_views")
         self._check_ranges()
         if self.warmup_lr < 0:
             self.warmup_lr = self.init_lr
