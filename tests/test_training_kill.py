@@ -31,6 +31,12 @@ from tests.training_data import (
     train,
     write_data,
 )
+from video_llama.build_run import build_runner
+from video_llama.config import load_config
+from video_llama.datasets.cc_sbu_align import read_cc_sbu_align
+from video_llama.datasets.pack import pack
+from video_llama.datasets.webvid import read_webvid
+from video_llama.runners.hooks.stop import SAME_REQUEST
 
 NUM_STEPS = 40
 VISION_1 = ("visionbranch", STAGE_1)
@@ -101,6 +107,48 @@ def options_for(branch: str, stage: str, data: Path, output: Path, *more: str) -
     ]
 
 
+def packed(data: Path, folder: Path) -> list[str]:
+    """Options that read the two data sets of stage 1 from tars."""
+    sources = {
+        "webvid": read_webvid(data / "csv", data / "clips"),
+        "cc_sbu_align": read_cc_sbu_align(data / "align"),
+    }
+    options = []
+    for name, records in sources.items():
+        storage = pack(name, records, folder / name, samples_per_shard=4).storage
+        options.append(f"datasets.{name}.build_info={{storage: '{storage}'}}")
+    return options
+
+
+def kill_at_random_steps(
+    config: Path, resume: list[str], output: Path, steps: Sequence[int], *, processes: int
+) -> None:
+    for step in steps:
+        process = start(config, resume, processes=processes)
+        wait_for_step(process, output, step)
+        kill_all(process)
+
+
+def test_run_on_shards_that_is_killed_ends_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    config, num_steps = config_path(*VISION_1), 24
+    shards = packed(data, tmp_path / "tars")
+    more = (*shards, "run.save_every=3", f"run.iters_per_epoch={num_steps}", "run.max_epoch=1")
+    options = options_for(*VISION_1, data, tmp_path / "whole", *more)
+    assert build_runner(load_config(config, options), name="whole").train()
+
+    killed = tmp_path / "killed"
+    resume = options_for(*VISION_1, data, killed, *more, "run.resume_ckpt_path=latest")
+    steps = sorted(random.Random(7).sample(range(6, num_steps - 4), 2))
+    workers = "run.num_workers=2"
+    kill_at_random_steps(config, [*resume, workers], killed, steps, processes=0)
+    last = build_runner(load_config(config, resume), name="last")
+    assert 3 <= last.step < num_steps, "it goes on from a checkpoint"
+    assert last.train()
+    whole, mended = run_folder(tmp_path / "whole"), run_folder(killed)
+    assert log_lines(mended) == log_lines(whole)
+    assert branch(mended, num_steps) == branch(whole, num_steps)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
@@ -110,22 +158,23 @@ def options_for(branch: str, stage: str, data: Path, output: Path, *more: str) -
         (("audiobranch", STAGE_2), 0, ("run.accum_grad_iters=4",)),
         (VISION_1, 2, ("run.accum_grad_iters=2",)),
         (("visionbranch", STAGE_2), 2, ("run.num_workers=1",)),
+        (VISION_1, 2, ("run.num_workers=1", "shards")),
     ],
 )
 def test_killed_run_ends_with_the_same_bits(
     case: tuple[str, str], processes: int, more: tuple[str, ...], data: Path, tmp_path: Path
 ) -> None:
     config = config_path(*case)
+    if "shards" in more:
+        more = (*more[:-1], *packed(data, tmp_path / "tars"))
     whole = tmp_path / "whole"
     train(config, options_for(*case, data, whole, *more), processes=processes)
 
     killed = tmp_path / "killed"
     resume = options_for(*case, data, killed, *more, "run.resume_ckpt_path=latest")
     # From step 8 on there is a checkpoint to go on with, so that all happens in one folder.
-    for step in sorted(random.Random(repr(case)).sample(range(8, NUM_STEPS - 4), 3)):
-        process = start(config, resume, processes=processes)
-        wait_for_step(process, killed, step)
-        kill_all(process)
+    steps = sorted(random.Random(repr(case)).sample(range(8, NUM_STEPS - 4), 3))
+    kill_at_random_steps(config, resume, killed, steps, processes=processes)
     train(config, [*resume, "run.num_workers=2"], processes=processes)
 
     assert log_lines(run_folder(whole))[-1]["step"] == NUM_STEPS
@@ -168,6 +217,24 @@ def test_signal_saves_after_the_step_and_says_how_to_go_on(
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
+def test_signal_to_torchrun_and_its_processes_loses_no_step(data: Path, tmp_path: Path) -> None:
+    """As a batch system sends it to all; torchrun passes it on, so that it comes twice."""
+    output = tmp_path / "runs"
+    options = options_for(*VISION_1, data, output, "run.max_epoch=10", "run.save_every=0")
+    process = start(config_path(*VISION_1), options, processes=2)
+    wait_for_step(process, output, 3)
+    for pid in (process.pid, *workers(process, 2)):
+        os.kill(pid, signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, "torchrun's own status, whatever its processes did"
+    assert "run.resume_ckpt_path=" in text
+    (checkpoint,) = output.glob("*/checkpoints/step-*")
+    step = log_lines(run_folder(output))[-1]["step"]
+    assert checkpoint.name == f"step-{int(step):06d}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_to_the_whole_group_spares_the_data_workers(
     number: signal.Signals, data: Path, tmp_path: Path
@@ -196,6 +263,8 @@ def test_second_interrupt_ends_the_run_at_once(data: Path, tmp_path: Path) -> No
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
+    process.send_signal(signal.SIGINT)  # of the same request
+    time.sleep(SAME_REQUEST + 1)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
@@ -224,18 +293,45 @@ def test_error_of_one_process_is_told_once_and_ends_all(data: Path, tmp_path: Pa
 def test_mistake_in_the_code_shows_its_traceback_and_ends_all(data: Path, tmp_path: Path) -> None:
     """Also in the middle of training, where torch has put its own hook before ours."""
     options = options_for(*VISION_1, data, tmp_path / "runs")
-    code = (
-        "import sys, runpy, torch; from video_llama.tasks.pretrain import TextFromMedia;"
-        "TextFromMedia.train_step = lambda *args: 1 / 0;"
-        f"sys.argv = ['train.py', *sys.argv[1:]]; runpy.run_path({str(ROOT / 'train.py')!r},"
-        " run_name='__main__')"
+    change = (
+        "from video_llama.tasks.pretrain import TextFromMedia\n"
+        "TextFromMedia.train_step = lambda *args: 1 / 0\n"
     )
-    (tmp_path / "broken.py").write_text(code)
+    text = run_changed(change, options, tmp_path / "broken.py")
+    assert "ZeroDivisionError: division by zero" in text
+    assert "_forward_backward" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_hung_data_worker_of_one_process_is_told_and_ends_all(data: Path, tmp_path: Path) -> None:
+    more = ("run.num_workers=1", "run.data_timeout=3", "datasets.cc_sbu_align.sample_ratio=0.001")
+    options = options_for(*VISION_1, data, tmp_path / "runs", *more)
+    change = (
+        "import os, time\n"
+        "from video_llama.datasets.items import CaptionItems\n"
+        "load = CaptionItems.load\n"
+        "def hang(*args):\n"
+        "    time.sleep(60 if os.environ['RANK'] == '1' else 0)\n"
+        "    return load(*args)\n"
+        "CaptionItems.load = hang\n"
+    )
+    text = run_changed(change, options, tmp_path / "hung.py")
+    (line,) = re.findall(r"^train\.py: error: (.*)", text, re.MULTILINE)
+    assert line.startswith("rank 1: no batch came within run.data_timeout (3 s)")
+    assert re.search(rf"worker 0: webvid {data}/clips/p/\d\.mp4, for \d s", line)
+
+
+def run_changed(change: str, options: list[str], path: Path) -> str:
+    """What two processes of a changed `train.py` say, which must fail."""
+    path.write_text(
+        f"import runpy, sys, torch\n{change}sys.argv = ['train.py', *sys.argv[1:]]\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    )
     words = command(config_path(*VISION_1), options, processes=2)
-    words[words.index(str(ROOT / "train.py"))] = str(tmp_path / "broken.py")
+    words[words.index(str(ROOT / "train.py"))] = str(path)
     result = subprocess.run(
         words, env=environment(), capture_output=True, text=True, timeout=100, check=False
     )
     assert result.returncode == 1
-    assert "ZeroDivisionError: division by zero" in result.stderr
-    assert "_forward_backward" in result.stderr
+    return result.stderr

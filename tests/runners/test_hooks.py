@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from video_llama.runners.hooks.bad_items import BadItems
 from video_llama.runners.hooks.base import crossed
 from video_llama.runners.hooks.log import JsonLog
 from video_llama.runners.hooks.progress import Progress
+from video_llama.runners.hooks.stop import SAME_REQUEST, StopOnSignal
 from video_llama.runners.settings import RunSettings
 from video_llama.types import BadItem, CaptionBatch, ConfigError
 
@@ -154,7 +156,8 @@ def test_bad_items_are_listed_once_also_by_a_resumed_run(
     assert listed(tmp_path) == ["a", "b", "c"]
     assert resumed.figures["bad_items"] == 3
     assert second.state_dict() == {"asked": {"webvid": 18}, "bad": {"webvid": 6}}
-    second.finish(resumed)
+    with caplog.at_level(logging.INFO):
+        second.finish(resumed)
     (summary,) = caplog.messages
     assert summary.startswith("data set webvid: 6 of 18 items that were asked for could not be")
 
@@ -190,3 +193,24 @@ def test_message_of_a_loading_process_has_no_traceback() -> None:
     error = ConfigError(f"{text}video_llama.types.ConfigError: too long\n")
     assert plain_message(error) == "too long"
     assert plain_message(ConfigError("too long")) == "too long"
+
+
+def test_signals_of_one_request_are_one_and_a_later_one_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("video_llama.runners.hooks.stop.time.monotonic", lambda: clock[0])
+    runner, hook = fake_runner(tmp_path), StopOnSignal()
+    before = signal.getsignal(signal.SIGINT)
+    hook.start(runner)
+    try:
+        assert hook.measure(runner) == {"stop": 0.0}
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            assert hook.measure(runner) == {"stop": 1.0}
+        clock[0] += SAME_REQUEST + 0.1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        hook.close()
+    assert signal.getsignal(signal.SIGINT) == before

@@ -129,7 +129,7 @@ class Evaluator:
         }
         if sums["bad"]:
             result["num_bad_items"] = round(sums["bad"])
-            logger.warning(
+            logger.info(
                 "%s: %d items could not be read, which count for nothing; see %s",
                 *(split, result["num_bad_items"], self._bad_items.path),
             )

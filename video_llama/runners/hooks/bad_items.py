@@ -78,7 +78,7 @@ class BadItems(Hook):
         """Say how many there were."""
         for name, bad in self.bad.items():
             if bad:
-                logger.warning(
+                logger.info(
                     "data set %s: %d of %d items that were asked for could not be read; see %s",
                     *(name, bad, self.asked[name], runner.bad_items.path),
                 )

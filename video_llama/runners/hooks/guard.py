@@ -50,7 +50,8 @@ class Guard(Hook):
         self.skipped += 1
         items = runner.world.gather(items)
         shown = ", ".join(items[:MOST_ITEMS]) + (", ..." if len(items) > MOST_ITEMS else "")
-        logger.warning("step %d: loss or gradient not finite, skipped: %s", runner.step, shown)
+        if runner.world.is_main:
+            logger.warning("step %d: loss or gradient not finite, skipped: %s", runner.step, shown)
         if self.in_a_row > self._most:
             raise DivergedError(
                 f"loss or gradient not finite in {self.in_a_row} updates in a row "

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,19 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+SAME_REQUEST = 3.0
+"""Seconds in which another signal is the same request: torchrun passes on what a batch system has
+sent to its processes too."""
+
 
 class StopOnSignal(Hook):
     """SIGTERM or SIGINT in any process stops all of them after the same update.
 
-    A second signal has its usual effect, at once.
+    A second signal, some seconds later, has its usual effect, at once.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked_at: float | None = None
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -37,7 +42,7 @@ class StopOnSignal(Hook):
 
     def measure(self, runner: Runner) -> dict[str, float]:
         """Whether this process was asked to stop."""
-        return {"stop": float(self._asked)}
+        return {"stop": float(self._asked_at is not None)}
 
     def after_update(self, runner: Runner) -> None:
         """Stop if any process was asked to."""
@@ -52,7 +57,11 @@ class StopOnSignal(Hook):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a data worker, which has inherited this function
-        self._asked = True
-        self.close()
-        name = signal.Signals(number).name
-        logger.warning("%s: saving after this step; once more ends the run at once", name)
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            name = signal.Signals(number).name
+            logger.warning("%s: saving after this step; once more ends the run at once", name)
+        elif now - self._asked_at > SAME_REQUEST:
+            self.close()
+            signal.raise_signal(number)
