@@ -25,10 +25,10 @@ from video_llama.synthetic.pretrain.sounds import Sounds, play_sounds
 from video_llama.synthetic.sampling import Split
 from video_llama.synthetic.scene import KINDS
 
-PICTURES = Recipe(steps=450, learning_rate=1.5e-3)
-SOUNDS = Recipe(steps=220, learning_rate=1.5e-3, warmup=20)
+PICTURES = Recipe(steps=800)
+SOUNDS = Recipe(steps=300)
 PICTURE_BATCH, SOUND_BATCH = 64, 32
-NUM_PICTURES, NUM_SOUNDS = 6000, 1500
+NUM_PICTURES, NUM_SOUNDS = 12000, 2500
 NUM_SCORED = 500
 POSITION_STD = 0.3
 SAID = ("kind", "colour", "number")
@@ -82,8 +82,7 @@ def _train_pictures(
         pixels, words, slots = random_batch(pictures, PICTURE_BATCH, random, SAID)
         return contrastive_loss(model(pixels[:, None], "vision")[:, 0], words, text, slots)
 
-    trained = [*model.parameters(), *text.parameters()]
-    return fit(trained, loss_at, PICTURES, title="imagebind, pictures")
+    return fit(nn.ModuleList([model, text]), loss_at, PICTURES, title="imagebind, pictures")
 
 
 def _train_sounds(
@@ -114,7 +113,7 @@ def _train_sounds(
         near = similar.gather(1, kinds[:, None]).mean()
         return F.cross_entropy(SHARPNESS * similar, kinds) + (1 - near)
 
-    return fit(model.parameters(), loss_at, SOUNDS, title="imagebind, sounds")
+    return fit(model, loss_at, SOUNDS, title="imagebind, sounds")
 
 
 def _seen(model: ImageBind, pictures: Pictures, index: Tensor) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from video_llama.synthetic.pretrain.muon import Muon
+
 CURVE_EVERY = 50
 """Steps whose mean loss is one point of the curve."""
+
+
+HIDDEN = (nn.Linear, nn.Conv2d, nn.Conv3d)
+"""Modules whose weight is a matrix that Muon trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +29,29 @@ class Recipe:
     """How a part is trained.
 
     Attributes:
-        steps: of the optimiser.
-        learning_rate: after the warm-up; it falls to a tenth along half a cosine.
-        warmup: steps over which the learning rate rises from zero.
-        weight_decay: of tensors with at least two dimensions.
+        steps: of the optimisers.
+        learning_rate: of the hidden matrices, which Muon trains.
+        other_learning_rate: of tables, vectors and everything else, which AdamW trains.
+        warmup: steps over which both rise from zero; then they fall along a straight line.
+        last: share of the learning rates that is left at the end.
         clip: largest norm of all gradients together.
     """
 
     steps: int
-    learning_rate: float
-    warmup: int = 50
-    weight_decay: float = 0.05
+    learning_rate: float = 0.02
+    other_learning_rate: float = 3e-3
+    warmup: int = 30
+    last: float = 0.02
     clip: float = 1.0
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        share = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+    def share(self, step: int) -> float:
+        """Share of the learning rates in a step, from 0."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        return rise * (self.last + (1 - self.last) * (1 - step / self.steps))
 
 
 def fit(
-    parameters: Iterable[nn.Parameter],
+    model: nn.Module,
     loss_at: Callable[[int], Tensor],
     recipe: Recipe,
     *,
@@ -55,7 +60,7 @@ def fit(
     """Minimise a loss.
 
     Args:
-        parameters: what is trained.
+        model: what is trained, where it requires a gradient.
         loss_at: the loss of a step.
         recipe: numbers of the training.
         title: of the progress bar.
@@ -63,30 +68,45 @@ def fit(
     Returns:
         The recipe, the seconds that it took and the curve of the loss.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.ndim > 1]
-    vectors = [parameter for parameter in trained if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizers = _optimizers(model, recipe)
     began, recent, curve = time.monotonic(), list[float](), list[float]()
     with tqdm(range(recipe.steps), desc=title, mininterval=1.0) as bar:
         for step in bar:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step)
             loss = loss_at(step)
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+                for group in optimizer.param_groups:
+                    group["lr"] = optimizer.defaults["lr"] * recipe.share(step)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, recipe.clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             recent.append(float(loss.detach()))
             if len(recent) == CURVE_EVERY:
                 curve.append(round(sum(recent) / len(recent), 4))
                 bar.set_postfix(loss=curve[-1])
                 recent.clear()
     return asdict(recipe) | {"seconds": round(time.monotonic() - began), "loss": curve}
+
+
+def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    matrices = [
+        parameter
+        for name, module in model.named_modules()
+        for key, parameter in module.named_parameters(recurse=False)
+        if key == "in_proj_weight"
+        or (key == "weight" and isinstance(module, HIDDEN) and not name.endswith("lm_head"))
+    ]
+    hidden = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in hidden]
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices := [p for p in matrices if p.requires_grad]:
+        optimizers.append(Muon(matrices, lr=recipe.learning_rate))
+    if others := [p for p in others if p.requires_grad]:
+        rate, betas = recipe.other_learning_rate, (0.9, 0.98)
+        optimizers.append(torch.optim.AdamW(others, lr=rate, betas=betas, weight_decay=0.0))
+    return optimizers
 
 
 def save_half(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -33,16 +33,16 @@ from video_llama.types import IGNORE_INDEX, IMAGE_PLACEHOLDER
 
 Item = TypeVar("Item")
 Conversation = Literal["video", "image", "audio", "both"]
-Form = Literal["echo", "caption", "prompted"] | Conversation
+Form = Literal["plain", "caption", "prompted", "guess", "video", "image", "audio", "both"]
 
 CONVERSATIONS: tuple[Conversation, ...] = get_args(Conversation)
 """Which media a conversation is about."""
 
-SPECIAL_AND_BYTES = range(3 + 256)
-"""Ids that are no words."""
+PLAIN_FORMS: tuple[Conversation, ...] = ("video", "video", "audio", "audio", "both")
+"""Which media plain texts are about, each as often as it is listed."""
 
-ECHO_LENGTH = 16
-"""Tokens of an echo."""
+MOST_PLAIN_TURNS = 6
+"""Questions of one plain text."""
 
 MOST_TURNS = 4
 """Questions of one conversation."""
@@ -77,13 +77,30 @@ class TextWorld:
         self._tokenizer = tokenizer
         self._media_id: int = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
 
-    def echo(self, rng: np.random.Generator) -> Text:
-        """A few random tokens twice: copying is learnt from these before it means anything."""
-        first_word = len(SPECIAL_AND_BYTES)
-        size = self._media_id - first_word
-        ids = [int(token) + first_word for token in rng.integers(size, size=ECHO_LENGTH)]
-        begin = [self._tokenizer.bos_token_id, *ids]
-        return Text(input_ids=[*begin, *ids], labels=[IGNORE_INDEX] * len(begin) + ids)
+    def plain(self, rng: np.random.Generator) -> Text | None:
+        """Descriptions, then questions with their answers, without any template around them.
+
+        Looking things up is learnt from these, many times sooner than from whole conversations.
+
+        Args:
+            rng: chooses scene and words.
+
+        Returns:
+            None where the scene allows no question.
+        """
+        scene = random_scene(rng)
+        form: Conversation = _pick(rng, PLAIN_FORMS)
+        asked = _without_rivals(_asked(scene, form, rng), rng)
+        told = [f"<Audio> {describe_sound(scene, rng)} </Audio>"] if form != "video" else []
+        told += [f"<Video> {describe(scene, rng)} </Video>"] if form != "audio" else []
+        ids = [self._tokenizer.bos_token_id, *self._ids(" ".join(told))]
+        labels = [IGNORE_INDEX] * len(ids)
+        for at in rng.permutation(len(asked))[:MOST_PLAIN_TURNS]:
+            question = self._ids(asked[at].question)
+            answer = [*self._ids(asked[at].answer), self._tokenizer.eos_token_id]
+            ids += question + answer
+            labels += [IGNORE_INDEX] * len(question) + answer
+        return Text(input_ids=ids, labels=labels) if asked else None
 
     def caption(self, rng: np.random.Generator, *, prompted: bool) -> Text:
         """A caption after a description, as in stage 1, or after a prompt too, as in stage 2."""
@@ -106,6 +123,22 @@ class TextWorld:
         )
         ids = self._filled(input_ids[0].tolist(), [description])
         return Text(input_ids=ids, labels=labels[0].tolist())
+
+    def guess(self, rng: np.random.Generator) -> Text:
+        """A question about nothing, with any of its possible answers.
+
+        A model that is shown nothing then answers at random, not that there is nothing.
+
+        Args:
+            rng: chooses the words.
+        """
+        asked = questions(random_scene(rng), rng)
+        turn = asked[int(rng.integers(len(asked)))]
+        media = _media(_pick(rng, CONVERSATIONS), [0, 0], "") if rng.random() < 0.3 else []
+        encoded = _template(rng).encode(
+            [(media_question(media, turn.question), _pick(rng, turn.options))], self._tokenizer
+        )
+        return Text(input_ids=list(encoded.input_ids), labels=list(encoded.labels))
 
     def conversation(
         self,
