@@ -15,7 +15,7 @@ from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
 from video_llama.synthetic.pretrain.muon import orthogonal
 from video_llama.synthetic.pretrain.pictures import SLOTS, Pictures, draw_pictures
 from video_llama.synthetic.pretrain.sounds import play_sounds
-from video_llama.synthetic.pretrain.texts import CONVERSATIONS, TextWorld, collate
+from video_llama.synthetic.pretrain.texts import CONVERSATIONS, TextWorld
 from video_llama.synthetic.randomness import generator
 from video_llama.synthetic.sampling import split_of
 from video_llama.synthetic.scene import COLOURS, KINDS
@@ -132,4 +132,5 @@ def test_orthogonal_keeps_directions_and_evens_out_their_lengths() -> None:
         matrix = torch.randn(shape) @ torch.diag(torch.logspace(-1, 1, shape[1]))
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         even = torch.diagonal(left.T @ orthogonal(matrix) @ right.T)
-        assert 0.5 < even.min() and even.max() < 1.3
+        assert even.min() > 0.5
+        assert even.max() < 1.3
