@@ -152,7 +152,7 @@ def test_what_the_model_sees_and_hears_can_be_shown(chat: Chat) -> None:
     for name, count in (("talkie", 8), ("picture", 1)):
         frames = chat.encoder.encode(files[name]).frames
         assert frames is not None
-        assert frames.shape == (3, count, 56, 56)
+        assert frames.shape == (3, count, 84, 84)
         assert frames.dtype == torch.uint8
         red, green, blue = frames[:, 0, 5, 5].tolist()
         assert red > 180
@@ -239,7 +239,7 @@ def test_a_model_without_configuration_reads_media_as_the_original() -> None:
     model = build_model(load_config(default_config_path()))
     model.configuration = None
     processing = MediaProcessing.of(model)
-    assert (processing.video.n_frms, processing.video.image_size) == (8, 56)
+    assert (processing.video.n_frms, processing.video.image_size) == (8, 84)
     assert processing.audio.clips_per_video == 8
 
 

@@ -249,7 +249,7 @@ def test_tiny_is_the_default_and_is_small() -> None:
     model = load("eval_configs/tiny.yaml").model
     assert model.random_init
     assert model.llama_model == str(package_file("presets/tiny/llama"))
-    assert (model.image_size, model.vit_config.patch_size) == (56, 14)
+    assert (model.image_size, model.vit_config.patch_size) == (84, 14)
     assert (model.vit_config.embed_dim, model.vit_config.depth) == (128, 4)
     assert asdict(model.qformer_config) == {
         "hidden_size": 64,
@@ -265,7 +265,7 @@ def test_tiny_is_the_default_and_is_small() -> None:
         "audio_num_blocks": 3,
         "audio_num_heads": 4,
         "out_embed_dim": 64,
-        "image_size": 56,
+        "image_size": 84,
     }
     queries = (model.num_query_token, model.num_video_query_token, model.num_audio_query_token)
     assert queries == (8, 8, 4)
