@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from video_llama.config import Config
 from video_llama.estimate.batch import Item, question
@@ -84,7 +84,7 @@ def plan_chat(
         flops[name] = flops.get(name, 0) + phase.work.flops
         seconds[name] = seconds.get(name, 0) + seconds_of(phase, rates).total
     spent = _sum(token, rates)
-    compiled = Rates(**{**vars(rates), "launch": min(rates.launch, COMPILED_LAUNCH_SECONDS)})
+    compiled = replace(rates, launch=min(rates.launch, COMPILED_LAUNCH_SECONDS))
     memory = chat_memory(cfg, llama, item, new_tokens)
     return ChatPlan(
         parameters=parameters(cfg.model, llama),

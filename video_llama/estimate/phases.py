@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from video_llama.config import Config
 from video_llama.estimate import work
@@ -111,7 +112,7 @@ def _llm_training(cfg: Config, llama: Llama, item: Item, rows: float) -> Iterato
     head = llm_head(cfg, llama, rows * item.labelled, loss=True)
     yield layers
     if cfg.model.use_grad_checkpoint:
-        yield Phase(**{**vars(layers), "part": f"{layers.part}, again"})
+        yield replace(layers, part=f"{layers.part}, again")
     yield _backward(layers, frozen_backward(layers.work))
     yield head
     done = head.work
@@ -150,4 +151,4 @@ def trained_parameters(cfg: Config, llama: Llama) -> int:
 
 
 def _backward(phase: Phase, done: Work) -> Phase:
-    return Phase(**{**vars(phase), "part": phase.part + BACKWARD, "work": done})
+    return replace(phase, part=phase.part + BACKWARD, work=done)

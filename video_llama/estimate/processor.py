@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,9 @@ from video_llama.config import Config
 from video_llama.estimate.hardware import Gpu, Rates
 from video_llama.models.settings import Precision
 
-REPEATS = 5
+LEAST_CALLS = 3
+MEASURED_SECONDS = 0.1
+"""Each rate is the mean over so long."""
 LARGEST_PRODUCT = 2e9
 """Operations of a timed product: more rows than that take tell nothing new."""
 
@@ -67,14 +68,13 @@ def _on_cpu(precision: Precision) -> Precision:
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    """The median time of a call, after one to warm up."""
+    """The mean time of a call over a while: others on the machine weigh as in a long run."""
     function()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
+    calls, start = 0, time.perf_counter()
+    while calls < LEAST_CALLS or time.perf_counter() - start < MEASURED_SECONDS:
         function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        calls += 1
+    return (time.perf_counter() - start) / calls
 
 
 @cache
@@ -123,12 +123,16 @@ def _stream_rate() -> float:
 
 @cache
 def _launch_seconds() -> float:
+    """Of an operation on next to nothing, called through a module."""
     import torch
 
-    x = torch.randn(4)
+    x, chain = torch.randn(1, 16), torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(8)))
+    with torch.inference_mode():
+        return _seconds(partial(chain, x)) / len(chain)
 
-    def many() -> None:
-        for _ in range(200):
-            torch.add(x, x)
 
-    return _seconds(many) / 200
+def measure_anew() -> None:
+    """Forget what was measured, because the machine may be busier or idler now."""
+    for measured in (_product_rate, _attention_rate, _element_wise_rate, _stream_rate):
+        measured.cache_clear()
+    _launch_seconds.cache_clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from video_llama.config import Config
 from video_llama.estimate.batch import Item, training_items
@@ -95,63 +97,68 @@ def plan_training(
     """
     cached = cfg.run.feature_cache is not None if features_cached is None else features_cached
     items, rows = training_items(cfg, text_tokens), cfg.run.batch_size_train
-    shards = gpus if cfg.run.fsdp else 1
-    flops: dict[str, float] = {}
-    moved: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    spent = Seconds()
-    for item, phase in _phases(cfg, llama, items, cached):
-        cost, part = seconds_of(phase, rates), phase.part
-        flops[part] = flops.get(part, 0) + item.share * phase.work.flops / rows
-        moved[part] = moved.get(part, 0) + item.share * phase.bytes_moved / rows
-        seconds[part] = seconds.get(part, 0) + item.share * cost.total
-        spent += Seconds(*(item.share * s for s in vars(cost).values()))
-    memory = max(
-        (
-            training_memory(cfg, llama, item, shards=shards, features_cached=cached)
-            for item in items
-        ),
-        key=lambda one: one.total,
-    )
-    llm_seconds = sum(s for part, s in seconds.items() if part.startswith("language_model"))
+    sums = _Sums()
+    for item in items:
+        for phase in _phases(cfg, llama, item, cached):
+            sums.add(phase, item.share, seconds_of(phase, rates))
+    memory = _largest_memory(cfg, llama, items, shards=gpus if cfg.run.fsdp else 1, cached=cached)
+    llm_seconds = sum(s for part, s in sums.seconds.items() if part.startswith("language_model"))
     volume, waiting = communication(cfg, llama, gpu, gpus=gpus, hidden_behind=llm_seconds)
     loading = sum(_loading(cfg, item, cores, cached) for item in items)
-    step = max(spent.total + waiting, loading)
-    arithmetic = sum(flops.values()) * rows
+    step = max(sums.spent.total + waiting, loading)
     peak = gpu.peaks.get(rates.computed(cfg.model.precision), gpu.peaks["fp32"])
     return TrainingPlan(
         gpus=gpus,
         parameters=parameters(cfg.model, llama),
         trained=trained_parameters(cfg, llama),
-        flops_per_sample=flops,
-        bytes_per_sample=moved,
-        seconds_per_step=seconds,
+        flops_per_sample={part: flops / rows for part, flops in sums.flops.items()},
+        bytes_per_sample={part: moved / rows for part, moved in sums.moved.items()},
+        seconds_per_step=sums.seconds,
         memory=memory,
-        compute_seconds=spent.compute,
-        memory_seconds=spent.memory,
-        launch_seconds=spent.launches,
+        compute_seconds=sums.spent.compute,
+        memory_seconds=sums.spent.memory,
+        launch_seconds=sums.spent.launches,
         loading_seconds=loading,
         communication_seconds=waiting,
         communication_bytes=volume,
         step_seconds=step,
         samples_per_second=gpus * rows / step,
         hours=cfg.run.max_epoch * cfg.run.iters_per_epoch * step / 3600,
-        utilisation=arithmetic / step / peak,
-        bottleneck=_bottleneck(spent, loading, waiting),
+        utilisation=sum(sums.flops.values()) / step / peak,
+        bottleneck=_bottleneck(sums.spent, loading, waiting),
         fits=memory.total <= gpu.memory,
         items=items,
     )
 
 
-def _phases(cfg: Config, llama: Llama, items: list[Item], cached: bool) -> list[tuple[Item, Phase]]:
+@dataclass
+class _Sums:
+    """Of a step, by part, over the data sets."""
+
+    flops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    moved: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    spent: Seconds = field(default_factory=Seconds)
+
+    def add(self, phase: Phase, share: float, cost: Seconds) -> None:
+        self.flops[phase.part] += share * phase.work.flops
+        self.moved[phase.part] += share * phase.bytes_moved
+        self.seconds[phase.part] += share * cost.total
+        self.spent += Seconds(*(share * seconds for seconds in vars(cost).values()))
+
+
+def _phases(cfg: Config, llama: Llama, item: Item, cached: bool) -> list[Phase]:
     optimiser = optimiser_phase(cfg, llama)
-    every = cfg.run.accum_grad_iters
-    update = Phase(**{**vars(optimiser), "work": optimiser.work * (1 / every)})
-    return [
-        (item, phase)
-        for item in items
-        for phase in [*training_phases(cfg, llama, item, features_cached=cached), update]
-    ]
+    update = replace(optimiser, work=optimiser.work * (1 / cfg.run.accum_grad_iters))
+    return [*training_phases(cfg, llama, item, features_cached=cached), update]
+
+
+def _largest_memory(
+    cfg: Config, llama: Llama, items: list[Item], *, shards: int, cached: bool
+) -> Memory:
+    options: dict[str, Any] = {"shards": shards, "features_cached": cached}
+    needs = [training_memory(cfg, llama, item, **options) for item in items]
+    return max(needs, key=lambda need: need.total)
 
 
 def _loading(cfg: Config, item: Item, cores: float, cached: bool) -> float:
