@@ -5,13 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from video_llama.chat_item import EncodedPart, MediaItem
 from video_llama.datasets.conversation import Template, Turn
 from video_llama.types import IMAGE_PLACEHOLDER, RequestError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _AFTER_DROPPING = 0.75
 """Share of the room that is filled after turns were dropped.
