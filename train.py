@@ -81,10 +81,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Build the run and carry it out; torch is imported here, not before."""
+    from video_llama.build_checks import check_trainable
     from video_llama.config import load_config
     from video_llama.doctor import check_paths
 
     cfg = load_config(args.cfg_path, args.options)
+    check_trainable(cfg)
     check_paths(cfg)
     from video_llama.build_run import build_runner
 

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ from tests.training_data import (
 from video_llama.build import build_model
 from video_llama.build_run import build_runner
 from video_llama.config import load_config
+from video_llama.datasets.items import CaptionItems
 from video_llama.datasets.pack import pack
 from video_llama.datasets.webvid import read_webvid
 from video_llama.files import DiskFullError
-from video_llama.runners.errors import DivergedError, TooManyBadItemsError
+from video_llama.runners.errors import DivergedError, LocalError, TooManyBadItemsError
 from video_llama.runners.hooks.base import Hook
 from video_llama.runners.optimizer import build_optimizer, step_seed
 from video_llama.runners.runner import Runner
@@ -430,6 +432,51 @@ def test_what_cannot_be_run_is_said_before_the_first_step(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         runner(VISION_1, data, tmp_path, *more)
+    assert list(tmp_path.iterdir()) == [], "no folder of a run that never began"
+
+
+def test_refused_resumption_leaves_the_folder_as_it_was(data: Path, tmp_path: Path) -> None:
+    first = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=1")
+    first.train()
+    before = sorted(path.name for path in first.folder.iterdir())
+    with pytest.raises(ConfigError, match=r"run\.seed"):
+        runner(VISION_1, data, tmp_path, "run.resume_ckpt_path=latest", "run.seed=1")
+    assert sorted(path.name for path in first.folder.iterdir()) == before
+
+
+def hang(*_: object) -> None:
+    time.sleep(60)
+
+
+def test_hung_data_worker_ends_the_run_with_the_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CaptionItems, "load", hang)
+    more = ("run.num_workers=1", "run.data_timeout=1", "datasets.cc_sbu_align.sample_ratio=0.001")
+    trains = runner(VISION_1, data, tmp_path, *more)
+    file = rf"{data}/clips/p/\d\.mp4"
+    message = rf"^no batch came within run\.data_timeout \(1 s\).*worker 0: webvid {file}, for \d s"
+    with pytest.raises(LocalError, match=message):
+        trains.train()
+
+
+def test_unreadable_item_does_not_weigh_in_an_evaluation(data: Path, tmp_path: Path) -> None:
+    rows = (data / "csv/0.csv").read_text().splitlines()
+    results = []
+    for name, extra in (("whole", []), ("broken", ["gone,p,a long caption of a missing clip"])):
+        table = tmp_path / f"{name}.csv"
+        table.write_text("\n".join([*rows[:3], *extra, *rows[3:]]) + "\n")
+        more = (
+            f"datasets.webvid.build_info.valid={{anno_dir: {table}}}",
+            *("run.valid_splits=[valid]", "run.evaluate=true", "run.batch_size_eval=1"),
+            "run.answer_max_new_tokens=4",
+        )
+        evaluated = runner(VISION_1, data, tmp_path / name, *more)
+        results += evaluated.evaluate_all()
+    assert results[1].pop("num_bad_items") == 1
+    assert results[1] == pytest.approx(results[0])
+    (line,) = map(json.loads, (evaluated.folder / "bad_items.jsonl").read_text().splitlines())
+    assert line["item_id"] == "p/gone.mp4"
 
 
 def test_recomputed_activations_train_the_same(data: Path, tmp_path: Path) -> None:
@@ -455,10 +502,17 @@ def test_error_of_the_user_is_one_line(data: Path, tmp_path: Path) -> None:
     assert text.count("\n") == 1
 
 
-def test_help_imports_no_torch() -> None:
-    command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), "--help"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--cfg-path" in result.stdout
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--help"], "--cfg-path"),
+        (["--cfg-path", "eval_configs/tiny.yaml"], "train.py: error: model.frozen_video_Qformer"),
+    ],
+)
+def test_what_needs_no_torch_does_not_wait_for_it(words: list[str], told: str) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *words]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told in result.stdout + result.stderr
     assert "video_llama.types" in result.stderr
     assert "torch" not in {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from video_llama.build import resolve_device
+from video_llama.build_checks import check_trainable
 from video_llama.build_features import open_feature_cache, with_features
 from video_llama.config import Config
 from video_llama.datasets.conversation import TEMPLATES
@@ -80,43 +81,35 @@ def build_runner(cfg: Config, *, name: str) -> Runner:
         WeightsError: a weight file does not fit.
     """
     run = cfg.run
-    _check(cfg)
+    check_trainable(cfg)
     world = World(resolve_device(run.device))
     path, checkpoint = world.on_main(lambda: _run_folder(run, name))
     folder = RunFolder(path)
     world.on_main(folder.claim)
+    try:
+        return _runner_in(folder, cfg, world, checkpoint)
+    except BaseException:
+        folder.discard()
+        raise
+
+
+def _runner_in(
+    folder: RunFolder, cfg: Config, world: World, checkpoint: Checkpoint | None
+) -> Runner:
+    run, path = cfg.run, folder.path
     torch.backends.cudnn.deterministic = True
     accelerator = build_accelerator(run, device=world.device, folder=path)
     parts = _build_parts(cfg, _build_model(cfg, world), world)
-    step = checkpoint.step if checkpoint else 0
-    describe = partial(describe_run, path, config=parts.config, step=step, world_size=world.size)
-    world.on_main(describe)
     hooks = _build_hooks(run, parts, path)
     runner = Runner(
         run, parts=parts, world=world, accelerator=accelerator, folder=folder, hooks=hooks
     )
     if checkpoint is not None:
         runner.resume(checkpoint)
+    step = checkpoint.step if checkpoint else 0
+    describe = partial(describe_run, path, config=parts.config, step=step, world_size=world.size)
+    world.on_main(describe)
     return runner
-
-
-def _check(cfg: Config) -> None:
-    run, branch = cfg.run, cfg.model.trained_branch
-    if not cfg.datasets:
-        raise ConfigError("datasets: empty; name the data sets to train or evaluate on")
-    if run.device == "meta":
-        raise ConfigError("run.device: meta has no weights to train; use auto")
-    if run.evaluate and not run.valid_splits + run.test_splits:
-        raise ConfigError("run.evaluate: true, but run.valid_splits and run.test_splits are empty")
-    if not run.evaluate and len(run.train_splits) != 1:
-        raise ConfigError(f"run.train_splits: {run.train_splits} given, one split expected")
-    if not run.evaluate and branch is None:
-        raise ConfigError(
-            "model.frozen_video_Qformer: true, and no other branch trains; set it to false for the "
-            "video branch, or equip_audio_branch to true and frozen_audio_Qformer to false"
-        )
-    if run.fsdp and cfg.model.quantization != "none":
-        raise ConfigError("run.fsdp: true given, but a quantised LLM cannot be sharded")
 
 
 def _run_folder(run: RunSettings, name: str) -> tuple[Path, Checkpoint | None]:

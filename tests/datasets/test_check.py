@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 from pathlib import Path
@@ -92,3 +94,20 @@ def test_a_process_that_crashes_on_a_file_is_an_error(
     monkeypatch.setattr(MediaLoader, "load", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(WorkerDiedError, match="or a codec crashed"):
         checked("webvid", info_of("webvid", data), num_workers=2)
+
+
+def test_a_file_that_the_disk_does_not_give_is_corrupt(
+    clips: BuildInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    class FailingDisk(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def fail(path: Path, *args: Any, **keys: Any) -> Any:
+        return FailingDisk(path) if path.name == "mute.mp4" else opened(path, *args, **keys)
+
+    monkeypatch.setattr(Path, "open", fail)
+    found = {f.item_id: (f.problem, f.reason) for f in checked("webvid", clips).findings}
+    assert found["mute.mp4"] == ("corrupt", "it cannot be read: input/output error")

@@ -59,3 +59,21 @@ def test_what_is_needed_to_repeat_a_run_is_written_down(tmp_path: Path) -> None:
     assert described["world_size"] == 2
     if (ROOT / ".git").exists():
         assert len(described["revision"].removesuffix("+changes")) == 40
+
+
+def test_a_folder_whose_run_never_began_goes_away_and_one_with_results_stays(
+    tmp_path: Path,
+) -> None:
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full/log.jsonl").write_text("{}\n")
+    for name in ("empty", "full"):
+        folder = RunFolder(tmp_path / name)
+        folder.claim()
+        RunFolder(tmp_path / name).discard()  # of a process that has no claim
+        assert (tmp_path / name).is_dir()
+        folder.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    again = RunFolder(tmp_path / "full")
+    again.claim()
+    again.release()

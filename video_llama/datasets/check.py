@@ -16,7 +16,7 @@ from video_llama.datasets.media_loader import MediaLoader
 from video_llama.datasets.pool import Progress, parallel
 from video_llama.datasets.randomness import Integers, key_of, permuted, torch_generator
 from video_llama.datasets.records import Record, Records
-from video_llama.processors.files import check_file
+from video_llama.processors.files import read_file
 from video_llama.processors.media import NoSoundError, has_audio
 from video_llama.processors.waveform import open_sound
 from video_llama.types import MediaError
@@ -136,7 +136,7 @@ def _look(records: Records, loader: MediaLoader, index: int) -> _Look:
     try:
         record = records[index]
         with record.media.open() as path:
-            digest = _digest(check_file(path))
+            digest = _digest(path)
         loader.load(record, torch_generator("check", index))
         reason = _silence(record, loader)
     except NoSoundError as error:
@@ -148,8 +148,7 @@ def _look(records: Records, loader: MediaLoader, index: int) -> _Look:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(_HASHED_BYTES)
+    start = read_file(path, _HASHED_BYTES)
     return f"{path.stat().st_size}-{blake2b(start, digest_size=16).hexdigest()}"
 
 

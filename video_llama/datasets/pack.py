@@ -22,7 +22,7 @@ from video_llama.datasets.records import Record, Records
 from video_llama.datasets.shard_index import NOT_MEDIA, open_index
 from video_llama.datasets.shrink import shrunk
 from video_llama.files import atomic_write
-from video_llama.processors.files import check_file
+from video_llama.processors.files import read_file
 from video_llama.types import ConfigError, MediaError
 
 PLAN = "pack.json"
@@ -230,4 +230,4 @@ def _media(record: Record, size: int | None) -> tuple[bytes, str]:
                 raise MediaError(record.path, error.reason) from error
         suffix = record.path.suffix.lstrip(".").lower()
         usable = suffix.isascii() and suffix.isalnum() and suffix not in NOT_MEDIA
-        return check_file(path).read_bytes(), suffix if usable else "bin"
+        return read_file(path), suffix if usable else "bin"

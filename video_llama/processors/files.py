@@ -1,4 +1,4 @@
-"""The checks that come before a file is opened as media."""
+"""The checks that come before a file is opened as media, and reading its bytes."""
 
 from __future__ import annotations
 
@@ -30,3 +30,21 @@ def check_file(path: str | Path) -> Path:
     if status.st_size == 0:
         raise MediaError(path, "the file is empty")
     return absolute
+
+
+def read_file(path: str | Path, size: int = -1) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: of the file.
+        size: how many to read at most; -1: all.
+
+    Raises:
+        MediaError: as in `check_file`, or the disk or network fails.
+    """
+    try:
+        with check_file(path).open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise MediaError(path, f"it cannot be read: {reason}") from error

@@ -6,6 +6,7 @@ import fcntl
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ PACKAGES = (
     *("decord", "av", "safetensors", "webdataset", "numpy", "sentencepiece"),
 )
 """Packages whose versions are recorded."""
+
+LOCK = ".lock"
+"""The file that a process holds as long as the folder is its own."""
 
 
 def new_run_folder(output_dir: Path, name: str) -> Path:
@@ -64,7 +68,7 @@ class RunFolder:
         Raises:
             ConfigError: another process has claimed it.
         """
-        file = (self.path / ".lock").open("w", encoding="utf-8")
+        file = (self.path / LOCK).open("w", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -79,6 +83,12 @@ class RunFolder:
         """Let others in."""
         if self._lock is not None:
             self._lock.close()
+
+    def discard(self) -> None:
+        """Release a folder whose run has not begun, and remove it if nothing is in it."""
+        if self._lock is not None and [path.name for path in self.path.iterdir()] == [LOCK]:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
 
 
 def describe_run(folder: Path, *, config: str, step: int, world_size: int) -> None:
