@@ -23,6 +23,9 @@ JPEG_QUALITY = 92
 
 _SOUND_PIECE = 1024
 
+_QUICK_AAC = {"aac_coder": "fast", "aac_tns": "0"}
+"""A quarter of the default's time; spectrograms of the world's sounds come out as near."""
+
 
 def video_codec() -> str:
     """The encoder of clips: H.264, or MPEG-4 where FFmpeg was built without it."""
@@ -64,6 +67,7 @@ def write_clip(
         if sound is not None:
             audio = container.add_stream("aac", rate=rate, layout="mono")
             audio.bit_rate = SOUND_BITS_PER_SECOND
+            audio.options = _QUICK_AAC
         for picture in frames:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(video.encode(frame))

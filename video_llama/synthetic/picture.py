@@ -72,13 +72,27 @@ def render_frames(
     """
     background = draw_background(scene, seed, height=height, width=width)
     frames = np.empty((len(times), height, width, 3), np.uint8)
-    for frame, time in zip(frames, times, strict=True):
-        frame[:] = background
-        for sight, (begin, end) in zip(scene.sights, scene.spans(len(scene.sights)), strict=True):
-            if begin <= time < end:
-                for thing in at_time(sight, (time - begin) / (end - begin)):
-                    _paste_thing(frame, thing)
+    before: list[Sight] | None = None
+    for index, time in enumerate(times):
+        things = _visible(scene, time)
+        if things == before:  # what rests is drawn once
+            frames[index] = frames[index - 1]
+            continue
+        frames[index] = background
+        for thing in things:
+            _paste_thing(frames[index], thing)
+        before = things
     return frames
+
+
+def _visible(scene: Scene, time: float) -> list[Sight]:
+    """The things that are there at a share of the scene's time, each where it is."""
+    return [
+        thing
+        for sight, (begin, end) in zip(scene.sights, scene.spans(len(scene.sights)), strict=True)
+        if begin <= time < end
+        for thing in at_time(sight, (time - begin) / (end - begin))
+    ]
 
 
 def at_time(sight: Sight, time: float) -> list[Sight]:
@@ -173,13 +187,16 @@ def _paste_thing(frame: Pictures, thing: Sight) -> None:
         box=(box[0], box[1], box[2], box[3]),
     )
     part = Image.fromarray(frame[top:bottom, left:right])
-    part.paste(small, mask=small)
+    part.paste(small.convert("RGBA"), mask=small.getchannel("a"))
     frame[top:bottom, left:right] = np.asarray(part)
 
 
 @lru_cache(maxsize=256)
 def _sprite(kind: Kind, colour: Colour, half: int) -> Image.Image:
-    """A thing on a transparent square, not anti-aliased; half its size is in pixels."""
+    """A thing on a transparent square, not anti-aliased; half its size is in pixels.
+
+    Colours are multiplied by their opacity, as `resize` would do again for every frame.
+    """
     side = 2 * math.ceil(half * (_REACH + 2 / _SAMPLES))
     canvas = Image.new("RGBA", (side, side))
     draw = ImageDraw.Draw(canvas)
@@ -194,7 +211,7 @@ def _sprite(kind: Kind, colour: Colour, half: int) -> Image.Image:
             draw.line([*points, *points[:2]], fill=DARK, width=line, joint="curve")
     for points, shape in polygons:
         draw.polygon(points, fill=tones[shape.tone])
-    return canvas
+    return canvas.convert("RGBa")
 
 
 def shades(colour: Colour) -> dict[Tone, Rgb]:
