@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import video_llama.compat
 
@@ -11,7 +12,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from video_llama.models.beams import search_beams
+from video_llama.models.compiled_decoding import Step, decoder_of
 from video_llama.models.decoding import Context, GenerationSettings, TokenChooser, prefill, step
+from video_llama.models.kv_cache import PrefixCache
 from video_llama.models.pace import Pace
 
 __all__ = ["Context", "GenerationSettings", "generate"]
@@ -52,16 +55,31 @@ def _one_by_one(
     stop_ids: Sequence[Sequence[int]],
     pace: Pace,
 ) -> Iterator[int]:
-    cache = context.cache
-    chooser = TokenChooser(settings, stop_ids, model.lm_head.weight.device)
+    cache, device = context.cache, model.lm_head.weight.device
+    chooser = TokenChooser(settings, stop_ids, device)
     # The last position is always computed: its logits choose the first token.
     logits = prefill(model, context, len(context.marks), pace)
-    while logits is not None:
-        token = chooser.choose(logits)
-        yield token
-        if chooser.ended or pace.stopped:
-            return
-        with pace.turn():
-            ids = torch.tensor([[token]], device=model.lm_head.weight.device)
-            logits = step(model, cache, {"input_ids": ids})
-        cache.marks.append(token)
+    if logits is None:
+        return
+    with _steps(model, cache, settings) as compiled:
+        while True:
+            token = chooser.choose(logits)
+            yield token
+            if chooser.ended or pace.stopped:
+                return
+            with pace.turn():
+                if compiled is not None:
+                    logits = compiled(token)
+                else:
+                    ids = torch.tensor([[token]], device=device)
+                    logits = step(model, cache, {"input_ids": ids})
+            cache.marks.append(token)
+
+
+def _steps(
+    model: LlamaForCausalLM, cache: PrefixCache, settings: GenerationSettings
+) -> AbstractContextManager[Step | None]:
+    """Compiled steps where they are wanted and free."""
+    if not settings.compiled:
+        return nullcontext()
+    return decoder_of(model).steps(cache, settings.max_new_tokens)
