@@ -190,7 +190,7 @@ def _add(session: Session, file: str, args: Namespace) -> MediaItem:
 
 
 def _answer_options(args: Namespace) -> dict[str, Any]:
-    names = ("temperature", "top_p", "num_beams", "max_new_tokens", "seed")
+    names = ("temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compiled")
     return {name: getattr(args, name) for name in names}
 
 

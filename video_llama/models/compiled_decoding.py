@@ -93,7 +93,8 @@ class CompiledDecoder:
 
     def _enter(self, cache: PrefixCache, most: int) -> None:
         """Copy the prompt's keys and values into the static cache, made anew if it is too small."""
-        states, length = cache.states(self._config), len(cache.marks)
+        states: Any = cache.states(self._config)
+        length = len(cache.marks)
         room = max(LEAST_ROOM, self._room)
         while room < length + most:
             room *= 2
@@ -118,7 +119,8 @@ class CompiledDecoder:
 
     def _leave(self, cache: PrefixCache) -> None:
         """Copy back what the finished steps added."""
-        states, end = cache.states(self._config), len(cache.marks)
+        states: Any = cache.states(self._config)
+        end = len(cache.marks)
         for fixed, grown in zip(self._cache.layers, states.layers, strict=True):
             new = slice(grown.get_seq_length(), end)
             if new.start < end:
