@@ -1,0 +1,81 @@
+"""Only what was uploaded is read, and not what is too large or too long."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.media import tone, write_audio, write_picture
+from video_llama.page.options import ServerOptions
+from video_llama.page.uploads import Uploads
+from video_llama.types import MediaError, RequestError
+
+HASH = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Uploads:
+    folder = tmp_path / "uploads"
+    (folder / HASH).mkdir(parents=True)
+    return Uploads(folder, ServerOptions(max_file_mb=0.1, max_minutes=0.05))
+
+
+def test_an_uploaded_file_may_be_read(uploads: Uploads) -> None:
+    picture = write_picture(uploads.folder / HASH / "a picture.png")
+    assert uploads.checked(str(picture)) == picture
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "{folder}/../secret.png",
+        "{folder}/" + HASH + "/../../secret.png",
+        "{folder}/link.png",
+        "{folder}/loop",
+        "{folder}",
+        "secret.png",
+        "../secret.png",
+        "http://127.0.0.1/a.png",
+        "file:///etc/passwd",
+        "",
+        "\x00",
+        "{folder}/\x00.png",
+        "/" + "a" * 5000,
+        "~/secret.png",
+        "{folder}2/secret.png",
+        "/proc/self/environ",
+        "/dev/stdin",
+    ],
+)
+def test_other_files_are_refused_whatever_their_path(uploads: Uploads, path: str) -> None:
+    write_picture(uploads.folder.parent / "secret.png")
+    beside = uploads.folder.with_name("uploads2")
+    beside.mkdir()
+    write_picture(beside / "secret.png")
+    os.symlink(uploads.folder.parent / "secret.png", uploads.folder / "link.png")
+    os.symlink(uploads.folder / "loop", uploads.folder / "loop")
+    with pytest.raises(MediaError) as refused:
+        uploads.checked(path.format(folder=uploads.folder))
+    assert "secret.png: it holds" not in str(refused.value)
+
+
+def test_a_large_file_names_both_sizes(uploads: Uploads) -> None:
+    path = write_audio(uploads.folder / "large.wav", tone(4.0))
+    with pytest.raises(MediaError, match=r"it has 0\.1 MB, at most 0\.1 MB here"):
+        uploads.checked(str(path))
+
+
+def test_a_long_file_names_both_durations(uploads: Uploads) -> None:
+    path = write_audio(uploads.folder / "long.mp3", tone(9.0))
+    with pytest.raises(MediaError, match=r"it lasts 0\.\d minutes, at most 0\.05 here"):
+        uploads.checked(str(path))
+
+
+def test_messages_name_files_and_not_their_place(uploads: Uploads) -> None:
+    path = uploads.folder / HASH / "my clip.mp4"
+    assert uploads.message(MediaError(path, "it is empty")) == "my clip.mp4: it is empty"
+    nested = RequestError(f"{path} is a sound, but {uploads.folder}/b.png is not")
+    assert uploads.message(nested) == "my clip.mp4 is a sound, but b.png is not"
