@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from video_llama import __version__, cli_data, cli_estimate
+from video_llama import __version__, cli_data, cli_demo, cli_estimate
 from video_llama.resources import default_config_path
 from video_llama.terminal import one_line
 from video_llama.types import VideoLlamaError
@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_ask(commands)
     _add_chat(commands)
+    _add_model_options(cli_demo.add_parser(commands))
     _add_doctor(commands)
     _add_convert(commands)
     cli_data.add_parser(commands)
