@@ -11,11 +11,13 @@ from typing import Any
 
 from video_llama.synthetic.items import Item
 from video_llama.synthetic.language import (
+    ORDER_TYPES,
     Question,
     clip_caption,
     picture_caption,
     picture_questions,
     questions,
+    reworded,
     sound_caption,
 )
 from video_llama.synthetic.randomness import generator
@@ -104,9 +106,14 @@ def audio_caption(sounds: Sequence[Item]) -> str:
 
 
 def evaluation(clips: Sequence[Item]) -> str:
-    """Questions to score a model with: each alone, with what is needed to tell skill from luck."""
+    """Questions to score a model with: each alone, with what is needed to tell skill from luck.
+
+    They stand in rounds: in a round every answer to a type is right once, and all are asked in the
+    same words. So whatever is answered without the clips is right exactly as often as by chance,
+    also in as many rounds as one likes from the beginning.
+    """
     asked = [pair for pair in ask(clips, ENGLISH) if _is_scored(*pair)]
-    return _json([_scored(item, question) for item, question in balanced(asked)])
+    return _json([_scored(item, question) for item, question in rounds(asked)])
 
 
 def ask(items: Sequence[Item], wording: Wording) -> list[Asked]:
@@ -130,17 +137,47 @@ def balanced(asked: Sequence[Asked]) -> list[Asked]:
     Returns:
         Those kept, in the same order.
     """
-    groups: dict[tuple[str, bool], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    kept = sorted(place for group in _rounds(asked) for row in group for place in row)
+    return [asked[place] for place in kept]
+
+
+def rounds(asked: Sequence[Asked]) -> list[Asked]:
+    """As many questions as can be asked in rounds: every answer once, all in the same words.
+
+    Of questions of order, every pair of things has rounds of its own.
+
+    Args:
+        asked: questions in the order of their items.
+    """
+    found = []
+    for first, group in enumerate(_rounds(asked, by_pair=True)):
+        for number, row in enumerate(group):
+            # Pairs of things begin with different words, because some have few rounds.
+            texts = [(asked[at][0], reworded(asked[at][1], number + first)) for at in row]
+            found.append((number, first, texts))
+    found.sort(key=lambda entry: entry[:2])
+    return [pair for _, _, texts in found for pair in texts]
+
+
+def _rounds(asked: Sequence[Asked], *, by_pair: bool = False) -> list[list[tuple[int, ...]]]:
+    """For each group of comparable questions its rounds: places of one question for each answer."""
+    groups: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, (item, question) in enumerate(asked):
-        groups[question.type, item.scene.contradictory][question.answer].append(place)
-    kept: list[int] = []
-    for (kind, _), answers in groups.items():
+        pair = sorted(question.options) if by_pair and question.type in ORDER_TYPES else ()
+        key = (question.type, str(item.scene.contradictory), *pair)
+        groups[key][question.answer].append(place)
+    found = []
+    for (kind, _, *pair), answers in groups.items():
+        if pair and len(answers) < 2:
+            continue  # the other order of this pair does not occur
         count = min(map(len, answers.values()))
+        chosen = []
         for places in answers.values():
             first = asked[places[0]][0]
             order = generator(first.world.seed, f"balance/{kind}", first.index).permutation
-            kept += [places[at] for at in order(len(places))[:count]]
-    return [asked[place] for place in sorted(kept)]
+            chosen.append([places[at] for at in order(len(places))[:count]])
+        found.append(list(zip(*chosen, strict=True)))
+    return found
 
 
 def without_rivals(asked: Sequence[Asked]) -> list[Asked]:

@@ -22,6 +22,9 @@ SOUND_TYPES: tuple[QuestionType, ...] = ("hear", "hear_nothing", "sound_order", 
 MOVING_TYPES: tuple[QuestionType, ...] = ("motion", "order")
 """Questions that no single frame answers."""
 
+ORDER_TYPES: tuple[QuestionType, ...] = ("order", "sound_order")
+"""Questions that name two things to choose from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -125,6 +128,23 @@ def picture_questions(
     """
     found = _sight_questions(scene, rng, wording)
     return [question for question in found if question.type not in MOVING_TYPES]
+
+
+def reworded(question: Question, number: int, *, wording: Wording = ENGLISH) -> Question:
+    """The same question in other words, chosen by a number instead of by chance.
+
+    Args:
+        question: in any words.
+        number: which of the ways to ask it; any number will do.
+        wording: the language.
+    """
+    templates = wording.questions[question.type]
+    if question.type not in ORDER_TYPES:
+        return replace(question, question=templates[number % len(templates)])
+    turned, number = number % 2, number // 2
+    this, that = sorted(question.options, reverse=bool(turned))
+    text = templates[number % len(templates)].format(this=this, that=that)
+    return replace(question, question=text, options=(this, that))
 
 
 def _sight_questions(scene: Scene, rng: np.random.Generator, wording: Wording) -> list[Question]:
