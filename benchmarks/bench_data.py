@@ -3,7 +3,7 @@
     python -m benchmarks.bench_data [--clips N] [--rounds N] [--rows N]
 
 Measured in turns, so that a busy machine slows all of them alike:
-* `bare`: decord alone reads the frames that training would, resized, and drops them;
+* `bare`: decord alone reads the very frames that training reads, resized, and drops them;
 * `files_1`, `files_2`: batches of `webvid` from files, with so many workers;
 * `shards_1`, `shards_2`: the same from webdataset tars.
 `per_core` is samples per second of processor time, of all processes together, and `share_of_bare`
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import video_llama.compat
 
@@ -37,11 +38,10 @@ from PIL import Image
 from video_llama.datasets.conversation import TEMPLATES
 from video_llama.datasets.loading import TrainBatches, build_train_batches, make_loader
 from video_llama.datasets.pack import pack
-from video_llama.datasets.randomness import torch_generator
 from video_llama.datasets.settings import BuildInfo, WebvidSettings
 from video_llama.models.tokenizer import load_tokenizer
 from video_llama.processors.readers import decord_module
-from video_llama.processors.settings import VideoTrainSettings
+from video_llama.processors.video import VideoClip, VideoProcessor
 from video_llama.resources import package_file
 
 RESULT = Path(__file__).parent / "results" / "data.json"
@@ -90,7 +90,7 @@ class Cost:
 def bench_speed(folder: Path, clips: int, rounds: int) -> dict[str, Any]:
     info, bit_rate = write_clips(folder / "clips", clips)
     report = pack("webvid", settings(info).read(info), folder / "tars", samples_per_shard=clips)
-    ways: dict[str, Callable[[], None]] = {"bare": lambda: bare(info, clips)}
+    ways: dict[str, Callable[[], None]] = {"bare": partial(bare, frames_of(info, clips))}
     for source, place in (("files", info), ("shards", BuildInfo(storage=report.storage))):
         batches = train_batches(settings(place))
         for workers in (1, 2):
@@ -179,16 +179,27 @@ def load(batches: TrainBatches, steps: int, workers: int) -> None:
         pass
 
 
-def bare(info: BuildInfo, clips: int) -> None:
-    """Decord alone reads as many frames, chosen in the same way."""
+def frames_of(info: BuildInfo, clips: int) -> list[tuple[str, list[int]]]:
+    """Clips and frames in the order in which training reads them: some cost more than others."""
+    wanted: list[tuple[str, list[int]]] = []
+
+    def note(processor: VideoProcessor, path: str | Path, **keys: Any) -> VideoClip:
+        clip = read(processor, path, **keys)
+        wanted.append((str(path), clip.indices))
+        return clip
+
+    read = VideoProcessor.__call__
+    with patch.object(VideoProcessor, "__call__", note):
+        load(train_batches(settings(info)), clips // BATCH, workers=0)
+    return wanted
+
+
+def bare(wanted: list[tuple[str, list[int]]]) -> None:
+    """Decord alone reads the same frames."""
     decord = decord_module()
     assert decord is not None, "the comparison needs decord"
-    processor = VideoTrainSettings().build(auto_sampling="headtail")
-    for number in range(clips):
-        path = f"{info.videos_dir}/{number}.mp4"
+    for path, indices in wanted:
         reader = decord.VideoReader(path, width=224, height=224, num_threads=1)
-        generator = torch_generator("bench", number)
-        indices = processor.choose(len(reader), reader.get_avg_fps(), generator=generator)
         reader.get_batch(indices).asnumpy()
 
 

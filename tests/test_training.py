@@ -40,6 +40,7 @@ from video_llama.datasets.webvid import read_webvid
 from video_llama.files import DiskFullError
 from video_llama.runners.errors import DivergedError, LocalError, TooManyBadItemsError
 from video_llama.runners.hooks.base import Hook
+from video_llama.runners.hooks.log import JsonLog
 from video_llama.runners.optimizer import build_optimizer, step_seed
 from video_llama.runners.runner import Runner
 from video_llama.types import ConfigError, WeightsError
@@ -250,6 +251,32 @@ def test_full_disk_ends_the_run_with_the_last_checkpoint_intact(
     resumed = runner(VISION_1, data, tmp_path, *more, "run.resume_ckpt_path=latest")
     assert resumed.step == 2
     assert resumed.train()
+
+
+def test_full_disk_under_the_log_is_told_as_such(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(hook: JsonLog, runner: Runner) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JsonLog, "after_update", full)
+    trains = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=1")
+    with pytest.raises(
+        DiskFullError, match=rf"no room for the logs in {trains.folder} .*go on with"
+    ):
+        trains.train()
+
+
+def test_checkpoint_that_is_no_state_of_a_training_is_refused(data: Path, tmp_path: Path) -> None:
+    first = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=1")
+    first.train()
+    assert first.checkpoint is not None
+    torch.save({"step": 1}, first.checkpoint / "state.pt")
+    seal = json.loads((first.checkpoint / "complete.json").read_text())
+    seal["files"]["state.pt"] = (first.checkpoint / "state.pt").stat().st_size
+    (first.checkpoint / "complete.json").write_text(json.dumps(seal))
+    with pytest.raises(WeightsError, match="no state of a training, it lacks hooks, identity, opt"):
+        runner(VISION_1, data, tmp_path, f"run.resume_ckpt_path={first.checkpoint}")
 
 
 def test_finished_run_can_be_resumed_and_extended(data: Path, tmp_path: Path) -> None:

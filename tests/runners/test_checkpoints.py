@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from video_llama.files import DiskFullError
 from video_llama.runners.checkpoints import Checkpoint, CheckpointStore
+from video_llama.types import WeightsError
 
 STATE: dict[str, Any] = {"step": 1, "moments": torch.arange(4.0), "nested": {"count": 3}}
 
@@ -175,3 +176,35 @@ def test_a_disk_that_is_really_full(large: str, small_disk: Path) -> None:
     assert steps(kept) == [1]
     assert torch.equal(kept.all()[0].branch()["proj.weight"], torch.ones(8, 8))
     save(kept, 2)
+
+
+def swapped(content: bytes) -> bytes:
+    """Noise in the middle."""
+    middle = len(content) // 3
+    return content[:middle] + bytes(middle) + content[2 * middle :]
+
+
+@pytest.mark.parametrize("damage", [lambda content: bytes(len(content)), swapped])
+def test_damage_that_keeps_the_size_is_told_with_another_checkpoint(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    kept = store(tmp_path)
+    first, saved = save(kept, 1), save(kept, 2)
+    for name in ("state.pt", "branch.safetensors"):
+        (saved.path / name).write_bytes(damage((saved.path / name).read_bytes()))
+    found = Checkpoint.read(saved.path)
+    assert found is not None
+    with pytest.raises(
+        WeightsError, match=rf"state\.pt: damaged .*run.resume_ckpt_path={first.path}"
+    ):
+        found.state()
+    if damage is not swapped:  # safetensors has no sums of its tensors
+        with pytest.raises(WeightsError, match=r"branch\.safetensors: damaged"):
+            found.branch()
+
+
+def test_another_file_of_torch_is_no_state(tmp_path: Path) -> None:
+    saved = save(store(tmp_path), 1)
+    torch.save([1, 2], saved.path / "state.pt")
+    with pytest.raises(WeightsError, match="list found, dict expected"):
+        saved.state()

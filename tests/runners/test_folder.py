@@ -77,3 +77,16 @@ def test_a_folder_whose_run_never_began_goes_away_and_one_with_results_stays(
     again = RunFolder(tmp_path / "full")
     again.claim()
     again.release()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_place_where_no_folder_can_be_made_is_an_error(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run\.output_dir: .* no folder can be made there"):
+        new_run_folder(tmp_path / place, "vl")
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()  # stands for a read-only disk, which a test cannot count on
+    with pytest.raises(ConfigError, match="the run cannot go on there"):
+        RunFolder(tmp_path).claim()

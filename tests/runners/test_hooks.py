@@ -81,7 +81,7 @@ def test_log_is_exact_and_has_a_line_where_one_is_due(tmp_path: Path) -> None:
 
 
 def test_resumed_log_loses_what_came_after_the_checkpoint(tmp_path: Path) -> None:
-    text = '{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 8, "lo'
+    text = '{"step": 2}\n[1]\n{"step": 4}\n{"loss": 3}\n{"step": 6}\n{"step": 8, "lo'
     (tmp_path / "log.jsonl").write_text(text)
     log = JsonLog()
     log.start(fake_runner(tmp_path, step=4))

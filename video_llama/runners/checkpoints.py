@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from video_llama.files import DiskFullError, atomic_write, is_disk_full
+from video_llama.types import WeightsError
 
 FOLDER = "checkpoints"
 BRANCH = "branch.safetensors"
@@ -29,6 +32,8 @@ STATE = "state.pt"
 COMPLETE = "complete.json"
 
 _NAME = re.compile(r"step-\d+")
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError)
+"""What torch raises at a damaged file."""
 
 
 @dataclass(frozen=True, order=True)
@@ -59,13 +64,37 @@ class Checkpoint:
         return found if whole else None
 
     def branch(self) -> dict[str, Tensor]:
-        """The trained tensors by their names."""
-        return load_file(self.path / BRANCH)
+        """The trained tensors by their names.
+
+        Raises:
+            WeightsError: the file is damaged.
+        """
+        try:
+            return load_file(self.path / BRANCH)
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(BRANCH, error) from error
 
     def state(self) -> dict[str, Any]:
-        """What `CheckpointStore.save` was given as state."""
-        state: dict[str, Any] = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+        """What `CheckpointStore.save` was given as state.
+
+        Raises:
+            WeightsError: the file is damaged, though it has the right size.
+        """
+        try:
+            state = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+        except _UNREADABLE as error:
+            raise self._damaged(STATE, error) from error
+        if not isinstance(state, dict):
+            raise self._damaged(STATE, TypeError(f"{type(state).__name__} found, dict expected"))
         return state
+
+    def _damaged(self, name: str, error: Exception) -> WeightsError:
+        others = [p for p in checkpoint_folders(self.path.parent) if p != self.path]
+        hint = f"run.resume_ckpt_path={others[-1]}" if others else "there is no other one beside it"
+        reason = str(error).partition("\n")[0][:200]
+        return WeightsError(
+            f"{self.path / name}: damaged ({reason}); go on from another checkpoint: {hint}"
+        )
 
 
 class CheckpointStore:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -30,7 +31,7 @@ def new_run_folder(output_dir: Path, name: str) -> Path:
     """Make `<output_dir>/<name>-<time>`, which no other run has.
 
     Raises:
-        ConfigError: it would lie inside the package.
+        ConfigError: it would lie inside the package, or cannot be made.
     """
     package = Path(video_llama.__file__).resolve().parent
     if output_dir.resolve().is_relative_to(package):
@@ -38,17 +39,25 @@ def new_run_folder(output_dir: Path, name: str) -> Path:
             f"run.output_dir: {output_dir} lies inside the package ({package}); results do not "
             "belong there, choose another folder"
         )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    while True:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        return _new_folder(output_dir, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    except OSError as error:
+        raise ConfigError(
+            f"run.output_dir: {output_dir} given, but no folder can be made there: "
+            f"{error.strerror}; choose another one"
+        ) from error
+
+
+def _new_folder(output_dir: Path, stem: str) -> Path:
+    for number in count(1):
         path = output_dir / (stem if number == 1 else f"{stem}-{number}")
         try:
             path.mkdir()  # fails where it exists, also for runs that start in the same second
         except FileExistsError:
-            number += 1
-        else:
-            return path
+            continue
+        return path
+    raise AssertionError("numbers do not end")
 
 
 class RunFolder:
@@ -66,9 +75,15 @@ class RunFolder:
         """Keep others out until this process ends, however it ends.
 
         Raises:
-            ConfigError: another process has claimed it.
+            ConfigError: another process has claimed it, or it cannot be written to.
         """
-        file = (self.path / LOCK).open("w", encoding="utf-8")
+        try:
+            file = (self.path / LOCK).open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: the run cannot go on there: {error.strerror}; copy the folder to "
+                "where it can be written, and give that one as run.resume_ckpt_path"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

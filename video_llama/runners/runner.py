@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from video_llama.files import DiskFullError, is_disk_full
 from video_llama.runners.bad_item_list import BadItemList
 from video_llama.runners.checkpoints import Checkpoint
 from video_llama.runners.errors import LocalError, plain_message
@@ -24,7 +25,7 @@ from video_llama.runners.parts import RunParts, TrainedPart, load_branch
 from video_llama.runners.resume import check_unchanged
 from video_llama.runners.settings import RunSettings
 from video_llama.runners.world import World
-from video_llama.types import Batch, VideoLlamaError
+from video_llama.types import Batch, VideoLlamaError, WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,9 @@ class Runner:
 
         Returns:
             False where the run was asked to stop before; a checkpoint has been saved then.
+
+        Raises:
+            DiskFullError: no room for a checkpoint or a log.
         """
         self.parts.task.model.train()
         try:
@@ -122,6 +126,13 @@ class Runner:
                 if self.stopping:
                     break
             self._call("finish")
+        except OSError as error:  # of a log; checkpoints tell it themselves
+            if not is_disk_full(error):
+                raise
+            raise DiskFullError(
+                f"no room for the logs in {self.folder} ({error}); make room on that disk, and go "
+                f"on with run.resume_ckpt_path={self.folder}"
+            ) from error
         finally:
             for hook in self.hooks:
                 hook.close()
@@ -153,8 +164,13 @@ class Runner:
 
         Raises:
             ConfigError: the run is another one.
+            WeightsError: the checkpoint is damaged, or none of a run like this.
         """
         state = checkpoint.state()
+        if missing := {*self.state_dict()} - {*state}:
+            raise WeightsError(
+                f"{checkpoint.path}: no state of a training, it lacks {', '.join(sorted(missing))}"
+            )
         check_unchanged(state["identity"], self.parts.identity, checkpoint.path)
         load_branch(self.parts.trainable, checkpoint.branch())
         self.optimizer.load_state_dict(state["optimizer"])

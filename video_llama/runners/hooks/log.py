@@ -72,11 +72,11 @@ def due_lines(runner: Runner) -> list[dict[str, Any]]:
 def _drop_after(path: Path, step: int) -> None:
     """Drop the lines after a step, and one that a crash has left unfinished."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] > step:
                 continue
-        except ValueError:
+        except (ValueError, LookupError, TypeError):
             continue
         kept.append(line + "\n")
     with atomic_write(path) as temporary:
