@@ -97,6 +97,11 @@ for changes in json.loads(sys.argv[1]):
 CASES: dict[str, dict[str, Any]] = {
     "as in the files": {"precision": "bf16"},
     "converted": {"precision": "fp32", "vit_precision": "bf16", "imagebind_precision": "bf16"},
+    "converted by us": {
+        "precision": "bf16",
+        "vit_precision": "bf16",
+        "imagebind_precision": "bf16",
+    },
     "random": {"precision": "bf16", "ckpt": None, "random_init": True},
 }
 
@@ -137,10 +142,10 @@ def at_most(allowed: float) -> float:
     return LARGEST * allowed + SLACK
 
 
-@pytest.mark.parametrize("case", ["as in the files", "random"])
+@pytest.mark.parametrize("case", ["as in the files", "converted by us", "random"])
 def test_weights_are_in_memory_once(case: str, measured: dict[str, dict[str, int]]) -> None:
     numbers = measured[case]
-    assert numbers["weights"] > 250e6
+    assert numbers["weights"] > 180e6
     assert numbers["resident"] <= at_most(numbers["weights"])
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from video_llama.models.manifest import Manifest, misfit
+from video_llama.models.mapped_pages import MappedPages
 from video_llama.models.names import GROUPS, group_of, not_needed_reason, original_name
 from video_llama.models.positions import resize_positions
 from video_llama.models.video_llama import VideoLlama
@@ -196,6 +197,7 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
     report = match(model, source, file)
     report.check(model)
     holders = {original_name(name): name for name, _ in model.named_parameters()}
+    pages = MappedPages(source.path)
     for name in report.loaded:
         tensor = file.tensor(name[len(source.prefix) :])
         if group_of(name) in _TRAINED and not tensor.isfinite().all():
@@ -206,12 +208,14 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
         if name == LOGIT_SCALE:
             model.get_buffer(name).copy_(tensor)
         else:
-            _assign(model, holders[name], tensor, device)
+            placed = _assign(model, holders[name], tensor, device)
+            if placed.data_ptr() != tensor.data_ptr():
+                pages.release(tensor)
     logger.info("%s", report)
     return report
 
 
-def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> None:
+def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> Tensor:
     module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
     old = module.get_parameter(leaf)
@@ -220,6 +224,7 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -
     target = old.device if old.device.type != "meta" else device
     placed = tensor.to(target, old.dtype, copy=old.requires_grad)
     module.register_parameter(leaf, nn.Parameter(placed, requires_grad=old.requires_grad))
+    return placed
 
 
 def _absent_part(name: str, targets: dict[str, Tensor]) -> str | None:
