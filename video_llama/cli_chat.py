@@ -9,7 +9,8 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ HELP = """\
 Type a question and press Enter. Commands:
   /add FILE   show the model another clip, picture or sound
   /media      list what it has seen and heard
+  /again      another answer to the last question
+  /undo       take back the last question
   /restart    forget the conversation and the files
   /help       this list
   /quit       leave (or Ctrl-D); Ctrl-C stops an answer
@@ -44,7 +47,7 @@ def ask(args: Namespace) -> int:
     session = engine.start()
     for file in files:
         _add(session, file, args)
-    pieces = session.ask(question, **_answer_options(args))
+    pieces = session.ask(question, **answer_options(args))
     if args.json:
         answer = "".join(pieces)
         print(json.dumps(_details(session, answer, loaded), ensure_ascii=False, indent=2))
@@ -87,6 +90,7 @@ class _Terminal:
 
     def restart(self, files: Iterable[str] = ()) -> None:
         """A new conversation about some files."""
+        self._session.close()
         self._session = self._engine.start()
         for file in files:
             self._add(file)
@@ -96,11 +100,15 @@ class _Terminal:
         command, _, rest = line.partition(" ")
         if not line.startswith("/"):
             if line.strip():
-                self._ask(line.strip())
+                self._print(partial(self._session.ask, line.strip()))
         elif command == "/add":
             self._add(rest)
         elif command == "/media":
             print("\n".join(map(_described, self._session.media)) or "nothing yet: /add FILE")
+        elif command == "/again":
+            self._print(self._session.regenerate)
+        elif command == "/undo":
+            print(f"taken back: {shown(self._session.undo())}")
         elif command == "/restart":
             self.restart()
             print("the conversation and the files are forgotten")
@@ -109,9 +117,9 @@ class _Terminal:
         else:
             raise RequestError(f"there is no command {command}; /help lists them")
 
-    def _ask(self, question: str) -> None:
+    def _print(self, ask: Callable[..., Iterable[str]]) -> None:
         try:
-            _print_answer(self._session.ask(question, **_answer_options(self._args)))
+            _print_answer(ask(**answer_options(self._args)))
         except KeyboardInterrupt:  # stop this answer, not the chat
             print()
         self._note(self._session.report.notices)
@@ -177,7 +185,7 @@ def _engine(args: Namespace, files: Iterable[str]) -> Chat:
     from video_llama.chat import Chat, generation_settings
     from video_llama.processors.media import probe
 
-    generation_settings(_answer_options(args))
+    generation_settings(answer_options(args))
     for file in files:
         probe(file)
     return Chat(build_model(cfg))
@@ -189,8 +197,12 @@ def _add(session: Session, file: str, args: Namespace) -> MediaItem:
     )
 
 
-def _answer_options(args: Namespace) -> dict[str, Any]:
-    names = ("temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compiled")
+def answer_options(args: Namespace) -> dict[str, Any]:
+    """Options of `GenerationSettings` that a command was given."""
+    names = (
+        *("temperature", "top_p", "num_beams", "max_new_tokens", "min_new_tokens"),
+        *("repetition_penalty", "length_penalty", "seed", "compiled"),
+    )
     return {name: getattr(args, name) for name in names}
 
 

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from video_llama.models.decoding import GenerationSettings, TokenChooser
 from video_llama.models.kv_cache import GrowingCache
+from video_llama.models.pace import Pace
 
 
 @torch.inference_mode()
@@ -21,6 +22,7 @@ def generate_batch(
     settings: Sequence[GenerationSettings],
     stop_ids: Sequence[Sequence[int]],
     ended: Callable[[int, int], bool] = lambda row, token: False,
+    pace: Pace | None = None,
 ) -> list[list[int]]:
     """The ids of one answer per prompt, their stop marks included.
 
@@ -33,6 +35,7 @@ def generate_batch(
         settings: of each answer, without beams.
         stop_ids: sequences of ids that end an answer.
         ended: told the row and the token of each step, says whether the row ends with it.
+        pace: when steps may be taken.
 
     Returns:
         Token ids of each row.
@@ -47,16 +50,17 @@ def generate_batch(
     embeds, mask = _left_padded(prompts)
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     cache, running = GrowingCache(model.config), list(range(len(prompts)))
-    inputs = {"inputs_embeds": embeds}
+    inputs, pace = {"inputs_embeds": embeds}, pace or Pace()
     while running:
-        output = model(
-            **inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with pace.turn():
+            output = model(
+                **inputs,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits = output.logits[:, -1].float()
         tokens = [choosers[row].choose(logits[i : i + 1]) for i, row in enumerate(running)]
         going = [
