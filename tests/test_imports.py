@@ -41,7 +41,7 @@ NEEDS_COMPAT = {"timm", "torchaudio", "torchvision", "transformers"}
 NEEDS_NO_COMPAT = {"video_llama/models/tokenizer.py"}
 """Files that use only the tokenizers of transformers, which load without torch and torchvision."""
 
-HEAVY = {*NEEDS_COMPAT, "accelerate", "decord", "gradio", "torch", "webdataset"}
+HEAVY = {*NEEDS_COMPAT, "accelerate", "decord", "gradio", "matplotlib", "torch", "webdataset"}
 """Packages that a quick command must not import."""
 
 

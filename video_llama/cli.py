@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from video_llama import __version__, cli_data, cli_demo, cli_estimate
+from video_llama import __version__, cli_data, cli_demo, cli_estimate, cli_evaluate
 from video_llama.resources import default_config_path
 from video_llama.terminal import one_line
 from video_llama.types import VideoLlamaError
@@ -114,12 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_ask(commands)
     _add_chat(commands)
-    _add_batch(commands)
     _add_model_options(cli_demo.add_parser(commands))
     _add_doctor(commands)
     _add_convert(commands)
     cli_data.add_parser(commands)
-    _add_evaluate(commands)
+    _add_model_options(cli_evaluate.add_parser(commands))
     cli_estimate.add_parser(commands, _add_overrides)
     return parser
 
@@ -151,31 +150,6 @@ def _add_chat(commands: Commands) -> None:
     chat.set_defaults(handler="video_llama.cli_chat:chat")
 
 
-def _add_batch(commands: Commands) -> None:
-    batch = commands.add_parser(
-        "batch",
-        help="many questions of a file, answered together",
-        description="Answer the questions of a JSONL file: one object a line, such as "
-        '{"question": "What happens?", "video": "a.mp4"}. The answers stand in OUT, in the same '
-        "order; run again, it goes on behind the last one.",
-    )
-    batch.add_argument("source", metavar="IN.jsonl", help="the questions")
-    batch.add_argument("target", metavar="OUT.jsonl", help="the answers")
-    batch.add_argument(
-        "--media-dir", metavar="DIR", help="where the files lie (default: beside IN.jsonl)"
-    )
-    batch.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="answers at once (default 8)"
-    )
-    batch.add_argument("--overwrite", action="store_true", help="begin anew where OUT exists")
-    batch.add_argument(
-        "--no-progress", dest="progress", action="store_false", help="show no progress bar"
-    )
-    _add_model_options(batch)
-    _add_answer_options(batch)
-    batch.set_defaults(handler="video_llama.cli_batch:batch")
-
-
 def _add_doctor(commands: Commands) -> None:
     doctor = commands.add_parser(
         "doctor",
@@ -198,27 +172,6 @@ def _add_convert(commands: Commands) -> None:
     convert.add_argument("target", metavar="OUT", help="a .safetensors or .pth file")
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
     convert.set_defaults(handler="video_llama.cli_tools:convert")
-
-
-def _add_evaluate(commands: Commands) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="score answers about clips",
-        description="Exact match by type of question, with chance and 95 % intervals, and what is "
-        "left of it without media, with other media, with frames shuffled in time.",
-    )
-    evaluate.add_argument("questions", metavar="JSON", help="questions with answers")
-    evaluate.add_argument(
-        "--media-dir", metavar="DIR", help="where the clips lie (default: beside the JSON)"
-    )
-    evaluate.add_argument("--limit", type=int, metavar="N", help="most questions of a type")
-    evaluate.add_argument("--out", metavar="FILE", help="JSON file for scores and answers")
-    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of shuffled frames")
-    evaluate.add_argument(
-        "--no-progress", dest="progress", action="store_false", help="show no progress bar"
-    )
-    _add_model_options(evaluate)
-    evaluate.set_defaults(handler="video_llama.cli_evaluate:evaluate")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -287,23 +240,6 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-new-tokens", type=int, default=300, metavar="N", help="longest answer (default 300)"
-    )
-    group.add_argument(
-        "--min-new-tokens", type=int, default=1, metavar="N", help="shortest answer (default 1)"
-    )
-    group.add_argument(
-        "--repetition-penalty",
-        type=float,
-        default=1.0,
-        metavar="R",
-        help="above 1: words that the answer has had become less likely (default 1)",
-    )
-    group.add_argument(
-        "--length-penalty",
-        type=float,
-        default=1.0,
-        metavar="L",
-        help="of beams: above 0 favours long answers, below 0 short ones (default 1)",
     )
     group.add_argument(
         "--compiled",

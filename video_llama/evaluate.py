@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import video_llama.compat
 
 import torch
 from torch import Tensor
 
-from video_llama.chat_media import MediaEncoder
+from video_llama.chat_media import MediaEncoder, MediaItem
 from video_llama.datasets.conversation import TEMPLATES, Media, Turn
+from video_llama.evaluate_questions import (
+    CONDITIONS,
+    ClipQuestion,
+    Condition,
+    other_clips,
+    read_questions,
+)
 from video_llama.models.video_llama import VideoLlama
 from video_llama.tasks.scoring import ScoredAnswer
-from video_llama.types import ConfigError
 
-Condition = Literal["all", "withheld", "other", "picture", "sound", "shuffled"]
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
-"""What the model is given: the clip, nothing, another item's clip, its frames only, its sound only,
-or its sound with its frames in random order."""
+__all__ = ["CONDITIONS", "Clip", "ClipQuestion", "Condition", "Examiner", "Part", "read_questions"]
 
 MAX_NEW_TOKENS = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipQuestion:
-    """A question about a clip.
-
-    Attributes:
-        item_id: which.
-        path: the clip.
-        question: its text.
-        answer: the right answer.
-        type: what it asks for.
-        chance: share of right answers of a guesser; 0 where that is not known.
-        opposite: the answer that reversed frames would have.
-        contradictory: whether sound and picture show different things.
-    """
-
-    item_id: str
-    path: Path
-    question: str
-    answer: str
-    type: str = "question"
-    chance: float = 0.0
-    opposite: str | None = None
-    contradictory: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,59 +53,6 @@ class Clip:
     shuffled: Part
 
 
-def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> list[ClipQuestion]:
-    """Questions of a file: those of `video-llama data synth`, or any in VideoChat's format.
-
-    Args:
-        path: a JSON list.
-        media_dir: what the paths in it are relative to.
-        limit: most questions of a type; None: all.
-
-    Raises:
-        ConfigError: the file is of neither kind.
-    """
-    try:
-        entries = json.loads(path.read_text("utf-8"))
-        found = [question for entry in entries for question in _questions(entry, media_dir)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: not a list of questions ({error!r}); the questions.json of "
-            '`video-llama data synth` or [{"video": ..., "QA": [{"q": ..., "a": ...}]}] expected'
-        ) from error
-    counts: dict[tuple[str, bool], int] = defaultdict(int)
-    kept = []
-    for question in found:
-        key = (question.type, question.contradictory)
-        counts[key] += 1
-        if limit is None or counts[key] <= limit:
-            kept.append(question)
-    if not kept:
-        raise ConfigError(f"{path}: it has no questions")
-    return kept
-
-
-def _questions(entry: dict[str, Any], media_dir: Path) -> Iterator[ClipQuestion]:
-    if "QA" in entry:
-        for number, pair in enumerate(entry["QA"]):
-            yield ClipQuestion(
-                item_id=f"{entry['video']}/{number}",
-                path=media_dir / entry["video"],
-                question=pair["q"],
-                answer=pair["a"],
-            )
-        return
-    yield ClipQuestion(
-        item_id=entry["id"],
-        path=media_dir / entry["path"],
-        question=entry["question"],
-        answer=entry["answer"],
-        type=entry["type"],
-        chance=entry["chance"],
-        opposite=entry["opposite"],
-        contradictory=entry["contradictory"],
-    )
-
-
 class Examiner:
     """Asks a model questions, in batches.
 
@@ -145,6 +69,14 @@ class Examiner:
         self._batch_size = batch_size
         self._template = TEMPLATES.get(model.settings.template)
 
+    def look(self, path: Path) -> MediaItem:
+        """A clip with its frames and spectrograms, as they are taken in, to show to people.
+
+        Raises:
+            MediaError: it cannot be used.
+        """
+        return self._encoder.encode(path, "video")
+
     @torch.inference_mode()
     def read(self, path: Path) -> Clip:
         """Decode and encode a clip.
@@ -152,7 +84,7 @@ class Examiner:
         Raises:
             MediaError: it cannot be used.
         """
-        item = self._encoder.encode(path, "video")
+        item = self.look(path)
         parts = [Part(*pair) for pair in zip(item.parts, item.tokens, strict=True)]
         picture = parts[-1]
         assert item.frames is not None
@@ -174,12 +106,11 @@ class Examiner:
             clips: of `read`, by the paths of the questions.
             condition: what the model is given.
         """
-        paths = list(dict.fromkeys(question.path for question in questions))
-        # Half of the list away there is another scene, of the same layouts and as balanced.
-        others = dict(zip(paths, paths[len(paths) // 2 :] + paths, strict=False))
+        paths = [question.path for question in questions]
+        if condition == "other":
+            paths = other_clips(questions)
         groups: dict[int, list[tuple[ClipQuestion, list[int], list[Part]]]] = defaultdict(list)
-        for question in questions:
-            path = others[question.path] if condition == "other" else question.path
+        for question, path in zip(questions, paths, strict=True):
             parts = _given(clips[path], condition)
             turn = Turn(question.question, tuple(part.media for part in parts))
             ids = self._template.chat_ids([turn], self._model.tokenizer)

@@ -52,6 +52,7 @@ def test_answers_are_counted_by_type_and_condition() -> None:
     assert found == {
         ("motion", "all"): (1, 2),
         ("direction", "all"): (1, 2),
+        ("direction, left or right", "all"): (1, 2),
         ("see", "all"): (1, 1),
         ("motion", "withheld"): (0, 1),
         ("see, contradictory", "all"): (0, 1),
@@ -65,9 +66,38 @@ def test_direction_counts_only_answers_that_name_one() -> None:
     assert found["direction"].chance == 0.5
 
 
+def test_directions_are_also_counted_for_each_opposite_pair() -> None:
+    answers = [answer("left"), answer("right"), answer("up", "up", opposite="down")]
+    found = {s.type: s for s in scores_of([*answers, answer("left", "down", opposite="up")])}
+    left, up = found["direction, left or right"], found["direction, down or up"]
+    assert (left.right, left.count) == (1, 2)
+    assert (up.right, up.count) == (1, 1), "an answer outside of the pair does not count"
+    assert found["direction"].count == 3
+
+
+def test_scores_are_in_the_order_of_the_documentation() -> None:
+    kinds = ["silent", "question", "hear", "kind", "see"]
+    answers = [answer("a", type=kind, opposite=None) for kind in kinds]
+    answers.append(answer("a", type="see", opposite=None, contradictory=True))
+    found = [score.type for score in scores_of(answers)]
+    assert found == ["kind", "see", "hear", "silent", "see, contradictory", "question"]
+
+
 def test_the_table_has_a_line_for_each_type_and_a_column_for_each_condition() -> None:
     table = score_table(scores_of([answer("left"), answer("up", condition="withheld")]))
-    head, motion, direction = table.splitlines()
-    assert head.split() == ["question", "chance", "all", "withheld"]
-    assert motion.split()[:3] == ["motion", "14", "100"]
-    assert direction.split()[-1] == "-", "nothing was said that names a direction"
+    head, rule, motion, *directions = table.splitlines()
+    assert head.split() == ["question", "asked", "chance", "all", "withheld"]
+    assert set(rule) == {"-"}
+    assert motion.split()[:5] == ["motion", "1", "14", "100", "(21-100)"]
+    assert len(directions) == 2
+    assert all(line.split()[-1] == "-" for line in directions), "nothing names a direction"
+
+
+def test_a_narrow_table_continues_below() -> None:
+    conditions = ["all", "withheld", "other", "picture"]
+    scores = scores_of([answer("left", condition=c, opposite=None) for c in conditions])
+    table = score_table(scores, width=55)
+    assert max(map(len, table.splitlines())) <= 55
+    heads = [line.split()[3:] for line in table.splitlines() if line.startswith("question")]
+    assert heads == [["all", "withheld"], ["other", "picture"]]
+    assert score_table(scores, width=5).count("motion") == 4

@@ -1,0 +1,182 @@
+"""A page of sample clips: what the model was shown, what was asked, what is true, what it said."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from video_llama.chat_item import MediaItem
+from video_llama.evaluate_questions import ClipQuestion
+from video_llama.tasks.scoring import Score, ScoredAnswer, score_table
+
+NUM_SAMPLES = 10
+"""Clips on a page."""
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #595959; --line: #d9d9d9;
+  --right: #0072b2; --wrong: #b34700; }
+@media (prefers-color-scheme: dark) { :root { --ink: #eee; --paper: #151515; --soft: #a8a8a8;
+  --line: #3a3a3a; --right: #56b4e9; --wrong: #ff9d4d; } }
+body { font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 1060px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0; } p { margin: .3rem 0; } .soft { color: var(--soft); }
+article { border: 1px solid var(--line); border-left: 8px solid; border-radius: 6px;
+  padding: .7rem 1rem 1rem; margin: 1.2rem 0; overflow-wrap: anywhere; }
+article.right { border-left-color: var(--right); }
+article.wrong { border-left-color: var(--wrong); border-left-style: double; }
+.mark { float: right; font-weight: 700; padding: 0 .6rem; border-radius: 4px; border: 2px solid; }
+.right .mark { color: var(--right); } .wrong .mark { color: var(--wrong); border-style: dashed; }
+h2 { font-size: .85rem; font-weight: 400; margin: 0 0 .3rem; color: var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem;
+  margin: .3rem 0 .7rem; }
+dt { color: var(--soft); } dd { margin: 0; font-weight: 600; }
+.strip { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 5px;
+  margin: .3rem 0; }
+figure { margin: 0; } figcaption { font-size: .72rem; color: var(--soft); text-align: center; }
+.strip img { width: 100%; display: block; border-radius: 3px; }
+.frames img { image-rendering: pixelated; } .sounds img { height: 84px; }
+.scroll { overflow-x: auto; } pre { font-size: .8rem; line-height: 1.4; }
+@media (max-width: 640px) { .strip { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question with the answer that was given to it."""
+
+    question: ClipQuestion
+    answer: ScoredAnswer
+
+
+def choose_samples(
+    questions: Sequence[ClipQuestion],
+    answers: Sequence[ScoredAnswer],
+    *,
+    seed: int,
+    count: int = NUM_SAMPLES,
+) -> list[Sample]:
+    """A few questions about as many clips, of every type in turn, whether answered well or not.
+
+    Args:
+        questions: that were asked.
+        answers: to them; those of the first condition are used.
+        seed: which ones.
+        count: how many, where there are so many clips.
+    """
+    condition = answers[0].condition
+    given = {answer.item_id: answer for answer in answers if answer.condition == condition}
+    by_type: dict[str, list[Sample]] = defaultdict(list)
+    for question in questions:
+        by_type[question.type].append(Sample(question, given[question.item_id]))
+    draw = random.Random(seed)
+    several = list(by_type.values())
+    for group in several:
+        draw.shuffle(group)
+    draw.shuffle(several)
+    chosen: dict[Path, Sample] = {}
+    while any(several) and len(chosen) < count:
+        for group in several:
+            while group and group[-1].question.path in chosen:
+                group.pop()
+            if group and len(chosen) < count:
+                sample = group.pop()
+                chosen[sample.question.path] = sample
+    return list(chosen.values())
+
+
+def write_page(
+    path: Path,
+    samples: Sequence[tuple[Sample, MediaItem]],
+    scores: Sequence[Score],
+    *,
+    seed: int,
+) -> None:
+    """Write the page as one file, which loads nothing from elsewhere.
+
+    Args:
+        path: an HTML file; its folder exists.
+        samples: what to show, with the clips as the model took them in.
+        scores: of all questions, for the table.
+        seed: with which the samples were chosen.
+    """
+    right = sum(sample.answer.is_right for sample, _ in samples)
+    articles = "\n".join(_article(sample, item) for sample, item in samples)
+    table = html.escape(score_table(scores))
+    text = f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Sample clips with questions and answers</title>
+<style>{_STYLE}</style>
+<h1>{len(samples)} sample clips</h1>
+<p>{right} of {len(samples)} answers are right. The samples were drawn with seed {seed}, one type of
+question after the other, whatever the answers were.</p>
+<p class="soft">Frames and spectrograms are what the model takes in, with their seconds. Of a
+spectrogram the low tones are below; loud is bright.</p>
+{articles}
+<h1>All scores</h1>
+<p class="soft">Right answers in percent, with 95 % intervals.</p>
+<div class="scroll"><pre>{table}</pre></div>
+</html>
+"""
+    path.write_text(text, "utf-8")
+
+
+def _article(sample: Sample, item: MediaItem) -> str:
+    question, answer = sample.question, sample.answer
+    name, mark = ("right", "✓ right") if answer.is_right else ("wrong", "✗ wrong")
+    about = f"{question.path.name} · {question.type}"
+    if question.contradictory:
+        about += " · sound and picture contradict each other"
+    said = html.escape(answer.answer) or "<i>nothing</i>"
+    return f"""<article class="{name}"><span class="mark">{mark}</span>
+<h2>{html.escape(about)}</h2>
+<dl><dt>Question</dt><dd>{html.escape(question.question)}</dd>
+<dt>Truth</dt><dd>{html.escape(question.answer)}</dd>
+<dt>Answer</dt><dd>{said}</dd></dl>
+{_frames(item)}
+{_sounds(item)}
+</article>"""
+
+
+def _frames(item: MediaItem) -> str:
+    captions = [f"{second:.1f} s" for second in item.frame_seconds]
+    return _strip("frames", "frame at", captions, item.frame_pictures())
+
+
+def _sounds(item: MediaItem) -> str:
+    pictures = item.spectrogram_pictures()
+    if not pictures:
+        return '<p class="soft">It has no sound track.</p>'
+    captions = [f"{begin:.1f} to {end:.1f} s" for begin, end in item.sound_spans]
+    return _strip("sounds", "mel spectrogram,", captions, pictures)
+
+
+def _strip(
+    name: str, what: str, captions: Sequence[str], pictures: Sequence[np.ndarray[Any, Any]]
+) -> str:
+    figures = [
+        f'<figure><img alt="{what} {caption}" src="{_data_uri(picture)}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for caption, picture in zip(captions, pictures, strict=True)
+    ]
+    return f'<div class="strip {name}">{"".join(figures)}</div>'
+
+
+def _data_uri(picture: np.ndarray[Any, Any]) -> str:
+    """(H, W, 3) uint8 as the address of a PNG that contains it."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
