@@ -226,7 +226,7 @@ def test_one_key_turns_it_to_vicuna(name: str) -> None:
 def test_the_head_gives_the_command_and_the_way_to_vicuna(name: str) -> None:
     head = (ROOT / name).read_text().partition("\nmodel:")[0]
     assert all(line.startswith("#") or not line for line in head.splitlines())
-    program = "train.py" if name.startswith("train") else "video-llama ask"
+    program = "train.py" if name.startswith("train") else "python demo_audiovideo.py"
     assert program in head
     assert name in head
     assert "model.model_type=pretrain_vicuna" in head

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def demo(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     start = time.perf_counter()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: tidily
     options = _server_options(args)
     cfg = load_config(args.cfg_path or default_config_path(), _overrides(args))
     check_paths(cfg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -55,8 +54,8 @@ def test_other_files_are_refused_whatever_their_path(uploads: Uploads, path: str
     beside = uploads.folder.with_name("uploads2")
     beside.mkdir()
     write_picture(beside / "secret.png")
-    os.symlink(uploads.folder.parent / "secret.png", uploads.folder / "link.png")
-    os.symlink(uploads.folder / "loop", uploads.folder / "loop")
+    (uploads.folder / "link.png").symlink_to(uploads.folder.parent / "secret.png")
+    (uploads.folder / "loop").symlink_to(uploads.folder / "loop")
     with pytest.raises(MediaError) as refused:
         uploads.checked(path.format(folder=uploads.folder))
     assert "secret.png: it holds" not in str(refused.value)

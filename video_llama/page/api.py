@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from video_llama.page.conversations import Conversation, Conversations
 from video_llama.page.uploads import Uploads
@@ -37,14 +38,14 @@ class Api:
     def connect(self) -> None:
         """Offer the endpoints in the current `gr.Blocks`."""
         for endpoint in (self.add_media, self.ask, self.regenerate, self.set_audio):
-            gr.api(
+            api(
                 endpoint,
                 api_name=endpoint.__name__,
                 concurrency_limit=self.concurrency,
                 concurrency_id="model",
             )
         for quick in (self.stop, self.undo, self.restart, self.media, self.history, self.report):
-            gr.api(quick, api_name=quick.__name__, concurrency_limit=None)
+            api(quick, api_name=quick.__name__, concurrency_limit=None)
 
     def add_media(
         self, request: gr.Request, file: gr.FileData, use_audio: bool = True

@@ -119,10 +119,13 @@ ACTIONS = ("Stop", "Regenerate", "Undo", "Restart")
 
 
 def _action(name: str) -> gr.Button:
-    kind = "stop" if name == "Stop" else "secondary"
-    usable = name == "Restart"
     return gr.Button(
-        name, variant=kind, size="md", min_width=70, interactive=usable, elem_id=name.lower()
+        name,
+        variant="stop" if name == "Stop" else "secondary",
+        size="md",
+        min_width=70,
+        interactive=name == "Restart",
+        elem_id=name.lower(),
     )
 
 

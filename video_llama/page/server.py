@@ -124,6 +124,7 @@ def _blocks(
     (uploads.folder / "examples").mkdir()
     files = write_examples(uploads.folder / "examples")
     examples = [example for example in EXAMPLES if chat.hears or example.slot != "sound"]
+    blocks: gr.Blocks
     with gr.Blocks(title=TITLE, delete_cache=(3600, SECONDS_A_FILE_IS_KEPT)) as blocks:
         parts = build(hears=chat.hears, notices=chat.notices, examples=examples)
         handlers = Handlers(conversations, uploads)

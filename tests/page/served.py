@@ -1,0 +1,31 @@
+"""The page, served by this process to itself, for the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.tiny_chat import tiny_chat
+from video_llama.page.options import ServerOptions
+from video_llama.page.server import Page, prepare, serve
+
+GRACE = 1.0
+"""Seconds for which a page may lose its connection."""
+
+MAX_FILE_MB = 2.0
+
+
+@contextmanager
+def served(*overrides: str, **options: object) -> Iterator[Page]:
+    """A page with the tiny model; `overrides` change its configuration."""
+    values = {"max_file_mb": MAX_FILE_MB, "max_minutes": 0.2, "concurrency": 2, **options}
+    server = ServerOptions(**values)  # type: ignore[arg-type]
+    # Gradio has one folder for uploads in a process: that of the page which was made last.
+    outer = {name: value for name, value in os.environ.items() if name.startswith("GRADIO")}
+    page = serve(tiny_chat(*overrides), server, prepare(server), grace=GRACE)
+    try:
+        yield page
+    finally:
+        page.close()
+        os.environ.update(outer)
