@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.tiny_chat import SPOKEN, media_files, tiny_chat
 from video_llama.page.conversations import Conversation, Conversations
+from video_llama.page.options import ServerOptions
+from video_llama.page.uploads import Uploads
 from video_llama.types import RequestError
 
 SHORT = {"temperature": 0.0, "max_new_tokens": 4}
@@ -231,3 +235,21 @@ def test_restart_ends_the_answer_and_forgets_everything(conversation: Conversati
     assert conversation.session.history == conversation.exchanges == []
     assert conversation.session.media == []
     assert conversation.add(picture, use_audio=True) is not None
+
+
+def test_files_are_deleted_when_no_conversation_needs_them(tmp_path: Path) -> None:
+    folder = tmp_path / ("ab" * 32)
+    folder.mkdir()
+    upload = Path(shutil.copy(media_files()["picture"], folder))
+    (tmp_path / "examples").mkdir()
+    example = Path(shutil.copy(media_files()["picture"], tmp_path / "examples"))
+    discard = Uploads(tmp_path, ServerOptions()).discard
+    conversations = Conversations(tiny_chat(), discard=discard)
+    for visitor in ("a", "b"):
+        for path in (upload, example):
+            conversations.of(visitor).add(path, use_audio=True)
+    conversations.of("a").restart()
+    assert upload.exists(), "another visitor uploaded the same file"
+    conversations.close()
+    assert not upload.exists()
+    assert example.exists()

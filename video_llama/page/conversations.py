@@ -35,15 +35,21 @@ class Exchange:
     report: AnswerReport = field(default_factory=AnswerReport)
 
 
+def _keep(files: set[Path]) -> None:
+    """Leaves the files of a conversation that has ended where they are."""
+
+
 class Conversation:
     """One visitor's session, with a report for every turn.
 
     Args:
         chat: the engine.
+        forget: called with the files that are not needed any more.
     """
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: Chat, forget: Callable[[set[Path]], None] = _keep) -> None:
         self.session = chat.start()
+        self._forget = forget
         self.exchanges: list[Exchange] = []
         self.num_restarts = 0
         self._files: set[Path] = set()
@@ -109,7 +115,21 @@ class Conversation:
             time.sleep(0.01)
         self.session.restart()
         self.exchanges.clear()
-        self._files.clear()
+        self._drop_files()
+
+    def close(self) -> None:
+        """Free everything; an answer that is being written ends."""
+        self.session.close()
+        self._drop_files()
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """What has been added."""
+        return frozenset(self._files)
+
+    def _drop_files(self) -> None:
+        files, self._files = self._files, set()
+        self._forget(files)
 
     def _followed(self, pieces: Iterator[str], index: int, media: list[MediaItem]) -> Iterator[str]:
         """The pieces, and at their end the record of turn `index`, if it has come about."""
@@ -134,6 +154,7 @@ class Conversations:
     Args:
         chat: the engine that all share.
         most: conversations that are kept.
+        discard: called with files that no conversation needs any more.
         grace: seconds for which a page may lose its connection.
         idle: seconds after which a conversation without a connection is given up.
         clock: tells the time, in seconds.
@@ -144,12 +165,14 @@ class Conversations:
         chat: Chat,
         *,
         most: int = 64,
+        discard: Callable[[set[Path]], None] = _keep,
         grace: float = 60.0,
         idle: float = 1800.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.chat = chat
         self._most, self._grace, self._idle, self._clock = most, grace, idle, clock
+        self._discard = discard
         self._open: OrderedDict[str, Conversation] = OrderedDict()  # the longest idle first
         self._used: dict[str, float] = {}
         self._connections: dict[str, int] = {}
@@ -174,12 +197,12 @@ class Conversations:
                     "add the files again to begin a new one"
                 )
             if visitor not in self._open:
-                self._open[visitor] = Conversation(self.chat)
+                self._open[visitor] = Conversation(self.chat, self._forget)
             self._open.move_to_end(visitor)
             self._used[visitor] = self._clock()
             conversation, crowded = self._open[visitor], self._too_many()
         for stale in crowded:
-            stale.session.close()
+            stale.close()
         return conversation
 
     def arrive(self, visitor: str) -> None:
@@ -219,14 +242,19 @@ class Conversations:
                 )
             ]
         for conversation in stale:
-            conversation.session.close()
+            conversation.close()
 
     def close(self) -> None:
         """Free everything."""
         with self._lock:
             stale = [self._remove(visitor) for visitor in list(self._open)]
         for conversation in stale:
-            conversation.session.close()
+            conversation.close()
+
+    def _forget(self, files: set[Path]) -> None:
+        with self._lock:  # equal files have one place, whoever uploaded them
+            needed = {file for other in self._open.values() for file in other.files}
+        self._discard(files - needed)
 
     def _too_many(self) -> list[Conversation]:
         idle = [v for v, c in self._open.items() if not c.session.is_answering]

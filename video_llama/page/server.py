@@ -98,7 +98,8 @@ def serve(chat: Chat, options: ServerOptions, folder: Path, *, grace: float = 60
     Raises:
         ConfigError: no port is free, or the public address cannot be had.
     """
-    conversations, uploads = Conversations(chat, grace=grace), Uploads(folder, options)
+    uploads = Uploads(folder, options)
+    conversations = Conversations(chat, discard=uploads.discard, grace=grace)
     blocks = _blocks(chat, conversations, uploads, options)
     try:
         _, url, share_url = blocks.launch(**_launch_options(conversations, uploads, options))

@@ -58,6 +58,12 @@ class Uploads:
             )
         return file
 
+    def discard(self, files: set[Path]) -> None:
+        """Delete uploads that nobody needs any more; the page's own examples stay."""
+        for file in files:
+            if self.holds(str(file)) and self._hashed.fullmatch(f"{file.parent}/"):
+                file.unlink(missing_ok=True)
+
     def message(self, error: VideoLlamaError) -> str:
         """What an error says, with the names of files instead of places on this machine."""
         return self._hashed.sub("", str(error))
