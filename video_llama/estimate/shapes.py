@@ -112,12 +112,7 @@ def parameters(settings: ModelSettings, llama: Llama) -> dict[str, int]:
         "vision_encoder": _vit(settings),
         "vision_norm": 2 * settings.vit_config.embed_dim,
         "frame_qformer": _frame_qformer(settings),
-        "video_branch": _temporal(
-            settings,
-            queries=settings.num_video_query_token,
-            positions=settings.max_frame_pos,
-            width=settings.qformer_config.hidden_size,
-        ),
+        "video_branch": _video_branch(settings),
         "video_proj": _proj(settings, llm_width),
         "language_model": llama.parameters,
     }
@@ -165,6 +160,17 @@ def _frame_qformer(settings: ModelSettings) -> int:
     layers = across * _layer(settings, input_width=settings.vit_config.embed_dim)
     layers += (depth - across) * _layer(settings, input_width=None)
     return settings.num_query_token * width + 2 * width + layers
+
+
+def _video_branch(settings: ModelSettings) -> int:
+    if settings.video_fusion == "mean":
+        return 0
+    return _temporal(
+        settings,
+        queries=settings.num_video_query_token,
+        positions=settings.max_frame_pos if settings.video_frame_positions else 0,
+        width=settings.qformer_config.hidden_size,
+    )
 
 
 def _temporal(settings: ModelSettings, *, queries: int, positions: int, width: int) -> int:

@@ -113,7 +113,7 @@ def plan_training(
         trained=trained_parameters(cfg, llama),
         flops_per_sample={part: flops / rows for part, flops in sums.flops.items()},
         bytes_per_sample={part: moved / rows for part, moved in sums.moved.items()},
-        seconds_per_step=sums.seconds,
+        seconds_per_step=dict(sums.seconds),
         memory=memory,
         compute_seconds=sums.spent.compute,
         memory_seconds=sums.spent.memory,
