@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -80,6 +81,18 @@ def test_a_better_one_takes_the_place_of_the_best(tmp_path: Path) -> None:
     for step, metric in ((1, 0.5), (2, 0.4), (3, 0.9)):
         save(kept, step, metric)
     assert steps(kept) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("losses", "left"), [((math.nan, 0.5, 0.7), [2, 3]), ((0.5, math.nan, 0.7), [1, 3])]
+)
+def test_a_loss_that_is_not_finite_is_never_the_best(
+    losses: tuple[float, ...], left: list[int], tmp_path: Path
+) -> None:
+    kept = store(tmp_path, keep_last=1, keep_best=True)
+    for step, loss in enumerate(losses, start=1):
+        save(kept, step, loss)
+    assert steps(kept) == left
 
 
 def test_zero_keeps_all(tmp_path: Path) -> None:

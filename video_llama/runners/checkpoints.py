@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -161,7 +162,9 @@ class CheckpointStore:
     def _prune(self) -> None:
         checkpoints = self.all()
         keep = checkpoints[-self._keep_last :] if self._keep_last else checkpoints
-        measured = [(c.metric, c) for c in checkpoints if c.metric is not None]
+        measured = [
+            (c.metric, c) for c in checkpoints if c.metric is not None and math.isfinite(c.metric)
+        ]
         if self._keep_best and measured:
             keep = [*keep, min(measured)[1]]
         for checkpoint in checkpoints:
