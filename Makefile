@@ -4,6 +4,8 @@
 #   TORCH=auto|cpu|cuda  which build of torch (auto: cuda where nvidia-smi answers, else cpu)
 #   PYTHON=python3.12    which Python makes .venv
 #   JOBS=2               how many processes run the tests (0: in one, for a debugger)
+#   FAST=1               quickstart without training, with the branches that ship
+#   QUICKSTART_OPTIONS=  more for quickstart, such as --side-by-side or --seed 1
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -55,12 +57,9 @@ test: lint ## Run lint, types and the tests (at most 10 minutes on two cores)
 test-slow: $(STAMP) ## Run the long tests: wheel, kill, fuzz and browser
 	@$(BIN)/python -m pytest -m slow -n 0
 
-quickstart: $(STAMP) ## Ask the tiny preset one question about a clip made on the spot
-	@echo "Makes a short clip and asks the tiny preset about it. It trains and scores nothing."
-	@mkdir -p $(QUICKSTART)
-	@$(BIN)/python -c 'import sys; from pathlib import Path; from tests.media import write_video; \
-	  write_video(Path(sys.argv[1]))' $(QUICKSTART)/clip.mp4
-	$(BIN)/video-llama ask $(QUICKSTART)/clip.mp4 "What do you see?"
+quickstart: $(STAMP) ## Make data, train, score, ask (15 minutes); FAST=1: with shipped weights
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m video_llama.synthetic.quickstart \
+	  --out $(QUICKSTART) $(if $(filter-out 0,$(FAST)),--fast) $(QUICKSTART_OPTIONS)
 
 bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/python -m benchmarks

@@ -149,7 +149,7 @@ def test_any_text_passes_through_any_terminal(monkeypatch: pytest.MonkeyPatch) -
         text = io.TextIOWrapper(stream, encoding="ascii", errors=errors, write_through=True)
         monkeypatch.setattr(sys, name, text)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
-    monkeypatch.setattr("video_llama.build.build_model", lambda cfg: tiny_model())
+    monkeypatch.setattr("video_llama.build.build_model", lambda cfg, **_: tiny_model())
     assert main(["chat", "--max-new-tokens", "30"]) == 0
     told = streams["stderr"].getvalue()
     assert b"caf\\udce9.png: there is no such file" in told

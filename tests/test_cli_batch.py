@@ -207,7 +207,7 @@ def test_a_wrong_call_is_one_line(
     message: str,
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    monkeypatch.setattr("video_llama.build.build_model", lambda cfg: pytest.fail("loaded"))
+    monkeypatch.setattr("video_llama.build.build_model", lambda cfg, **_: pytest.fail("loaded"))
     assert main(["batch", *(word.format(folder=source.parent) for word in argv)]) == 1
     assert message in capsys.readouterr().err
 

@@ -40,7 +40,7 @@ MEDIA_KEYS = {
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that must not be loaded."""
 
-    def fail(cfg: object) -> None:
+    def fail(cfg: object, **_: object) -> None:
         pytest.fail("the model was loaded before the request was checked")
 
     monkeypatch.setattr("video_llama.build.build_model", fail)

@@ -72,7 +72,7 @@ def run_command(
     stdin: str = "",
 ) -> tuple[int, str, str]:
     """Status, output and errors of a command in this process, with the shared tiny model."""
-    monkeypatch.setattr("video_llama.build.build_model", lambda cfg: tiny_model())
+    monkeypatch.setattr("video_llama.build.build_model", lambda cfg, **_: tiny_model())
     monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
     capsys.readouterr()
     try:

@@ -10,17 +10,24 @@ from video_llama.models.video_llama import VideoLlama
 from video_llama.types import ConfigError
 
 
-def build_model(cfg: Config) -> VideoLlama:
+def build_model(cfg: Config, *, audio_on_demand: bool = False) -> VideoLlama:
     """The model of a configuration with its weights, in eval mode on `run.device`.
 
     Args:
         cfg: of `load_config`; only `model`, `run.device` and `run.seed` are read.
+        audio_on_demand: read ImageBind's file at the first sound; until then the encoder has no
+            weights. For programs that answer; a model that is trained or saved needs all.
 
     Raises:
         ConfigError: a folder, package or device is missing.
         WeightsError: a weight file does not fit.
     """
-    model = build_video_llama(cfg.model, device=resolve_device(cfg.run.device), seed=cfg.run.seed)
+    model = build_video_llama(
+        cfg.model,
+        device=resolve_device(cfg.run.device),
+        seed=cfg.run.seed,
+        audio_on_demand=audio_on_demand,
+    )
     model.configuration = cfg
     return model
 

@@ -117,7 +117,7 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], file: IO[bytes]) 
     from video_llama.chat_batch import BatchAnswerer
 
     generation_settings(answer_options(args))
-    chat = Chat(build_model(cfg))
+    chat = Chat(build_model(cfg, audio_on_demand=True))
     for notice in chat.notices:
         print(f"note: {one_line(notice)}", file=sys.stderr)
     answerer, failed = BatchAnswerer(chat, batch_size=args.batch_size), 0

@@ -188,7 +188,7 @@ def _engine(args: Namespace, files: Iterable[str]) -> Chat:
     generation_settings(answer_options(args))
     for file in files:
         probe(file)
-    return Chat(build_model(cfg))
+    return Chat(build_model(cfg, audio_on_demand=True))
 
 
 def _add(session: Session, file: str, args: Namespace) -> MediaItem:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from video_llama.types import ConfigError
+
 
 def add_parser(commands: Any) -> None:
     """Add the command `synth`.
@@ -31,6 +33,13 @@ def add_parser(commands: Any) -> None:
     )
     synth.add_argument("--fps", type=float, default=8.0, help="frames per second (default: 8)")
     synth.add_argument(
+        "--split",
+        action="append",
+        dest="splits",
+        metavar="NAME",
+        help="train, valid, test or test_pairs; may be repeated (default: all of them)",
+    )
+    synth.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: all cores"
     )
     synth.set_defaults(handler="video_llama.cli_synth:synth")
@@ -41,8 +50,12 @@ def synth(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from video_llama.synthetic.items import World
+    from video_llama.synthetic.sampling import SPLITS
     from video_llama.synthetic.write import write_world
 
+    unknown = [name for name in args.splits or () if name not in SPLITS]
+    if unknown:
+        raise ConfigError(f"--split {unknown[0]}: one of {', '.join(SPLITS)} expected")
     begin = time.monotonic()
     with tqdm(unit="file", desc="writing") as bar:
 
@@ -54,6 +67,7 @@ def synth(args: argparse.Namespace) -> int:
             args.out,
             num_clips=args.num_clips,
             world=World(seed=args.seed, size=args.size, fps=args.fps),
+            splits=[name for name in SPLITS if name in (args.splits or SPLITS)],
             num_workers=args.workers,
             progress=show,
         )

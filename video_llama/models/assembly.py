@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM
 from video_llama.models.audio_encoder import ImageBind
 from video_llama.models.language_model import build_language_model
 from video_llama.models.names import GROUPS, group_of, original_name, trainable_prefixes
+from video_llama.models.on_demand import load_at_first_use
 from video_llama.models.qformer import audio_branch, frame_qformer, video_branch
 from video_llama.models.settings import ModelSettings
 from video_llama.models.tokenizer import load_tokenizer
@@ -45,7 +46,12 @@ EYES = {"vision_encoder", "vision_norm", "frame_qformer"}
 
 
 def build_video_llama(
-    settings: ModelSettings, *, device: str, seed: int, llm_device: str | None = None
+    settings: ModelSettings,
+    *,
+    device: str,
+    seed: int,
+    llm_device: str | None = None,
+    audio_on_demand: bool = False,
 ) -> VideoLlama:
     """A model with its weights, in eval mode.
 
@@ -54,6 +60,7 @@ def build_video_llama(
         device: torch device; "meta" makes shapes only and opens no weight file.
         seed: of the random values that fresh parts start from.
         llm_device: where the language model goes, if it goes elsewhere.
+        audio_on_demand: read `imagebind_ckpt_path` at the first sound, for answers without any.
 
     Raises:
         ConfigError: a folder or package is missing.
@@ -72,11 +79,17 @@ def build_video_llama(
         )
     if shapes_only:
         return model
-    model.load_reports = [load(model, source, target) for source in weight_sources(settings)]
+    sources = weight_sources(settings)
+    later = [s for s in sources if audio_on_demand and s.groups == ("audio_encoder",)]
+    model.load_reports = [load(model, source, target) for source in sources if source not in later]
     _drop_unused(model)
-    _fill(model, target, seed)
+    # Another file may have brought it already, and would have won.
+    later = later if "audio_encoder" in _empty_groups(model) else []
+    _fill(model, target, seed, {group for source in later for group in source.groups})
     for part in model.children():
-        if part is not language_model:
+        if part is model.audio_encoder and later:
+            load_at_first_use(model, part, later[0], target)
+        elif part is not language_model:
             part.to(target)
     return model
 
@@ -145,13 +158,15 @@ def _drop_unused(model: VideoLlama) -> None:
         model.vision_encoder = model.frame_qformer = None
 
 
-def _fill(model: VideoLlama, device: torch.device, seed: int) -> None:
-    """Give random values to what no file has filled, where that is allowed."""
-    filled = {*GROUPS} - _empty_groups(model)
+def _fill(model: VideoLlama, device: torch.device, seed: int, later: Set[str]) -> None:
+    """Give random values to what no file has filled, or will, where that is allowed."""
+    filled = ({*GROUPS} - _empty_groups(model)) | later
     for problem in missing_groups(model.settings, filled):
         raise WeightsError(problem)
     for name, make in _part_makers(model).items():
         part = getattr(model, name)
+        if name in later:
+            continue
         if part is not None and any(parameter.is_meta for parameter in part.parameters()):
             logger.info("%s: random values, seed %d", name, seed)
             model.random_parts.append(name)

@@ -37,15 +37,18 @@ CLIPS_ONLY: tuple[Split, ...] = ("test", "test_pairs")
 _CHUNK = 8
 
 
-def plan(num_clips: int, world: World) -> dict[tuple[Split, Source], list[Item]]:
+def plan(
+    num_clips: int, world: World, *, splits: Sequence[Split] = SPLITS
+) -> dict[tuple[Split, Source], list[Item]]:
     """Every item to write.
 
     Args:
         num_clips: clips of the training split.
         world: what is common to all items.
+        splits: which splits; those that are left out change nothing in the others.
     """
     items: dict[tuple[Split, Source], list[Item]] = {}
-    for split in SPLITS:
+    for split in splits:
         for source, share in SOURCE_SHARES.items():
             if source == "clips" or split not in CLIPS_ONLY:
                 count = max(1, round(num_clips * SHARES[split] * share))
@@ -61,10 +64,11 @@ def write_world(
     *,
     num_clips: int,
     world: World,
+    splits: Sequence[Split] = SPLITS,
     num_workers: int = 1,
     progress: Progress | None = None,
 ) -> int:
-    """Write all splits of a world; the folder appears when everything is in it.
+    """Write the splits of a world; the folder appears when everything is in it.
 
     The bytes depend on the arguments and on the installed packages, not on the number of processes.
 
@@ -72,6 +76,7 @@ def write_world(
         out: folder to make; it does not exist, or is empty.
         num_clips: clips of the training split; `SHARES` says how many the others have.
         world: seed, size and frame rate.
+        splits: which splits.
         num_workers: processes.
         progress: called with the number of files written and to write.
 
@@ -82,7 +87,7 @@ def write_world(
         ConfigError: the folder exists, or a number is out of range.
     """
     check(out, num_clips, world)
-    items = plan(num_clips, world)
+    items = plan(num_clips, world, splits=splits)
     every = list(chain.from_iterable(items.values()))
     with _appearing(out) as folder:
         for parent in sorted({(folder / item.path).parent for item in every}):

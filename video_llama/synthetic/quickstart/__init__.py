@@ -1,0 +1,1 @@
+"""Everything once: data, trainings, scores and a question, by `python -m`."""
