@@ -64,7 +64,7 @@ def bands(wave: np.ndarray) -> np.ndarray:
     power = np.abs(np.fft.rfft(pieces * np.hanning(256), axis=1)) ** 2
     tones = np.log10(power.mean(axis=0)[1:121].reshape(40, 3).sum(axis=1) + 1e-3)
     levels = np.sqrt((pieces**2).mean(axis=1))
-    rhythm = np.abs(np.fft.rfft(levels - levels.mean()))[1:160] / levels.sum()
+    rhythm = np.abs(np.fft.rfft(levels - levels.mean()))[1:121] / levels.sum()
     return np.concatenate([tones, 5 * rhythm.reshape(-1, 3).max(axis=1)])
 
 
