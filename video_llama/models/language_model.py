@@ -18,6 +18,8 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from video_llama.models.file_checks import RELEASED_SIZES, llama_values
+from video_llama.models.loss import linear_cross_entropy
+from video_llama.models.packing import allows_packing, packed_hidden_states
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.models.settings import ModelSettings
 from video_llama.models.tokenizer import StreamDecoder, encode_text, load_tokenizer
@@ -194,8 +196,9 @@ def causal_loss(
 ) -> tuple[Tensor, int]:
     """Mean cross entropy of the next token over the labelled positions.
 
-    Logits are computed only where there is a label: at 32,000 words they would otherwise be the
-    largest tensor of a training step.
+    Logits are computed only where there is a label, some at a time: at 32,000 words they would
+    otherwise be the largest tensor of a training step. After `allow_packing` the layers see no
+    padding.
 
     Args:
         model: the language model.
@@ -209,22 +212,26 @@ def causal_loss(
     Raises:
         ValueError: no position has a label.
     """
-    mask = None if _right_padded(attention_mask) else attention_mask
-    device_type = inputs_embeds.device.type
-    with torch.autocast(device_type, enabled=False):
-        hidden = model.model(
-            inputs_embeds=inputs_embeds, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        targets = labels[:, 1:].to(hidden.device)
-        labelled = targets != IGNORE_INDEX
-        num_tokens = int(labelled.sum())
-        if num_tokens == 0:
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    with torch.autocast(inputs_embeds.device.type, enabled=False):
+        if allows_packing(model):
+            kept = attention_mask.bool()
+            hidden = packed_hidden_states(model, inputs_embeds, kept)
+            following = following[kept]
+        else:
+            mask = None if _right_padded(attention_mask) else attention_mask
+            hidden = model.model(
+                inputs_embeds=inputs_embeds, attention_mask=mask, use_cache=False
+            ).last_hidden_state.flatten(0, 1)
+        targets = following.flatten().to(hidden.device)
+        (rows,) = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
+        if len(rows) == 0:
             raise ValueError(
                 "no position of the batch has a label; were the answers truncated away? "
                 "(max_txt_len for captions, max_length for conversations)"
             )
-        logits = model.lm_head(hidden[:, :-1][labelled])
-        return F.cross_entropy(logits.float(), targets[labelled]), num_tokens
+        loss = linear_cross_entropy(hidden, model.lm_head.weight, targets[rows], rows)
+    return loss, len(rows)
 
 
 def _right_padded(attention_mask: Tensor) -> bool:
