@@ -21,8 +21,8 @@ from video_llama.datasets.settings import (
     WebvidInstructSettings,
     WebvidSettings,
 )
+from video_llama.models.caption_templates import CAPTION_TEMPLATES
 from video_llama.models.settings import (
-    CAPTION_TEMPLATES,
     ImageBindSettings,
     ModelSettings,
     QFormerSettings,
@@ -145,6 +145,10 @@ def test_trained_branch(given: dict[str, Any], branch: str | None) -> None:
         ({"max_txt_len": 10**9}, ["max_txt_len", "at most 32768"]),
         ({"image_size": 14 * 10**6}, ["image_size", "at most 4096"]),
         ({"fusion_head_layers": 0}, ["fusion_head_layers: 0"]),
+        (
+            {"video_fusion": "mean", "num_video_query_token": 16},
+            ["num_video_query_token: 16", "num_query_token (32)"],
+        ),
     ],
 )
 def test_a_model_that_cannot_be_is_refused(given: dict[str, Any], facts: list[str]) -> None:

@@ -65,6 +65,14 @@ def test_files_of_others_have_no_manifest(tmp_path: Path) -> None:
     assert Manifest.of_file(open_weights(tmp_path / "a.pth")) is None
 
 
+def test_a_manifest_of_before_the_ablations_has_none(tmp_path: Path) -> None:
+    values = asdict(described())
+    del values["video_frame_positions"], values["video_fusion"]
+    metadata = {**described().to_metadata(), "manifest": json.dumps(values)}
+    file = open_weights(saved(tmp_path / "a.safetensors", metadata))
+    assert Manifest.of_file(file) == described()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"branch": "video"}', None])
 def test_a_damaged_manifest_is_an_error(tmp_path: Path, text: str | None) -> None:
     metadata = {"kind": FORMAT} if text is None else {"kind": FORMAT, "manifest": text}
@@ -75,7 +83,16 @@ def test_a_damaged_manifest_is_an_error(tmp_path: Path, text: str | None) -> Non
 
 @pytest.mark.parametrize(
     "changes",
-    [{"llm_width": "a"}, {"branch": 3}, {"branch": "both"}, {"template": 1}, {"step": -1}, None],
+    [
+        {"llm_width": "a"},
+        {"branch": 3},
+        {"branch": "both"},
+        {"template": 1},
+        {"step": -1},
+        {"video_fusion": 1},
+        {"video_frame_positions": 1},
+        None,
+    ],
 )
 def test_a_manifest_of_wrong_types_is_damaged(
     tmp_path: Path, changes: dict[str, Any] | None
@@ -89,6 +106,8 @@ def test_a_manifest_of_wrong_types_is_damaged(
 def test_a_file_that_fits_is_taken() -> None:
     assert misfit(described("video"), golden_settings("video"), LLM) is None
     assert misfit(described("audio"), golden_settings("audio"), LLM) is None
+    blind = golden_settings("audio", video_frame_positions=False)
+    assert misfit(described("audio"), blind, LLM) is None
     deaf = golden_settings("video", equip_audio_branch=False)
     assert misfit(described("video"), deaf, LLM) is None
 
@@ -114,8 +133,19 @@ def test_a_file_that_fits_is_taken() -> None:
             "with the template llama_v2, but the configuration has vicuna; set "
             "model.model_type=pretrain_llama_v2",
         ),
+        (
+            described(),
+            {"video_frame_positions": False},
+            "with model.video_frame_positions=true, but the configuration has false; set "
+            "model.video_frame_positions=true",
+        ),
+        (
+            replace(described(), video_fusion="mean"),
+            {},
+            "with model.video_fusion=mean, but the configuration has qformer",
+        ),
     ],
-    ids=["branch", "width", "depth", "template"],
+    ids=["branch", "width", "depth", "template", "positions", "fusion"],
 )
 def test_a_misfit_says_what_to_change(
     manifest: Manifest, settings: dict[str, Any], message: str

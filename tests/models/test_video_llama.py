@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.golden_model import build_golden, golden_model, golden_settings
 from video_llama.models.names import original_name, trainable_prefixes
-from video_llama.models.qformer import video_branch
+from video_llama.models.qformer import TemporalQFormer, video_branch
 from video_llama.models.settings import Branch
 from video_llama.types import CaptionBatch, ConfigError, InstructionBatch
 
@@ -143,10 +143,13 @@ def test_positions_are_stretched_where_that_is_allowed() -> None:
     model = build_golden(interpolate_positions=True, **sizes)
     assert model.encode_video(noise(VIDEO)).isfinite().all()
     assert model.encode_audio(noise(SOUND)).isfinite().all()
-    learned, stretched = model.video_branch.positions(3), model.video_branch.positions(5)
+    branch = model.video_branch
+    assert isinstance(branch, TemporalQFormer)
+    learned = branch.position_embedding.weight
+    stretched = branch.positions(learned, 5)
     assert torch.allclose(stretched[::2], learned)
     assert torch.allclose(stretched[1], (learned[0] + learned[1]) / 2)
-    assert torch.equal(model.video_branch.positions(2), learned[:2])
+    assert torch.equal(branch.positions(learned, 2), learned[:2])
 
 
 def test_positions_start_as_wide_as_the_settings_say() -> None:
@@ -158,6 +161,35 @@ def test_positions_start_as_wide_as_the_settings_say() -> None:
     )
     assert 0.8 < float(wide.std()) < 1.2
     assert 0.016 < float(narrow.std()) < 0.024
+
+
+def shuffled_apart(**changes: Any) -> float:
+    """How far the tokens of a clip move when its frames change places."""
+    model = build_golden(random_init=True, ckpt=None, **changes)
+    clip = noise(VIDEO)
+    return float((model.encode_video(clip) - model.encode_video(clip.flip(2))).abs().max())
+
+
+def test_order_is_known_through_the_positions_alone() -> None:
+    assert shuffled_apart() > 1e-2
+    assert shuffled_apart(video_frame_positions=False) < 1e-5
+
+
+def test_mean_pooling_keeps_the_queries_of_the_frames() -> None:
+    queries = golden_settings(None).num_query_token
+    changes = {"video_fusion": "mean", "num_video_query_token": queries}
+    assert shuffled_apart(**changes) < 1e-5
+    model = build_golden("video", random_init=True, ckpt=None, **changes)
+    frames = model.encode_frames(noise(VIDEO))
+    expected = model.video_branch.proj(frames.mean(dim=1))
+    assert torch.equal(model.temporal_video(frames), expected)
+    trained = [name for name, _ in model.trainable_parameters()]
+    assert trained == ["llama_proj.weight", "llama_proj.bias"]
+
+
+def test_without_positions_any_number_of_frames_will_do() -> None:
+    model = build_golden(video_frame_positions=False, max_frame_pos=3, random_init=True, ckpt=None)
+    assert model.encode_video(noise(VIDEO)).isfinite().all()
 
 
 def test_sound_features_are_as_long_as_those_of_pictures_where_the_settings_say_so() -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FORMAT = "video-llama-branch"
 """Marks the metadata of a branch file."""
 
+ABLATIONS = ("video_frame_positions", "video_fusion")
+"""Settings that make the video branch another one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -44,6 +47,10 @@ class Manifest:
     """Training steps that it has seen."""
     frozen_hash: str
     """Hash of the configuration of the frozen parts."""
+    video_frame_positions: bool = True
+    """Setting of that name; true for the audio branch, which it does not concern."""
+    video_fusion: str = "qformer"
+    """Setting of that name; qformer for the audio branch."""
 
     def to_metadata(self) -> dict[str, str]:
         """The text values that a safetensors file can hold."""
@@ -75,8 +82,10 @@ class Manifest:
         if self.branch not in ("video", "audio"):
             raise ValueError(f"branch {self.branch!r}")
         for name, value in asdict(self).items():
-            if name in ("branch", "template", "frozen_hash"):
+            if name in ("branch", "template", "frozen_hash", "video_fusion"):
                 good = isinstance(value, str)
+            elif name == "video_frame_positions":
+                good = isinstance(value, bool)
             else:
                 good = type(value) is int and value >= 0
             if not good:
@@ -123,6 +132,8 @@ def describe_branch(
         ),
         step=step,
         frozen_hash=frozen_hash(settings, llm),
+        video_frame_positions=audio or settings.video_frame_positions,
+        video_fusion="qformer" if audio else settings.video_fusion,
     )
 
 
@@ -165,4 +176,11 @@ def misfit(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str
             f"{settings.template}; set model.model_type=pretrain_{manifest.template} and "
             "model.llama_model to its language model"
         )
+    for key in ABLATIONS if manifest.branch == "video" else ():
+        theirs, ours = (str(getattr(part, key)).lower() for part in (manifest, settings))
+        if theirs != ours:
+            return (
+                f"it was trained with model.{key}={theirs}, but the configuration has {ours}; set "
+                f"model.{key}={theirs}, or give another file"
+            )
     return None

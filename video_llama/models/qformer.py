@@ -61,7 +61,7 @@ class TemporalQFormer(nn.Module):
         settings: sizes of the BERT encoder, but for its depth.
         num_layers: depth; two in every released file.
         num_queries: learned queries, which is the number of tokens that the LLM sees.
-        num_positions: the most time steps.
+        num_positions: the most time steps; 0: steps have no positions, and any number will do.
         input_width: width of the features.
         output_width: width of the language model.
         steps_name: what a time step is, for errors.
@@ -86,8 +86,10 @@ class TemporalQFormer(nn.Module):
     ) -> None:
         super().__init__()
         self.query_tokens = _query_tokens(num_queries, settings.hidden_size)
-        self.position_embedding = nn.Embedding(num_positions, input_width)
-        self.position_embedding.weight.data *= position_init_std
+        self.position_embedding: nn.Embedding | None = None
+        if num_positions:
+            self.position_embedding = nn.Embedding(num_positions, input_width)
+            self.position_embedding.weight.data *= position_init_std
         self.qformer = _qformer(
             settings,
             num_layers=num_layers,
@@ -111,15 +113,16 @@ class TemporalQFormer(nn.Module):
         Raises:
             ConfigError: more time steps than learned positions, and no interpolation.
         """
-        positions = self.positions(features.shape[1])
-        steps = features.to(positions.dtype) + rearrange(positions, "t d -> t 1 d")
+        steps = features.to(self.query_tokens.dtype)
+        if self.position_embedding is not None:
+            positions = self.positions(self.position_embedding.weight, features.shape[1])
+            steps = steps + rearrange(positions, "t d -> t 1 d")
         tokens = _attend(self.qformer, self.query_tokens, rearrange(steps, "b t q d -> b (t q) d"))
         projected: Tensor = self.proj(tokens)
         return projected
 
-    def positions(self, num_steps: int) -> Tensor:
-        """(num_steps, input_width) position vectors, stretched linearly where allowed."""
-        learned = self.position_embedding.weight
+    def positions(self, learned: Tensor, num_steps: int) -> Tensor:
+        """(num_steps, input_width) of the learned vectors, stretched linearly where allowed."""
         if num_steps <= len(learned):
             return learned[:num_steps]
         if not self.interpolate_positions:
@@ -133,6 +136,33 @@ class TemporalQFormer(nn.Module):
         return stretched[0].T.to(learned.dtype)
 
 
+class MeanPooling(nn.Module):
+    """The ablated video branch: the frames' queries averaged over time, then the linear layer.
+
+    Source: the ablation without video Q-Former; any order of the frames gives the same tokens.
+
+    Args:
+        input_width: width of the features.
+        output_width: width of the language model.
+    """
+
+    def __init__(self, *, input_width: int, output_width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(input_width, output_width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Tokens for the language model.
+
+        Args:
+            features: (B, T, Q, input_width).
+
+        Returns:
+            (B, Q, output_width).
+        """
+        projected: Tensor = self.proj(features.to(self.proj.weight.dtype).mean(dim=1))
+        return projected
+
+
 def frame_qformer(settings: ModelSettings) -> FrameQFormer:
     """BLIP-2's Q-Former with fresh weights."""
     return FrameQFormer(
@@ -142,13 +172,16 @@ def frame_qformer(settings: ModelSettings) -> FrameQFormer:
     )
 
 
-def video_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer:
+def video_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer | MeanPooling:
     """The trained part of the video branch, with fresh weights."""
+    if settings.video_fusion == "mean":
+        width = settings.qformer_config.hidden_size
+        return MeanPooling(input_width=width, output_width=llm_width)
     return TemporalQFormer(
         settings.qformer_config,
         num_layers=settings.fusion_head_layers,
         num_queries=settings.num_video_query_token,
-        num_positions=settings.max_frame_pos,
+        num_positions=settings.max_frame_pos if settings.video_frame_positions else 0,
         input_width=settings.qformer_config.hidden_size,
         output_width=llm_width,
         steps_name="frames",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from video_llama.checks import (
     MAX_LAYERS,
@@ -19,27 +19,13 @@ from video_llama.checks import (
     at_most,
     divisible,
 )
+from video_llama.models.caption_templates import CAPTION_TEMPLATES, STAGE_1_END_SYM
 from video_llama.registry import Registry
 from video_llama.types import ConfigError
 
 Branch = Literal["video", "audio"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
-
-class CaptionTemplate(NamedTuple):
-    """How caption data of stage 2 is written for one kind of LLM (MiniGPT-4's format)."""
-
-    prompt: str
-    """Text around the prompt, which replaces `{}`."""
-    end_sym: str
-    """What ends the caption."""
-
-
-CAPTION_TEMPLATES = {
-    "vicuna": CaptionTemplate("###Human: {} ###Assistant: ", "###"),
-    "llama_v2": CaptionTemplate("[INST] <<SYS>>\n \n<</SYS>>\n\n{} [/INST] ", "</s>"),
-}
-STAGE_1_END_SYM = "\n"
 
 MODELS: Registry[type[ModelSettings]] = Registry("model.arch")
 """`model.arch` to the class of its settings."""
@@ -163,6 +149,10 @@ class ModelSettings:
     """Layers of the video and of the audio Q-Former; the released weights have 2."""
     fusion_header_type: str = "seqTransf"
     """Kind of temporal fusion; only seqTransf exists, any other value has no effect and warns."""
+    video_frame_positions: bool = True
+    """Tell the video Q-Former the place of each frame; false: an ablation."""
+    video_fusion: Literal["qformer", "mean"] = "qformer"
+    """What joins the frames of a clip: the video Q-Former, or (an ablation) the mean over time."""
     equip_audio_branch: bool = True
     """Build ImageBind and the audio Q-Former."""
     imagebind_config: ImageBindSettings = field(default_factory=ImageBindSettings)
@@ -254,6 +244,11 @@ class ModelSettings:
         at_most(self, MAX_LAYERS, "fusion_head_layers")
         at_most(self, MAX_POSITIONS, *positions, *queries)
         at_least(self, 0, "position_init_std")
+        if self.video_fusion == "mean" and self.num_video_query_token != self.num_query_token:
+            raise ConfigError(
+                f"num_video_query_token: {self.num_video_query_token} given, but num_query_token "
+                f"({self.num_query_token}) expected, because video_fusion: mean keeps all of them"
+            )
         if not 0 <= self.drop_path_rate < 1:
             raise ConfigError(f"drop_path_rate: {self.drop_path_rate} given, 0 to below 1 expected")
         if self.image_size % self.vit_config.patch_size:

@@ -120,7 +120,7 @@ class VideoLlama(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.video_branch.query_tokens.device
+        return self.video_branch.proj.weight.device
 
     def encode_video(self, video: Tensor) -> Tensor:
         """The video branch: a clip, or a picture as one frame, to tokens of the language model.
