@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from video_llama.config import Config, load_config
 from video_llama.files import atomic_write
@@ -170,9 +170,7 @@ def train_branch(
     return ended
 
 
-def answering_options(
-    launch: Launch, branches: Mapping[Branch, Path], more: Sequence[str] = ()
-) -> list[str]:
+def answering_options(launch: Launch, branches: Mapping[Branch, Path]) -> list[str]:
     """Options for eval_configs/tiny.yaml that answer with what was trained.
 
     Frozen parts and the scale of the sound features are those of the trainings; a branch without a
@@ -181,14 +179,13 @@ def answering_options(
     Args:
         launch: how it was trained.
         branches: files of the trained branches.
-        more: options that were given to the trainings beside those of `launch`.
     """
-    model = load_config(STAGES[-1].config_path, [*launch.options_of(STAGES[-1]), *more]).model
+    model = load_config(STAGES[-1].config_path, launch.options_of(STAGES[-1])).model
     keys = (*WEIGHTS, "audio_feature_norm")
     options = [f"model.{key}={getattr(model, key) or 'null'}" for key in keys]
     for branch, key in (("video", "ckpt"), ("audio", "ckpt_2")):
         options.append(f"model.{key}={branches.get(branch, 'null')}")  # type: ignore[call-overload]
-    random = "false" if len(branches) == 2 else "true"
+    random = model.random_init or len(branches) < len(get_args(Branch))
     return [*options, f"model.random_init={random}", "run.device=cpu"]
 
 
