@@ -108,7 +108,7 @@ def test_page_shows_frames_sounds_and_answers_and_nothing_of_a_file_is_markup(
     assert page.tags.count("script") == 0
     assert page.text.count(NASTY) >= 5
     assert page.tags.count("img") == len(item.frame_seconds) * 2 + len(item.sound_spans)
-    assert all(value.startswith("data:image/png;base64,") for value in page.values)
+    assert all(value.startswith("data:image/") for value in page.values)
     assert "✓ right" in page.text
     assert "✗ wrong" in page.text
     assert "no sound track" in page.text

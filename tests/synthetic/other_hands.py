@@ -236,10 +236,12 @@ class Easel:
         for patch, _, outlined in LOOKS[thing.kind]():
             if outlined:
                 patch.set(facecolor=colours["dark"], edgecolor=colours["dark"], joinstyle="round")
+                patch.set_snap(False)
                 patch.set(linewidth=2 * 0.07 * half, transform=place + self.axes.transData)
                 yield patch
         for patch, tone, _ in LOOKS[thing.kind]():
             patch.set(facecolor=colours[tone], linewidth=0, transform=place + self.axes.transData)
+            patch.set_snap(False)
             yield patch
 
 

@@ -34,11 +34,11 @@ def test_looks_are_the_documented_ones(kind: str) -> None:
     for number, colour in enumerate(COLOURS):
         thing = {"kind": kind, "colour": colour, "size": 0.6, "x": 0.45, "y": 0.55}
         scene = Scene(sights=(Sight(motion="still", **thing),))  # type: ignore[arg-type]
-        ours = render_frames(scene, number, height=120, width=160, times=[0.0])[0]
-        theirs = Easel(160, 120, ours[0, 0]).frame([Thing(**thing)])  # type: ignore[arg-type]
+        ours = render_frames(scene, number, height=240, width=320, times=[0.0])[0]
+        theirs = Easel(320, 240, ours[0, 0]).frame([Thing(**thing)])  # type: ignore[arg-type]
         difference = np.abs(ours.astype(int) - theirs)
-        assert difference.mean() < 0.8
-        assert (difference.max(axis=-1) > 60).mean() < 0.004, "more than a rim differs"
+        assert difference.mean() < 0.5
+        assert (difference.max(axis=-1) > 60).mean() < 5e-4, "more than a rim differs"
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
