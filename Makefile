@@ -61,8 +61,9 @@ quickstart: $(STAMP) ## Make data, train, score, ask (15 minutes); FAST=1: with 
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m video_llama.synthetic.quickstart \
 	  --out $(QUICKSTART) $(if $(filter-out 0,$(FAST)),--fast) $(QUICKSTART_OPTIONS)
 
-bench: $(STAMP) ## Run the benchmarks
+bench: $(STAMP) ## Run the benchmarks and renew the README's table and plot
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.table
 
 clean: ## Remove caches and build products (not .venv, not output)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,9 @@
 """One table and one plot of everything that was measured: `python -m benchmarks.table`.
 
-Reads every file in `benchmarks/results/`, writes the table between the marks in README.md, and
-`docs/speed.png`. A file has either `comparisons` (see `benchmarks.harness`) or a `table` of rows
-with `what`, `value` and `measured`; those that came before have a function below.
+Reads every file in `benchmarks/results/`, writes the table between the marks in README.md and
+`docs/speed.png`, and the estimates of `benchmarks.costs` into docs/speed.md. A file has either
+`comparisons` (see `benchmarks.harness`) or a `table` of rows with `what`, `value` and `measured`;
+the others have a function below.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import costs
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-README, PLOT = ROOT / "README.md", ROOT / "docs" / "speed.png"
+README, PAGE, PLOT = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "speed.png"
 BEGIN, END = "<!-- table of benchmarks/table.py -->", "<!-- end of the table -->"
 HEAD = ("what", "measured", "where")
 
@@ -166,22 +169,23 @@ def plot(lines: list[Row], path: Path) -> None:
     shown = [(row.what, *row.ratio) for row in reversed(lines) if row.ratio]
     names, middles, lows, highs = zip(*shown, strict=True)
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.3 * len(shown)), layout="constrained")
-    axes.barh(names, middles, color="#4477aa", height=0.65)
-    axes.hlines(names, lows, highs, color="black", linewidth=1)
+    axes.hlines(names, lows, highs, color="#88aacc", linewidth=3)
+    axes.plot(middles, names, "o", color="#224466", markersize=6)
     axes.axvline(1, color="#cc3311", linewidth=1)
     axes.set_xscale("log")
     ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if tick <= 1.1 * max(highs)]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("times as fast as the reference arm (bar: median, line: spread)")
+    axes.set_xlabel("times as fast as the reference arm (dot: median, line: spread)")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)
 
 
 def main() -> None:
-    """Rewrite the README's table and the plot."""
+    """Rewrite the README's table, that of docs/speed.md and the plot."""
     lines = rows()
-    README.write_text(with_table(README.read_text("utf-8"), markdown(lines)), "utf-8")
+    for page, table in ((README, markdown(lines)), (PAGE, costs.markdown())):
+        page.write_text(with_table(page.read_text("utf-8"), table), "utf-8")
     plot(lines, PLOT)
 
 

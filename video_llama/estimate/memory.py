@@ -26,6 +26,8 @@ from video_llama.models.settings import ModelSettings
 
 NUMBERS_OF_QFORMER = 16
 """Numbers that a row of a Q-Former layer keeps for the backward pass, in widths of the layer."""
+LOSS_CHUNK = 1 << 25
+"""Bytes of the logits that the loss looks at together; there are about three tensors of them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def training_memory(
     trained = trained_parameters(cfg, llama)
     rows = cfg.run.batch_size_train
     kept = llm_kept(cfg, llama, rows * item.length) + branch_kept(cfg, item)
-    logits = rows * item.labelled * llama.vocab_size * (BYTES[cfg.model.precision] + 8)
+    logits = 3 * min(4 * rows * item.labelled * llama.vocab_size, LOSS_CHUNK)
     working = 4 * rows * item.length * llama.intermediate_size * BYTES[cfg.model.precision]
     encoding = 0.0 if features_cached else encoder_temporary(cfg, item, rows)
     return Memory(

@@ -160,8 +160,10 @@ def temporal(
         queries, context = settings.num_video_query_token, steps * settings.num_query_token
         width = settings.qformer_config.hidden_size
     layer = _qformer_layer(settings, items, queries, context=context, input_width=width)
-    positions = Work(moved=FUSED_ADD * items * context * width, launches=3)
     proj = linear(items * queries, settings.qformer_config.hidden_size, llm_width)
+    positions = Work(moved=FUSED_ADD * items * context * width, launches=3)
+    if settings.video_fusion == "mean" and not audio:
+        return positions + proj
     return positions + layer * settings.fusion_head_layers + proj
 
 

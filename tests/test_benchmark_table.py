@@ -1,0 +1,63 @@
+"""The tables of README.md and docs/speed.md are what the script makes of the committed files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import costs, table
+from tests.reference import ROOT
+
+
+def test_the_readme_has_the_table_of_the_result_files() -> None:
+    # Else run `python -m benchmarks.table`.
+    assert table.table_in(table.README.read_text("utf-8")) == table.markdown(table.rows())
+
+
+def test_the_page_on_speed_has_the_estimates() -> None:
+    assert table.table_in(table.PAGE.read_text("utf-8")) == costs.markdown()
+
+
+def test_every_result_file_has_a_line() -> None:
+    named = set(re.findall(r"benchmarks/results/(\w+)\.json", table.markdown(table.rows())))
+    assert named == {path.stem for path in table.RESULTS.glob("*.json")}
+
+
+def test_the_plot_is_committed_and_shown() -> None:
+    assert table.PLOT.read_bytes().startswith(b"\x89PNG")
+    for page in (table.README, table.PAGE):
+        links = re.findall(r"\]\(([^)]+speed\.png)\)", page.read_text("utf-8"))
+        assert [(page.parent / link).resolve() for link in links] == [table.PLOT]
+
+
+def test_comparisons_become_ratios(tmp_path: Path) -> None:
+    one = {"name": "prefill", "speedup": 2.0, "spread": [1.5, 2.5]}
+    machine = {"device": "H200", "threads": 16, "load": 0.5}
+    content = {"machine": machine, "comparisons": [one]}
+    (tmp_path / "some.json").write_text(json.dumps(content))
+    (row,) = table.rows(tmp_path)
+    assert row.ratio == (2.0, 1.5, 2.5)
+    assert (row.what, row.value) == ("some: prefill", "2.00 times as fast (1.50 to 2.50)")
+    assert row.where.startswith("H200, 16 threads, load 0.5: ")
+
+
+def test_a_file_may_bring_its_own_lines(tmp_path: Path) -> None:
+    content = {"table": [{"what": "turn 10", "value": "5 times", "measured": "CPU"}]}
+    (tmp_path / "chat.json").write_text(json.dumps(content))
+    assert table.markdown(table.rows(tmp_path)).splitlines()[-1] == "| turn 10 | 5 times | CPU |"
+
+
+def test_only_what_stands_between_the_marks_changes() -> None:
+    text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+    changed = table.with_table(text, "new")
+    assert changed == f"before\n{table.BEGIN}\nnew\n{table.END}\nafter\n"
+    assert table.table_in(changed) == "new"
+
+
+def test_plotting(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    table.plot(table.rows(ROOT / "benchmarks" / "results"), tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 5000
