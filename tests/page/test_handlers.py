@@ -118,7 +118,7 @@ def test_an_answer_grows_and_gets_its_timings(visit: Visit, files: dict[str, Pat
     assert visit.views[0].question == ""
     assert not visit.views[-1].answering
     (_, question), (_, answer) = visit.chat
-    assert question == "🖼️ picture.png\nWhat is it?"
+    assert question == "Picture: picture.png\nWhat is it?"
     assert answer.startswith(growing[0].strip())
     report = visit.page["chat"][-1]["report"]
     assert re.search(r"first word after \d+\.\d\d s · \d+\.\d\d s for 40 tokens", report)
@@ -130,7 +130,7 @@ def test_files_that_were_chosen_but_not_started_come_with_the_question(
     visit: Visit, files: dict[str, Path]
 ) -> None:
     visit.ask("What?", Chosen([str(files["wav"]), str(files["picture"])]))
-    assert visit.chat[0][1] == "🔊 sound.wav\n🖼️ picture.png\nWhat?"
+    assert visit.chat[0][1] == "Sound: sound.wav\nPicture: picture.png\nWhat?"
     visit.ask("And?", Chosen([str(files["wav"]), str(files["picture"])]))
     assert visit.chat[2][1] == "And?"
 
@@ -297,8 +297,8 @@ def test_two_visitors_see_their_own(handlers: Handlers, files: dict[str, Path]) 
         other.see(next(right))
     one.follow(left)
     other.follow(right)
-    assert next(text for _, text in one.chat) == "🎬 talkie.mp4\nLeft?"
-    assert next(text for _, text in other.chat) == "🖼️ picture.png\nRight?"
+    assert next(text for _, text in one.chat) == "Video: talkie.mp4\nLeft?"
+    assert next(text for _, text in other.chat) == "Picture: picture.png\nRight?"
     for visit, foreign in ((one, "picture.png"), (other, "talkie.mp4")):
         assert foreign not in visit.page["seen"] + str(visit.page["chat"])
 

@@ -143,13 +143,11 @@ def _nothing() -> None:
 def _launch_options(
     conversations: Conversations, uploads: Uploads, options: ServerOptions
 ) -> dict[str, Any]:
-    from gradio.themes import Default
     from starlette.middleware import Middleware
 
     from video_llama.page.guard import Guard
     from video_llama.page.layout import STYLE
 
-    sans, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
     guard = Middleware(
         Guard, holds=uploads.holds, arrive=conversations.arrive, leave=conversations.leave
     )
@@ -161,7 +159,7 @@ def _launch_options(
         "max_file_size": int(options.max_file_mb * 1e6),
         "max_threads": max(40, 4 * options.concurrency),
         "app_kwargs": {"middleware": [guard]},
-        "theme": Default(font=sans, font_mono=mono, primary_hue="indigo", secondary_hue="indigo"),
+        "theme": _theme(),
         "css_paths": STYLE,
         "footer_links": ["api"],
         "prevent_thread_lock": True,
@@ -174,6 +172,22 @@ def _launch_options(
         "mcp_server": False,
         "pwa": False,
     }
+
+
+def _theme() -> Any:
+    """Fonts of the visitor's own machine, and small print that can be read."""
+    from gradio.themes import Default
+
+    sans, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
+    theme = Default(font=sans, font_mono=mono, primary_hue="indigo", secondary_hue="indigo")
+    return theme.set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
 
 
 def _check_free(server_name: str, port: int) -> None:

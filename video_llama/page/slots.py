@@ -12,9 +12,6 @@ import gradio as gr
 
 SlotT = TypeVar("SlotT", gr.Video, gr.Image, gr.Audio)
 
-HEIGHT = 280
-"""Pixels."""
-
 
 def video_slot() -> gr.Video:
     """A clip: uploaded, recorded or dropped."""
@@ -23,7 +20,6 @@ def video_slot() -> gr.Video:
             sources=["upload", "webcam"],
             webcam_options=gr.WebcamOptions(mirror=False),
             show_label=False,
-            height=HEIGHT,
             elem_id="video",
         )
     )
@@ -37,7 +33,6 @@ def picture_slot() -> gr.Image:
             sources=["upload", "webcam", "clipboard"],
             webcam_options=gr.WebcamOptions(mirror=False),
             show_label=False,
-            height=HEIGHT,
             elem_id="picture",
         )
     )

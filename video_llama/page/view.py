@@ -25,10 +25,14 @@ Message = dict[str, Any]
 
 NOTHING_SEEN = "Add a clip, a picture or a sound, and look here at what reaches the model."
 WRITING = "…"
+SPECTROGRAM_KEY = (
+    "Mel spectrograms: time from left to right, low tones below, loud is bright; an even stripe "
+    "at the right end is padding."
+)
 MAX_PROMPT_SHOWN = 4000
 """Characters of a prompt that are shown under an answer."""
 
-_ICONS = {"video": "🎬", "image": "🖼️", "audio": "🔊"}
+_KINDS = {"video": "Video", "image": "Picture", "audio": "Sound"}
 
 
 def note_html(text: str, kind: Literal["info", "error"] = "info") -> str:
@@ -53,7 +57,7 @@ def seen_html(items: Sequence[MediaItem]) -> str:
 
 def _item_html(item: MediaItem) -> str:
     name = escape(shown(item.path.name))
-    parts = [f"<h3>{_ICONS[item.kind]} {name}</h3>", f'<p class="seen-facts">{_facts(item)}</p>']
+    parts = [f"<h3>{_KINDS[item.kind]}: {name}</h3>", f'<p class="seen-facts">{_facts(item)}</p>']
     if item.notice:
         parts.append(f'<p class="note info">{escape(shown(item.notice))}</p>')
     frames = item.frame_pictures()
@@ -64,6 +68,7 @@ def _item_html(item: MediaItem) -> str:
         spans = [f"{begin:.1f} to {end:.1f} s" for begin, end in item.sound_spans]
         pictures = item.spectrogram_pictures()
         parts.append(_figures("sounds", "Mel spectrogram of", pictures, spans, "png"))
+        parts.append(f'<p class="seen-facts">{SPECTROGRAM_KEY}</p>')
     return f'<section class="seen-item">{"".join(parts)}</section>'
 
 
@@ -125,7 +130,7 @@ def open_turn(question: str, media: Sequence[MediaItem], answer: str) -> list[Me
 
 
 def _asked(question: str, media: Sequence[MediaItem]) -> Message:
-    files = [f"{_ICONS[item.kind]} {shown(item.path.name)}" for item in media]
+    files = [f"{_KINDS[item.kind]}: {shown(item.path.name)}" for item in media]
     return {"role": "user", "content": "\n".join([*files, without_controls(question)])}
 
 

@@ -72,6 +72,7 @@ class Wiring:
         parts.audio.input(self._set_audio, [parts.audio], **reading)
         parts.undo.click(self._undo, None, self._outputs, **quick)
         parts.restart.click(self._restart, None, self._outputs, **quick)
+        parts.chat.clear(self._restart, None, self._outputs, **quick)
         parts.stop.click(self._stop, None, None, **quick)
         for example, button in zip(self.examples, parts.examples, strict=True):
             chooses = self._chooses(example)
@@ -92,7 +93,7 @@ class Wiring:
         *values: Any,
     ) -> Iterator[Updates]:
         chosen = _chosen(*values)
-        return self._updates(self.handlers.start(visitor_of(request), chosen, _told(progress)))
+        yield from self._updates(self.handlers.start(visitor_of(request), chosen, _told(progress)))
 
     def _ask(
         self,
@@ -103,7 +104,7 @@ class Wiring:
         names = self.parts.options.names
         box, options, rest = values[0], values[1 : 1 + len(names)], values[1 + len(names) :]
         box = box or {}
-        return self._updates(
+        yield from self._updates(
             self.handlers.ask(
                 visitor_of(request),
                 box.get("text") or "",
@@ -115,7 +116,7 @@ class Wiring:
 
     def _regenerate(self, request: gr.Request, *values: Any) -> Iterator[Updates]:
         options = dict(zip(self.parts.options.names, values, strict=True))
-        return self._updates(self.handlers.regenerate(visitor_of(request), options))
+        yield from self._updates(self.handlers.regenerate(visitor_of(request), options))
 
     def _set_audio(
         self,
@@ -124,13 +125,13 @@ class Wiring:
         *values: Any,
     ) -> Iterator[Updates]:
         views = self.handlers.set_audio(visitor_of(request), bool(values[0]), _told(progress))
-        return self._updates(views)
+        yield from self._updates(views)
 
-    def _undo(self, request: gr.Request) -> Iterator[Updates]:
-        return self._updates(self.handlers.undo(visitor_of(request)))
+    def _undo(self, request: gr.Request) -> Updates:
+        return self._update(next(self.handlers.undo(visitor_of(request))))
 
-    def _restart(self, request: gr.Request) -> Iterator[Updates]:
-        return self._updates(self.handlers.restart(visitor_of(request)))
+    def _restart(self, request: gr.Request) -> Updates:
+        return self._update(next(self.handlers.restart(visitor_of(request))))
 
     def _stop(self, request: gr.Request) -> None:
         self.handlers.stop(visitor_of(request))
