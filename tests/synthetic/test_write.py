@@ -21,6 +21,7 @@ from video_llama.datasets.building import build_items, media_loader, read_record
 from video_llama.datasets.check import check
 from video_llama.datasets.conversation import TEMPLATES
 from video_llama.datasets.settings import DATASETS
+from video_llama.evaluate_questions import read_questions
 from video_llama.models.tokenizer import load_tokenizer
 from video_llama.processors.media import probe
 from video_llama.processors.settings import AudioSettings, VideoEvalSettings
@@ -179,19 +180,55 @@ def test_more_clips_begin_with_the_same_clips() -> None:
         assert [i.scene for i in many[key][: len(items)]] == [i.scene for i in items]
 
 
+def scored(num_clips: int) -> list[dict[str, Any]]:
+    items = plan(num_clips, SMALL, splits=("test",))
+    found: list[dict[str, Any]] = json.loads(annotation_files(items)[QUESTIONS])
+    return found
+
+
 def test_answers_of_scored_questions_are_balanced() -> None:
-    items = plan(400, SMALL)
-    asked = json.loads(annotation_files({("test", "clips"): items["test", "clips"]})[QUESTIONS])
+    asked = scored(400)
     counts: dict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
     for question in asked:
         counts[question["type"], question["contradictory"]][question["answer"]] += 1
     for (kind, contradictory), found in counts.items():
+        if "order" in kind:
+            continue
         assert len(set(found.values())) == 1, (kind, found)
         options = 1 if kind.endswith("nothing") else None
         assert len(found) == (options or len(asked_options(asked, kind)))
         assert not contradictory or kind in ("see", "hear")
     assert ("see", True) in counts
     assert ("hear", True) in counts
+
+
+def test_whatever_is_answered_without_the_clip_is_right_exactly_by_chance() -> None:
+    right: dict[tuple[str, bool, str], Counter[str]] = defaultdict(Counter)
+    for question in scored(400):
+        key = (question["type"], question["contradictory"], question["question"])
+        right[key][question["answer"]] += 1
+    for (kind, _, text), found in right.items():
+        assert len(set(found.values())) == 1, (text, found)
+        assert len(found) == {"order": 2, "sound_order": 2}.get(kind, len(found))
+    texts = {text for kind, _, text in right if kind == "order"}
+    assert any(text.endswith("the bell or the drum?") for text in texts)
+    assert any(text.endswith("the drum or the bell?") for text in texts)
+
+
+def test_the_first_rounds_of_scored_questions_are_balanced_too(tmp_path: Path) -> None:
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(scored(400)))
+    found: dict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
+    for question in read_questions(path, tmp_path, limit=20):
+        found[question.type, question.contradictory][question.answer] += 1
+    assert found["kind", False] == dict.fromkeys(found["kind", False], 3)
+    assert found["motion", False] == dict.fromkeys(found["motion", False], 2)
+    assert found["count", False] == {"one": 10, "two": 10}
+
+
+def test_some_splits_alone_are_as_among_the_others() -> None:
+    alone, among = plan(9, SMALL, splits=("test",)), plan(9, SMALL)
+    assert alone == {("test", "clips"): among["test", "clips"]}
 
 
 def asked_options(asked: list[dict[str, Any]], kind: str) -> set[str]:
