@@ -84,6 +84,8 @@ def with_features(
                 yield batch
                 continue
             features = _complete(batch, batch.cached, cache, model)
+            if model.device.type == "cuda":
+                features = features.pin_memory()
             without = replace(batch, pixel_values=None, audio_values=None)
             yield replace(without, features=features, cached=None)
     finally:

@@ -21,7 +21,9 @@ from video_llama.datasets.question import caption_prompts
 from video_llama.models.answering import answer_batch
 from video_llama.models.assembly import build_video_llama
 from video_llama.models.checkpoint import save_branch
+from video_llama.models.compiling import compile_blocks
 from video_llama.models.manifest import Manifest, describe_branch
+from video_llama.models.packing import allow_packing
 from video_llama.models.recompute import recompute_activations
 from video_llama.models.video_llama import VideoLlama
 from video_llama.processors.settings import VideoSettings
@@ -135,6 +137,9 @@ def _build_model(cfg: Config, world: World) -> VideoLlama:
     model.configuration = cfg
     if cfg.model.use_grad_checkpoint:
         recompute_activations(model.language_model)
+    if cfg.run.packing:
+        allow_packing(model.language_model)
+    compile_blocks(model, cfg.run.compile)
     if sharded:
         shard_language_model(model.language_model, device=world.device, num_processes=world.size)
     return model
@@ -152,7 +157,11 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         "world_size": world.size,
         "features": cache,
     }
-    load: dict[str, Any] = {"num_workers": run.num_workers, "timeout": run.data_timeout}
+    load: dict[str, Any] = {
+        "num_workers": run.num_workers,
+        "timeout": run.data_timeout,
+        "pins": world.device.type == "cuda",
+    }
     sizes = {"train": run.batch_size_train, "eval": run.batch_size_eval}
 
     def train_batches(start: int, stop: int) -> Iterator[Batch]:

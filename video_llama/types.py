@@ -6,7 +6,7 @@ checker.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -123,7 +123,11 @@ class CaptionBatch:
 
     def to(self, device: torch.device | str) -> CaptionBatch:
         """The same batch with its tensors on `device`."""
-        return _moved(self, device)
+        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> CaptionBatch:
+        """The same batch in memory from which a GPU copies while it computes."""
+        return _changed(self, lambda tensor: tensor.pin_memory())
 
 
 @dataclass(kw_only=True)
@@ -158,18 +162,22 @@ class InstructionBatch:
 
     def to(self, device: torch.device | str) -> InstructionBatch:
         """The same batch with its tensors on `device`."""
-        return _moved(self, device)
+        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> InstructionBatch:
+        """The same batch in memory from which a GPU copies while it computes."""
+        return _changed(self, lambda tensor: tensor.pin_memory())
 
 
 Batch = CaptionBatch | InstructionBatch
 BatchT = TypeVar("BatchT", CaptionBatch, InstructionBatch)
 
 
-def _moved(batch: BatchT, device: torch.device | str) -> BatchT:
+def _changed(batch: BatchT, change: Callable[[Tensor], Tensor]) -> BatchT:
     tensors = {
-        f.name: value.to(device, non_blocking=True)
+        f.name: change(value)
         for f in fields(batch)
-        if hasattr(value := getattr(batch, f.name), "to")
+        if hasattr(value := getattr(batch, f.name), "pin_memory")
     }
     return replace(batch, **tensors)
 

@@ -117,7 +117,13 @@ def build_eval_batches(
 
 
 def make_loader(
-    batches: Batches, *, start: int, stop: int, num_workers: int, timeout: float = 0.0
+    batches: Batches,
+    *,
+    start: int,
+    stop: int,
+    num_workers: int,
+    timeout: float = 0.0,
+    pins: bool = False,
 ) -> Iterator[Batch]:
     """The batches from `start` to `stop` (exclusive) in order, read ahead by workers.
 
@@ -127,6 +133,7 @@ def make_loader(
         stop: batch to stop before.
         num_workers: loading processes; 0 loads in this one.
         timeout: longest wait for a batch of a worker, seconds; 0 waits for ever.
+        pins: put batches into memory from which a GPU copies while it computes.
 
     Raises:
         LoadingError: a worker hung or died; names the items that the workers were busy with.
@@ -137,6 +144,7 @@ def make_loader(
         sampler=range(start, stop),
         num_workers=num_workers,
         timeout=timeout if num_workers else 0,
+        pin_memory=pins,
         worker_init_fn=_leave_group if num_workers else None,
         # Forked workers share the annotation; elsewhere each gets a copy.
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,

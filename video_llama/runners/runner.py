@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from video_llama.files import DiskFullError, is_disk_full
+from video_llama.runners.ahead import on_device
 from video_llama.runners.bad_item_list import BadItemList
 from video_llama.runners.checkpoints import Checkpoint
 from video_llama.runners.errors import LocalError, plain_message
@@ -189,6 +190,7 @@ class Runner:
 
     def _batches(self) -> Iterator[Batch]:
         batches = self._told(self.parts.train_batches(self.step, self.num_steps))
+        batches = on_device(batches, self.world.device)
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
@@ -214,7 +216,7 @@ class Runner:
         waits = not self._is_update()  # the gradients of the processes are averaged only then
         context = self.accelerator.no_sync if waits else contextlib.nullcontext
         with context(self._trained):
-            loss = self._trained(self.batch.to(self.world.device))
+            loss = self._trained(self.batch)
             self.accelerator.backward(loss)  # divides by accum_grad_iters
         self._losses.append(float(loss.detach()))
 

@@ -21,6 +21,7 @@ from video_llama.checks import (
 )
 from video_llama.types import ConfigError
 
+COMPILED_PARTS = ("vision_encoder", "qformers", "language_model")
 DEVICES = ("auto", "cuda", "mps", "cpu", "meta")
 
 
@@ -82,6 +83,12 @@ class RunSettings:
     """Ways in which an item is cropped, and its frames chosen, with feature_cache; epochs take them
     in turn. Items that nothing random is done to have one."""
 
+    packing: bool = False
+    """Compute on the texts of a batch without padding, as one row in which none sees another; the
+    loss is the same."""
+    compile: list[str] = field(default_factory=list)
+    """Parts whose blocks go through torch.compile: vision_encoder, qformers, language_model."""
+
     num_workers: int = 4
     """Loading processes per data set; 0: load in the training process."""
     data_timeout: float = 600.0
@@ -136,6 +143,15 @@ class RunSettings:
             self.warmup_lr = self.init_lr
 
     def _check_ranges(self) -> None:
+        unknown = [part for part in self.compile if part not in COMPILED_PARTS]
+        if unknown:
+            valid = ", ".join(COMPILED_PARTS)
+            raise ConfigError(f"compile: {unknown[0]!r} given, some of {valid} expected")
+        if self.packing and "language_model" in self.compile:
+            raise ConfigError(
+                "packing: true given together with compile of language_model, which would compile "
+                "anew for the lengths of every batch: leave one of them"
+            )
         if self.beta2 >= 1:
             raise ConfigError(f"beta2: {self.beta2} given, below 1 expected")
         if self.max_bad_fraction > 1:
