@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.tiny_chat import media_files, tiny_model
-from video_llama.evaluate import Examiner
+from video_llama.evaluate import Examiner, Prompt
 from video_llama.evaluate_questions import CONDITIONS, ClipQuestion, other_clips, read_questions
 from video_llama.types import ConfigError
 
@@ -119,3 +120,30 @@ def test_every_question_gets_an_answer_under_every_condition() -> None:
         found = list(examiner.ask(questions, clips, condition))
         assert sorted(answer.item_id for answer in found) == ["0", "1", "2"]
         assert {answer.condition for answer in found} == {condition}
+
+
+def test_the_same_prompt_is_answered_once_and_counted_for_every_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    talkie, silent = media_files()["talkie"], media_files()["silent"]
+    questions = [
+        ClipQuestion(item_id=str(n), path=path, question="What?", answer=answer)
+        for n, (path, answer) in enumerate([(talkie, "a"), (silent, "b"), (silent, "b")])
+    ]
+    examiner = Examiner(tiny_model())
+    clips = {path: examiner.read(path) for path in (talkie, silent)}
+    sizes = []
+    texts = examiner._texts
+
+    def counted(prompts: Sequence[Prompt]) -> list[str]:
+        sizes.append(len(prompts))
+        return texts(prompts)
+
+    monkeypatch.setattr(examiner, "_texts", counted)
+    blind = list(examiner.ask(questions, clips, "withheld"))
+    assert sum(sizes) == 1
+    assert [(a.item_id, a.reference) for a in blind] == [("0", "a"), ("1", "b"), ("2", "b")]
+    assert len({answer.answer for answer in blind}) == 1
+    sizes.clear()
+    assert len(list(examiner.ask(questions, clips, "all"))) == 3
+    assert sum(sizes) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,21 @@ class Clip:
     sound: Part | None
     picture: Part
     shuffled: Part
+
+
+@dataclass
+class Prompt:
+    """What is asked once.
+
+    Attributes:
+        ids: tokens of the text, with places for the media.
+        parts: the media.
+        questions: all that come out as this.
+    """
+
+    ids: list[int]
+    parts: list[Part]
+    questions: list[ClipQuestion] = field(default_factory=list)
 
 
 class Examiner:
@@ -109,47 +124,56 @@ class Examiner:
         paths = [question.path for question in questions]
         if condition == "other":
             paths = other_clips(questions)
-        groups: dict[int, list[tuple[ClipQuestion, list[int], list[Part]]]] = defaultdict(list)
+        prompts: dict[tuple[tuple[int, ...], tuple[int, ...]], Prompt] = {}
         for question, path in zip(questions, paths, strict=True):
             parts = _given(clips[path], condition)
             turn = Turn(question.question, tuple(part.media for part in parts))
             ids = self._template.chat_ids([turn], self._model.tokenizer)
-            groups[len(ids)].append((question, ids, parts))
+            # Without media many questions are the same prompt, which is answered once.
+            same = (tuple(ids), tuple(id(part) for part in parts))
+            prompts.setdefault(same, Prompt(ids, parts)).questions.append(question)
+        groups: dict[int, list[Prompt]] = defaultdict(list)
+        for prompt in prompts.values():
+            groups[len(prompt.ids)].append(prompt)
         for group in groups.values():
             for start in range(0, len(group), self._batch_size):
-                yield from self._answers(group[start : start + self._batch_size], condition)
+                batch = group[start : start + self._batch_size]
+                for prompt, text in zip(batch, self._texts(batch), strict=True):
+                    for question in prompt.questions:
+                        yield _scored(question, condition, self._template.clean_answer(text))
 
     @torch.inference_mode()
-    def _answers(
-        self, asked: Sequence[tuple[ClipQuestion, list[int], list[Part]]], condition: str
-    ) -> Iterator[ScoredAnswer]:
-        rows = [torch.cat([p.tokens for p in parts], dim=1) for _, _, parts in asked if parts]
-        input_ids = torch.tensor([ids for _, ids, _ in asked], device=self._model.device)
-        embedded = self._model.embed(input_ids, torch.cat(rows) if rows else None)
+    def _texts(self, prompts: Sequence[Prompt]) -> list[str]:
+        """What the model says to prompts of the same length."""
+        rows = [torch.cat([p.tokens for p in each.parts], dim=1) for each in prompts if each.parts]
+        ids = torch.tensor([prompt.ids for prompt in prompts], device=self._model.device)
+        embedded = self._model.embed(ids, torch.cat(rows) if rows else None)
         tokenizer: Any = self._model.tokenizer
         # Typed as Any: transformers' annotation of `generate` fits no class of its own.
         language_model: Any = self._model.language_model
         said = language_model.generate(
             inputs_embeds=embedded,
-            attention_mask=torch.ones_like(input_ids),
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        for (question, _, _), ids in zip(asked, said, strict=True):
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            yield ScoredAnswer(
-                item_id=question.item_id,
-                type=question.type,
-                condition=condition,
-                question=question.question,
-                reference=question.answer,
-                answer=self._template.clean_answer(text),
-                chance=question.chance,
-                opposite=question.opposite,
-                contradictory=question.contradictory,
-            )
+        return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
+
+
+def _scored(question: ClipQuestion, condition: Condition, said: str) -> ScoredAnswer:
+    return ScoredAnswer(
+        item_id=question.item_id,
+        type=question.type,
+        condition=condition,
+        question=question.question,
+        reference=question.answer,
+        answer=said,
+        chance=question.chance,
+        opposite=question.opposite,
+        contradictory=question.contradictory,
+    )
 
 
 def _given(clip: Clip, condition: Condition) -> list[Part]:
