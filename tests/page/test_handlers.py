@@ -85,7 +85,7 @@ def test_starting_shows_what_the_model_sees_and_hears(visit: Visit, files: dict[
     assert seen.count('class="seen-grid frames"') == seen.count('class="seen-grid sounds"') == 1
     assert seen.count("<img") == 8 + 8
     assert 'alt="Frame at 0.0 s"' in seen
-    assert re.search(r'alt="Mel spectrogram of 0\.0 to 2\.0 s"', seen)
+    assert re.search(r'alt="Mel spectrogram of 0\.0-2\.0 s"', seen)
     assert "8 frames · 8 sound segments" in seen
     assert "talkie.mp4 can be asked about now." in visit.page["note"]
     assert visit.page["started"]

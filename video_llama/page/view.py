@@ -65,7 +65,7 @@ def _item_html(item: MediaItem) -> str:
         captions = [f"{second:.1f} s" for second in item.frame_seconds] or ["the picture"]
         parts.append(_figures("frames", "Frame at", frames, captions, "jpeg"))
     if item.sound_used:
-        spans = [f"{begin:.1f} to {end:.1f} s" for begin, end in item.sound_spans]
+        spans = [f"{begin:.1f}-{end:.1f} s" for begin, end in item.sound_spans]
         pictures = item.spectrogram_pictures()
         parts.append(_figures("sounds", "Mel spectrogram of", pictures, spans, "png"))
         parts.append(f'<p class="seen-facts">{SPECTROGRAM_KEY}</p>')
