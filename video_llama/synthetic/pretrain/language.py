@@ -29,12 +29,12 @@ from video_llama.synthetic.pretrain.texts import (
 from video_llama.synthetic.randomness import generator
 from video_llama.types import IGNORE_INDEX
 
-RECIPE = Recipe(steps=1200, other_learning_rate=6e-3)
+RECIPE = Recipe(steps=1600, other_learning_rate=6e-3)
 TOKENS_PER_BATCH = 2400
 INITIAL_STD = 0.06
 """Of all tables and matrices; with the usual 0.02 nothing is looked up for hundreds of steps."""
 
-PLAIN_STEPS = 0.35
+PLAIN_STEPS = 0.3
 """Share of the steps in which texts have no template."""
 
 POOL = 256
@@ -48,10 +48,10 @@ SHARES: dict[Form, float] = {
     "caption": 0.1,
     "prompted": 0.05,
     "guess": 0.05,
-    "video": 0.2,
+    "video": 0.15,
     "image": 0.05,
-    "audio": 0.15,
-    "both": 0.3,
+    "audio": 0.1,
+    "both": 0.4,
 }
 """Shares of the forms after that."""
 

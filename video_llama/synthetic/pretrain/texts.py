@@ -38,7 +38,7 @@ Form = Literal["plain", "caption", "prompted", "guess", "video", "image", "audio
 CONVERSATIONS: tuple[Conversation, ...] = get_args(Conversation)
 """Which media a conversation is about."""
 
-PLAIN_FORMS: tuple[Conversation, ...] = ("video", "video", "audio", "audio", "both")
+PLAIN_FORMS: tuple[Conversation, ...] = ("video", "audio", "both", "both")
 """Which media plain texts are about, each as often as it is listed."""
 
 MOST_PLAIN_TURNS = 6
@@ -302,7 +302,7 @@ def _message(rng: np.random.Generator) -> str:
 
 
 def _template(rng: np.random.Generator) -> Template:
-    return TEMPLATES.get("llama_v2" if rng.random() < 0.8 else "vicuna")
+    return TEMPLATES.get("llama_v2" if rng.random() < 0.7 else "vicuna")
 
 
 def _different(rng: np.random.Generator, count: int) -> list[Kind]:
