@@ -102,7 +102,7 @@ def change_the_weights(folder: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     "change",
-    [change_the_world, change_the_weights, lambda _: ("run.init_lr=1e-5",)],
+    [change_the_world, change_the_weights, lambda _: ("run.weight_decay=0.01",)],
     ids=["world", "weights", "option"],
 )
 def test_other_inputs_are_another_training(

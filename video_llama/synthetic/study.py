@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             study(args)
     except VideoLlamaError as error:
-        print(f"study: error: {error}", file=sys.stderr)
+        sys.stderr.write(f"study: error: {error}\n")
         return 1
     return 0
 
@@ -117,12 +117,12 @@ def study(args: argparse.Namespace) -> None:
     )
     result = run_study(plan, jobs=args.jobs)
     result |= {"revision": git_revision(), "packages": package_versions()}
-    print("\n\n".join(tables_of(result)))
+    sys.stdout.write("\n\n".join(tables_of(result)) + "\n")
     # What is not the whole study on the test data is no result to show.
     whole = args.split == "test" and args.steps_scale == 1 and not args.options and not args.limit
     path = result_path(args.results if whole else args.out, chosen.name)
     write_result(path, result)
-    print(f"result: {path}", file=sys.stderr)
+    sys.stderr.write(f"result: {path}\n")
 
 
 def write_tables(results: Path) -> None:
