@@ -171,7 +171,8 @@ def test_bars_follow_the_log_of_the_latest_run(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_everything_once_with_few_steps(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["model.random_init=true", "run.num_workers=0", "run.batch_size_train=2"]
-    options += [f"model.{key}=null" for key in ("vit_ckpt", "q_former_model")]
+    keys = ("vit_ckpt", "q_former_model", "imagebind_ckpt_path")
+    options += [f"model.{key}=null" for key in keys]
     few = ["--num-clips", "64", "--limit", "2", "--steps-scale", "0.01"]
     assert main(["--out", str(tmp_path / "out"), *few, "--options", *options]) == 0
     output, errors = capfd.readouterr()

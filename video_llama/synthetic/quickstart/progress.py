@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -77,8 +78,10 @@ def _watch(out: Path, bars: dict[Stage, tqdm[None]], over: threading.Event) -> N
 
 def _move(out: Path, bars: dict[Stage, tqdm[None]]) -> None:
     for stage, bar in bars.items():
-        bar.n = steps_done(out / stage.name)
-        bar.refresh()
+        done = steps_done(out / stage.name)
+        if done != bar.n or sys.stderr.isatty():  # a file gets no line a second
+            bar.n = done
+            bar.refresh()
 
 
 def steps_done(folder: Path) -> int:

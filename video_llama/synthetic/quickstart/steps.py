@@ -248,7 +248,9 @@ def _program(words: Sequence[str]) -> str:
     """
     command = [sys.executable, "-m", "video_llama.cli", *words]
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**threads, **os.environ})
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env={**threads, **os.environ}
+    )
     if result.returncode:
         again = shlex.join(["video-llama", *words])
         raise StepError(f"it ended with status {result.returncode}; to repeat this step:\n{again}")
@@ -276,7 +278,8 @@ def _answering_yaml(options: Sequence[str]) -> str:
         for key in between:
             place = place.setdefault(key, {})
         place[last] = yaml.safe_load(value)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _clip_to_ask_about(plan: Plan) -> tuple[Path, str]:
