@@ -74,12 +74,12 @@ class BatchAnswerer:
     def answer(self, requests: Sequence[BatchRequest]) -> list[BatchAnswer]:
         """One result per request, in their order; what is wrong with one is said there."""
         results = [BatchAnswer(request, error=request.error) for request in requests]
-        problems = self._read([media for request in requests for media in request.media])
+        files = self._read([media for request in requests for media in request.media])
         asked = []
         for result in results:
             if not result.error:
                 try:
-                    asked.append(self._asked(result, problems))
+                    asked.append(self._asked(result, files))
                 except VideoLlamaError as error:
                     result.error = str(error)
         beams = [entry for entry in asked if entry.settings.num_beams > 1]
@@ -93,33 +93,37 @@ class BatchAnswerer:
             self._files.popitem(last=False)
         return results
 
-    def _read(self, files: Sequence[RequestMedia]) -> dict[RequestMedia, str]:
-        """Decode and encode what is not known yet; returns what is wrong with the others."""
+    def _read(self, files: Sequence[RequestMedia]) -> dict[RequestMedia, MediaItem | str]:
+        """What is encoded of each file, or what is wrong with it."""
+        keys: dict[RequestMedia, Key] = {}
         problems: dict[RequestMedia, str] = {}
-        decoded: dict[Key, tuple[RequestMedia, DecodedItem]] = {}
+        decoded: dict[Key, DecodedItem] = {}
         for file in dict.fromkeys(files):
             try:
-                key = _key(file)
+                source = MediaSource.of(file.path, file.kind, file.num_frames, file.num_clips)
+                key = keys[file] = source, file.use_audio
                 if key not in self._files and key not in decoded:
-                    source, use_audio = key
-                    entry = self._chat.encoder.decode(file.path, source, use_audio=use_audio)
-                    decoded[key] = (file, entry)
+                    decoded[key] = self._chat.encoder.decode(
+                        file.path, source, use_audio=file.use_audio
+                    )
             except VideoLlamaError as error:
                 problems[file] = str(error)
-        self._chat.encoder.finish([entry for _, entry in decoded.values()])
-        self._files.update({key: entry.item for key, (_, entry) in decoded.items()})
-        return problems
+        self._chat.encoder.finish(list(decoded.values()))
+        self._files.update({key: entry.item for key, entry in decoded.items()})
+        for key in keys.values():
+            if key in self._files:
+                self._files.move_to_end(key)
+        return {f: problems[f] if f in problems else self._files[keys[f]] for f in files}
 
-    def _asked(self, result: BatchAnswer, problems: dict[RequestMedia, str]) -> _Asked:
+    def _asked(self, result: BatchAnswer, files: dict[RequestMedia, MediaItem | str]) -> _Asked:
         request = result.request
         settings = generation_settings(request.options)
         items = []
         for file in request.media:
-            if file in problems:
-                raise RequestError(problems[file])
-            key = _key(file)
-            self._files.move_to_end(key)
-            items.append(self._files[key])
+            item = files[file]
+            if isinstance(item, str):
+                raise RequestError(item)
+            items.append(item)
         turn = AskedTurn(request.question, tuple(items))
         prompt = self._chat.prompts.build([turn], settings.max_new_tokens)
         result.num_prompt_tokens = len(prompt.ids)
@@ -161,11 +165,6 @@ class BatchAnswerer:
     @property
     def _stop_ids(self) -> list[list[int]]:
         return self._chat.template.stop_ids(self._chat.model.tokenizer)
-
-
-def _key(file: RequestMedia) -> Key:
-    source = MediaSource.of(file.path, file.kind, file.num_frames, file.num_clips)
-    return source, file.use_audio
 
 
 def _note(result: BatchAnswer, text: AnswerText, num_tokens: int) -> None:
