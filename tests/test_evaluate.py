@@ -8,10 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny_chat import media_files, tiny_model
 from video_llama.evaluate import Examiner, Prompt
-from video_llama.evaluate_questions import CONDITIONS, ClipQuestion, other_clips, read_questions
+from video_llama.evaluate_questions import (
+    CONDITIONS,
+    ClipQuestion,
+    Condition,
+    other_clips,
+    read_questions,
+)
 from video_llama.types import ConfigError
 
 SCORED = {
@@ -147,3 +154,29 @@ def test_the_same_prompt_is_answered_once_and_counted_for_every_question(
     sizes.clear()
     assert len(list(examiner.ask(questions, clips, "all"))) == 3
     assert sum(sizes) == 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "given"),
+    [
+        ("all", ["sound", "picture"]),
+        ("other", ["sound", "picture"]),
+        ("withheld", []),
+        ("picture", ["picture"]),
+        ("sound", ["sound"]),
+        ("shuffled", ["shuffled"]),
+    ],
+)
+def test_every_condition_gives_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, condition: Condition, given: list[str]
+) -> None:
+    path = media_files()["talkie"]
+    examiner = Examiner(tiny_model())
+    clip = examiner.read(path)
+    assert clip.sound is not None
+    assert not torch.equal(clip.picture.tokens, clip.shuffled.tokens)
+    seen: list[Prompt] = []
+    monkeypatch.setattr(examiner, "_texts", lambda prompts: seen.extend(prompts) or ["bell"])
+    question = ClipQuestion(item_id="1", path=path, question="What?", answer="bell")
+    list(examiner.ask([question], {path: clip}, condition))
+    assert seen[0].parts == [getattr(clip, name) for name in given]

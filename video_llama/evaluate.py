@@ -177,9 +177,11 @@ def _scored(question: ClipQuestion, condition: Condition, said: str) -> ScoredAn
 
 
 def _given(clip: Clip, condition: Condition) -> list[Part]:
-    if condition == "withheld":
-        return []
-    sound = [] if clip.sound is None or condition == "picture" else [clip.sound]
-    if condition == "sound":
-        return sound
-    return [*sound, clip.shuffled if condition == "shuffled" else clip.picture]
+    sound = [] if clip.sound is None else [clip.sound]
+    given: dict[Condition, list[Part]] = {
+        "withheld": [],
+        "picture": [clip.picture],
+        "sound": sound,
+        "shuffled": [clip.shuffled],
+    }
+    return given.get(condition, [*sound, clip.picture])

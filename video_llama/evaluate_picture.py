@@ -19,7 +19,7 @@ TITLES = {
     "other": "another clip",
     "picture": "frames only",
     "sound": "sound only",
-    "shuffled": "frames shuffled",
+    "shuffled": "frames only, shuffled",
 }
 """What the model is given, in a few words, by condition."""
 

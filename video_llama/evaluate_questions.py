@@ -14,7 +14,7 @@ from video_llama.types import ConfigError
 Condition = Literal["all", "withheld", "other", "picture", "sound", "shuffled"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 """What the model is given: the clip, nothing, another item's clip, its frames only, its sound only,
-or its sound with its frames in random order."""
+or its frames only and in random order (with the sound, that would tell what comes first)."""
 
 
 @dataclass(frozen=True, kw_only=True)
