@@ -18,7 +18,7 @@ from video_llama.estimate import work
 from video_llama.estimate.batch import Item, training_items
 from video_llama.estimate.memory import branch_kept, llm_kept
 from video_llama.estimate.phases import training_phases
-from video_llama.estimate.shapes import llama_of
+from video_llama.estimate.shapes import llama_of, vit_tokens
 from video_llama.estimate.work import Work, trained_backward
 from video_llama.models.assembly import build_video_llama
 from video_llama.models.recompute import recompute_activations
@@ -80,7 +80,8 @@ def test_operations_with_recomputation() -> None:
 def test_operations_of_an_encoder_that_trains() -> None:
     step = case("video", "model.freeze_vit=false", "model.freeze_qformer=false")
     # The very first product has no gradient of its input.
-    stem = work.linear(3 * 4 * 16, 3 * 14 * 14, step.cfg.model.vit_config.embed_dim).flops
+    rows = 3 * 4 * (vit_tokens(step.cfg.model) - 1)
+    stem = work.linear(rows, 3 * 14 * 14, step.cfg.model.vit_config.embed_dim).flops
     assert step.predicted() - stem == pytest.approx(step.counted(), rel=0.01)
 
 

@@ -18,7 +18,7 @@ from video_llama.estimate.shapes import (
     vit_tokens,
 )
 from video_llama.estimate.timing import Phase
-from video_llama.estimate.work import Work, frozen_backward, trained_backward
+from video_llama.estimate.work import Work, frozen_backward, linear, trained_backward
 
 BACKWARD = ", backward"
 """Ends the name of a part's backward pass."""
@@ -112,7 +112,10 @@ def _llm_training(cfg: Config, llama: Llama, item: Item, rows: float) -> Iterato
     head = llm_head(cfg, llama, rows * item.labelled, loss=True)
     yield layers
     if cfg.model.use_grad_checkpoint:
-        yield replace(layers, part=f"{layers.part}, again")
+        # The last product of a layer is not needed for gradients, so it is not done again.
+        down = linear(rows * item.length, llama.intermediate_size, llama.hidden_size)
+        done = layers.work + down * (-llama.num_hidden_layers)
+        yield replace(layers, part=f"{layers.part}, again", work=done)
     yield _backward(layers, frozen_backward(layers.work))
     yield head
     done = head.work
