@@ -151,7 +151,7 @@ def test_mistakes_are_said_and_lose_nothing(visitor: Visitor, tmp_path: Path) ->
     (tmp_path / "large.mp4").write_bytes(bytes(2_500_000))
     visitor.page.click("#video button[aria-label*=lear]")
     visitor.page.set_input_files("#video input[type=file]", str(tmp_path / "large.mp4"))
-    visitor.page.get_by_text(re.compile("exceeds the maximum", re.IGNORECASE)).first.wait_for()
+    visitor.page.get_by_text(re.compile("exceed the maximum", re.IGNORECASE)).first.wait_for()
     visitor.ask("And now?")
     visitor.answered(2)
 

@@ -164,9 +164,8 @@ def _options() -> Options:
         length = gr.Slider(-5, 5, value=1.0, step=0.5, label="Length penalty", info="of beams")
         shortest = gr.Slider(0, 300, value=1, step=1, label="Shortest answer, tokens")
         longest = gr.Slider(1, 2000, value=300, step=1, label="Longest answer, tokens")
-        seed = gr.Number(
-            value=None, precision=0, minimum=0, label="Seed", info="empty: another answer each time"
-        )
+        # A number box cannot be empty.
+        seed = gr.Textbox(label="Seed", info="a whole number; empty: another answer each time")
     return Options(
         {
             "num_beams": beams,

@@ -109,13 +109,13 @@ class Wiring:
                 visitor_of(request),
                 box.get("text") or "",
                 _chosen(*rest, *box.get("files", ())),
-                dict(zip(names, options, strict=True)),
+                _options(names, options),
                 _told(progress),
             )
         )
 
     def _regenerate(self, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        options = dict(zip(self.parts.options.names, values, strict=True))
+        options = _options(self.parts.options.names, values)
         yield from self._updates(self.handlers.regenerate(visitor_of(request), options))
 
     def _set_audio(
@@ -173,6 +173,14 @@ class Wiring:
 
 def _chosen(use_audio: Any, *files: str | None) -> Chosen:
     return Chosen([file for file in files if file], bool(use_audio))
+
+
+def _options(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The engine's options from what stands on the page; the engine judges them."""
+    options = dict(zip(names, values, strict=True))
+    seed = str(options["seed"] or "").strip()
+    options["seed"] = int(seed) if seed.isdecimal() and len(seed) < 20 else seed or None
+    return options
 
 
 def _told(progress: gr.Progress) -> Progress:

@@ -1,0 +1,27 @@
+"""From what stands on the page to what the engine is given."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from video_llama.page.wiring import _chosen, _options
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [("", None), (None, None), (" ", None), ("7", 7), (" 0 ", 0), ("x", "x"), ("-1", "-1")],
+)
+def test_an_empty_seed_is_none_and_a_bad_one_is_for_the_engine_to_refuse(
+    text: str | None, seed: Any
+) -> None:
+    assert _options(["num_beams", "seed"], [2, text]) == {"num_beams": 2, "seed": seed}
+
+
+def test_empty_slots_are_left_out() -> None:
+    chosen = _chosen(True, None, "a.mp4", None, "b.png")
+    assert (chosen.files, chosen.use_audio) == (["a.mp4", "b.png"], True)
