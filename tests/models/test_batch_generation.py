@@ -30,7 +30,7 @@ CHOICES = [
     settings(),
     settings(max_new_tokens=3),
     settings(temperature=1.3, top_p=0.95, seed=4, min_new_tokens=8),
-    settings(repetition_penalty=3.0),
+    settings(repetition_penalty=3),
     settings(temperature=0.7, seed=1, max_new_tokens=20),
 ]
 

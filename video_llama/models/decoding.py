@@ -212,7 +212,7 @@ def logits_processors(
     """What is done to logits before a token is chosen from them, beams aside."""
     processors = LogitsProcessorList([NoEarlyStop(settings.min_new_tokens, stop_ids)])
     if settings.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+        processors.append(RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty)))
     if settings.temperature > 0:
         # Below this the division would overflow; the likeliest token has won long before.
         processors.append(TemperatureLogitsWarper(max(float(settings.temperature), 1e-6)))
