@@ -26,16 +26,17 @@ UNUSED_TOWERS = {"text": 302_309_376, "depth": 21_302_784, "thermal": 85_072_896
 @contextlib.contextmanager
 def original_attention(model: VideoLlama) -> Iterator[None]:
     """Attention without SDPA, and LayerNorms of the ViT through fp32 copies."""
-    vit = model.vision_encoder.vit  # type: ignore[union-attr]
-    configs = [model.language_model.config, model.frame_qformer.qformer.config]  # type: ignore[union-attr]
-    configs += [branch.qformer.config for branch in _branches(model)]
+    vit = nn.Module() if model.vision_encoder is None else model.vision_encoder.vit
+    blocks = getattr(vit, "blocks", ())
+    qformers = [part for part in (model.frame_qformer, *_branches(model)) if part is not None]
+    configs = [model.language_model.config, *(part.qformer.config for part in qformers)]
     handles = [
         handle
         for module in vit.modules()
         if isinstance(module, nn.LayerNorm)
         for handle in _through_fp32(module)
     ]
-    for block in vit.blocks:
+    for block in blocks:
         block.attn.fused_attn = False
     for config in configs:
         config._attn_implementation = "eager"
@@ -44,7 +45,7 @@ def original_attention(model: VideoLlama) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for block in vit.blocks:
+        for block in blocks:
             block.attn.fused_attn = True
         for config in configs:
             config._attn_implementation = "sdpa"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +174,7 @@ BatchT = TypeVar("BatchT", CaptionBatch, InstructionBatch)
 
 
 def _changed(batch: BatchT, change: Callable[[Tensor], Tensor]) -> BatchT:
-    tensors = {
+    tensors: dict[str, Any] = {
         f.name: change(value)
         for f in fields(batch)
         if hasattr(value := getattr(batch, f.name), "pin_memory")

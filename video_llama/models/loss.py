@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 1 << 25
+CHUNK_BYTES = 1 << 24
 """Size of the fp32 logits that exist at a time: enough rows to keep a GPU busy."""
 
 
@@ -47,20 +47,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         size = max(1, CHUNK_BYTES // (4 * len(weight)))
         total = torch.zeros((), device=hidden.device)
         for chunk, wanted in zip(rows.split(size), targets[:, None].split(size), strict=True):
-            inputs = hidden[chunk]
-            logits = F.linear(inputs, weight).float()
-            picked = logits.gather(1, wanted)
-            largest = logits.amax(dim=1, keepdim=True)
-            sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-            total += (sums.log() + largest - picked).sum()
-            if of_hidden is None and of_weight is None:
-                continue
-            gradient = logits.div_(sums).scatter_add_(1, wanted, -torch.ones_like(picked))
-            gradient = gradient.to(weight.dtype)
-            if of_hidden is not None:
-                of_hidden[chunk] = gradient @ weight
-            if of_weight is not None:
-                of_weight.addmm_(gradient.T, inputs)
+            total += _add_chunk(hidden[chunk], weight, wanted, (chunk, of_hidden), of_weight)
         ctx.scale = 1 / len(rows)
         return total / len(rows)
 
@@ -71,3 +58,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
         factor = upstream * ctx.scale
         scaled = (g if g is None else g.mul_(factor) for g in gradients)
         return *scaled, None, None, None
+
+
+def _add_chunk(
+    inputs: Tensor,
+    weight: Tensor,
+    wanted: Tensor,
+    of_hidden: tuple[Tensor, Tensor | None],
+    of_weight: Tensor | None,
+) -> Tensor:
+    """The summed loss of some rows; gradients go to their rows in `of_hidden`, and to `of_weight`.
+
+    A function of its own, so that the logits are gone before those of the next chunk come.
+    """
+    logits = F.linear(inputs, weight).float()
+    picked = logits.gather(1, wanted)
+    largest = logits.amax(dim=1, keepdim=True)
+    sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
+    loss = (sums.log() + largest - picked).sum()
+    rows, gradients = of_hidden
+    if gradients is None and of_weight is None:
+        return loss
+    gradient = logits.div_(sums).scatter_add_(1, wanted, -torch.ones_like(picked)).to(weight.dtype)
+    if gradients is not None:
+        gradients[rows] = gradient @ weight
+    if of_weight is not None:
+        of_weight.addmm_(gradient.T, inputs)
+    return loss
