@@ -23,11 +23,15 @@ from video_llama.synthetic.language import (
     picture_caption,
     picture_questions,
     questions,
-    sound_caption,
 )
-from video_llama.synthetic.scene import COLOURS, KINDS, MOTIONS, Kind, Scene, Sight, Sound
+from video_llama.synthetic.pretrain.descriptions import (
+    describe,
+    describe_sound,
+    pick,
+    random_scene,
+)
+from video_llama.synthetic.scene import Scene
 from video_llama.synthetic.tokenizer import CAPTION_PROMPTS
-from video_llama.synthetic.wording import ENGLISH
 from video_llama.text import encode_text
 from video_llama.types import IGNORE_INDEX, IMAGE_PLACEHOLDER
 
@@ -89,7 +93,7 @@ class TextWorld:
             None where the scene allows no question.
         """
         scene = random_scene(rng)
-        form: Conversation = _pick(rng, PLAIN_FORMS)
+        form: Conversation = pick(rng, PLAIN_FORMS)
         asked = _without_rivals(_asked(scene, form, rng), rng)
         told = [f"<Audio> {describe_sound(scene, rng)} </Audio>"] if form != "video" else []
         told += [f"<Video> {describe(scene, rng)} </Video>"] if form != "audio" else []
@@ -109,7 +113,7 @@ class TextWorld:
         prompt = None
         if prompted:
             scene = replace(scene, sights=scene.sights[:1])
-            line = f"<Image>{IMAGE_PLACEHOLDER}</Image> {_pick(rng, CAPTION_PROMPTS)}"
+            line = f"<Image>{IMAGE_PLACEHOLDER}</Image> {pick(rng, CAPTION_PROMPTS)}"
             prompt = template.caption_prompt.replace("{}", line)
         told = picture_caption(scene, rng) if prompted else clip_caption(scene, rng)
         description = self._ids(describe(scene, rng))
@@ -134,9 +138,9 @@ class TextWorld:
         """
         asked = questions(random_scene(rng), rng)
         turn = asked[int(rng.integers(len(asked)))]
-        media = _media(_pick(rng, CONVERSATIONS), [0, 0], "") if rng.random() < 0.3 else []
+        media = _media(pick(rng, CONVERSATIONS), [0, 0], "") if rng.random() < 0.3 else []
         encoded = _template(rng).encode(
-            [(media_question(media, turn.question), _pick(rng, turn.options))], self._tokenizer
+            [(media_question(media, turn.question), pick(rng, turn.options))], self._tokenizer
         )
         return Text(input_ids=list(encoded.input_ids), labels=list(encoded.labels))
 
@@ -199,58 +203,6 @@ class TextWorld:
         return [next(waiting) if token == self._media_id else token for token in input_ids]
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene of which only what can be said about it counts."""
-    layout = rng.random()
-    count = 0 if layout < 0.1 else 2 if layout < 0.45 else 1
-    sights = []
-    for kind in _different(rng, count):
-        motion = "still" if count == 2 else _pick(rng, MOTIONS)
-        number = 1 + int(count == 1 and rng.random() < 0.4)
-        sights.append(Sight(kind=kind, colour=_pick(rng, COLOURS), motion=motion, number=number))
-    heard = rng.random()
-    kinds = _different(rng, 0 if heard < 0.2 else 2 if heard < 0.55 else 1)
-    return Scene(
-        sights=tuple(sights),
-        sounds=tuple(Sound(kind=kind) for kind in kinds),
-        background=_pick(rng, ("plain", "cluttered")),
-    )
-
-
-def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """What stands where the picture would: a caption, or its key words in any order."""
-    if rng.random() < 0.6 or not scene.sights:
-        return clip_caption(scene, rng)
-    things = []
-    for sight in scene.sights:
-        words = [ENGLISH.colours[sight.colour], ENGLISH.kinds[sight.kind]]
-        if len(scene.sights) == 1:
-            words += [ENGLISH.motions[sight.motion], ENGLISH.numbers[sight.number - 1]]
-        things.append(" ".join(words[at] for at in rng.permutation(len(words))))
-    return " then ".join(things)
-
-
-def describe_sound(scene: Scene, rng: np.random.Generator) -> str:
-    """What stands where the sound would.
-
-    Half of the time it is what one would see if the things that are heard were seen: the audio
-    branch is trained on pictures, and says no more than that about sounds.
-    """
-    if rng.random() < 0.5:
-        return sound_caption(scene, rng)
-    still = len(scene.sounds) == 2
-    sights = [
-        Sight(
-            kind=sound.kind,
-            colour=_pick(rng, COLOURS),
-            motion="still" if still else _pick(rng, MOTIONS),
-            number=1 + int(not still and rng.random() < 0.3),
-        )
-        for sound in scene.sounds
-    ]
-    return describe(replace(scene, sights=tuple(sights)), rng)
-
-
 def collate(texts: Sequence[Text]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Texts as one batch.
 
@@ -297,17 +249,9 @@ def _media(form: str, lengths: Sequence[int], message: str) -> list[Media]:
 
 
 def _message(rng: np.random.Generator) -> str:
-    step = _pick(rng, (0.375, 0.4375, 0.5, 0.5625, 0.625))
+    step = pick(rng, (0.375, 0.4375, 0.5, 0.5625, 0.625))
     return frames_message([step * frame for frame in range(8)])
 
 
 def _template(rng: np.random.Generator) -> Template:
     return TEMPLATES.get("llama_v2" if rng.random() < 0.7 else "vicuna")
-
-
-def _different(rng: np.random.Generator, count: int) -> list[Kind]:
-    return [KINDS[at] for at in rng.permutation(len(KINDS))[:count]]
-
-
-def _pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
-    return items[int(rng.integers(len(items)))]
