@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import reference
+from benchmarks import bench_train, reference
 from benchmarks.bench_model import Bench, settings_of
 from video_llama.models.assembly import build_video_llama
 from video_llama.models.language_model import causal_loss
+from video_llama.models.settings import ImageBindSettings, QFormerSettings, VitSettings
+from video_llama.models.video_llama import VideoLlama
+from video_llama.types import CaptionBatch
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,42 @@ def test_sdpa_is_restored_after_a_reference_arm(bench: Bench) -> None:
         assert bench.model.language_model.config._attn_implementation == "eager"
     assert bench.model.language_model.config._attn_implementation == "sdpa"
     assert all(block.attn.fused_attn for block in bench.model.vision_encoder.vit.blocks)
+
+
+@pytest.mark.parametrize("branch", ["video", "audio"])
+def test_both_arms_of_a_training_step_give_the_same_gradients(
+    branch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towers = {"vision_embed_dim": 32, "vision_num_blocks": 1, "vision_num_heads": 2}
+    sounds = {"audio_embed_dim": 32, "audio_num_blocks": 1, "audio_num_heads": 2}
+    sizes = {
+        "vit_config": VitSettings(embed_dim=32, depth=1, num_heads=2),
+        "qformer_config": QFormerSettings(
+            hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
+        ),
+        "imagebind_config": ImageBindSettings(**towers, **sounds, out_embed_dim=32),
+    }
+    llm = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+    monkeypatch.setattr(bench_train, "SMALL", sizes)
+    monkeypatch.setattr(bench_train, "SMALL_LLM", {**llm, "num_attention_heads": 2})
+    args = argparse.Namespace(preset="small", device="cpu", image_size=56)
+    model = bench_train.built(args, branch).eval()
+    video = torch.randn(2, 3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    batch = CaptionBatch(captions=[bench_train.CAPTION] * 2, pixel_values=video)
+    bench_train.original_step(model, batch)
+    expected = gradients(model)
+    bench_train.our_step(model, batch)
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def gradients(model: VideoLlama) -> dict[str, torch.Tensor]:
+    """A copy of the gradient of everything that trains."""
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.trainable_parameters()
+        if parameter.grad is not None
+    }
