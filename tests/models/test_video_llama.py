@@ -163,22 +163,26 @@ def test_positions_start_as_wide_as_the_settings_say() -> None:
     assert 0.016 < float(narrow.std()) < 0.024
 
 
-def shuffled_apart(**changes: Any) -> float:
-    """How far the tokens of a clip move when its frames change places."""
-    model = build_golden(random_init=True, ckpt=None, **changes)
-    clip = noise(VIDEO)
-    return float((model.encode_video(clip) - model.encode_video(clip.flip(2))).abs().max())
+@torch.no_grad()
+def reversed_apart(**changes: Any) -> float:
+    """How far the tokens of a clip move when its frames come in reverse."""
+    settings = golden_settings(None, **changes)
+    branch = video_branch(settings, 8)
+    for parameter in branch.parameters():
+        parameter.normal_(generator=torch.Generator().manual_seed(0))
+    frames = noise((2, 4, settings.num_query_token, settings.qformer_config.hidden_size))
+    return float((branch(frames) - branch(frames.flip(1))).abs().max())
 
 
 def test_order_is_known_through_the_positions_alone() -> None:
-    assert shuffled_apart() > 1e-2
-    assert shuffled_apart(video_frame_positions=False) < 1e-5
+    assert reversed_apart() > 1e-2
+    assert reversed_apart(video_frame_positions=False) < 1e-3
 
 
 def test_mean_pooling_keeps_the_queries_of_the_frames() -> None:
     queries = golden_settings(None).num_query_token
     changes = {"video_fusion": "mean", "num_video_query_token": queries}
-    assert shuffled_apart(**changes) < 1e-5
+    assert reversed_apart(**changes) < 1e-3
     model = build_golden("video", random_init=True, ckpt=None, **changes)
     frames = model.encode_frames(noise(VIDEO))
     expected = model.video_branch.proj(frames.mean(dim=1))

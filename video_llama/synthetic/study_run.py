@@ -178,10 +178,7 @@ def _encode(case: tuple[Plan, Sequence[str], Split]) -> None:
 def _score(case: tuple[Plan, Arm, int, Split]) -> dict[str, Any]:
     """The scores of an arm; kept ones if it has been scored with the same inputs before."""
     plan, arm, seed, split = case
-    branches = {
-        recipe.branch: _train((plan, recipe, seed))[-1].branch_path for recipe in arm.recipes
-    }
-    cfg = _answering(plan, arm, seed, branches)
+    cfg = _answering(plan, arm, seed)
     asked = {name: list(types) for name, types in plan.study.asked.items()}
     questions = (plan.data / split / "questions.json").read_bytes()
     text = json.dumps([inputs_of(cfg, plan.data), asked, plan.limit]).encode()
