@@ -217,7 +217,7 @@ def test_files_are_pasted_with_the_question(visitor: Visitor, name: str, type_: 
     path = media_files()[name]
     text = base64.b64encode(path.read_bytes()).decode()
     visitor.page.evaluate(PASTE, ["#question textarea", path.name, type_, text])
-    visitor.page.wait_for_selector("#question .thumbnail-item, #question .thumbnails > *")
+    visitor.page.get_by_label("Remove file").first.wait_for()
     visitor.ask("What is it?")
     visitor.answered(1)
     assert path.name in visitor.asked()[0]
@@ -225,7 +225,7 @@ def test_files_are_pasted_with_the_question(visitor: Visitor, name: str, type_: 
 
 def test_a_recording_is_understood(visitor: Visitor) -> None:
     visitor.page.get_by_role("tab", name="Sound").click()
-    visitor.page.click("#sound button[aria-label*=icrophone]")
+    visitor.page.click("#sound button[aria-label='Record audio']")
     visitor.page.click("#sound .record-button")
     visitor.page.wait_for_timeout(2500)
     visitor.page.click("#sound .stop-button")

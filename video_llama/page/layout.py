@@ -16,6 +16,9 @@ from video_llama.page.view import note_html, seen_html
 STYLE = Path(__file__).with_name("style.css")
 """The page's own style sheet."""
 
+PASTE = Path(__file__).with_name("paste.js")
+"""A function that the page runs when it is opened."""
+
 QUESTION_HINT = "Ask about what you added. Files can be pasted or dropped here, too."
 
 

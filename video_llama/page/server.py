@@ -146,7 +146,7 @@ def _launch_options(
     from starlette.middleware import Middleware
 
     from video_llama.page.guard import Guard
-    from video_llama.page.layout import STYLE
+    from video_llama.page.layout import PASTE, STYLE
 
     guard = Middleware(
         Guard, holds=uploads.holds, arrive=conversations.arrive, leave=conversations.leave
@@ -161,6 +161,7 @@ def _launch_options(
         "app_kwargs": {"middleware": [guard]},
         "theme": _theme(),
         "css_paths": STYLE,
+        "js": PASTE.read_text("utf-8"),
         "footer_links": ["api"],
         "prevent_thread_lock": True,
         "quiet": True,
