@@ -167,7 +167,7 @@ def test_positions_start_as_wide_as_the_settings_say() -> None:
 def reversed_apart(**changes: Any) -> float:
     """How far the tokens of a clip move when its frames come in reverse."""
     settings = golden_settings(None, **changes)
-    branch = video_branch(settings, 8)
+    branch = video_branch(settings, 8).eval()
     for parameter in branch.parameters():
         parameter.normal_(generator=torch.Generator().manual_seed(0))
     frames = noise((2, 4, settings.num_query_token, settings.qformer_config.hidden_size))
