@@ -9,7 +9,7 @@ import pytest
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from video_llama.page.wiring import _chosen, _options
+from video_llama.page.wiring import _bubble, _chosen, _options
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,10 @@ def test_an_empty_seed_is_none_and_a_bad_one_is_for_the_engine_to_refuse(
 def test_empty_slots_are_left_out() -> None:
     chosen = _chosen(True, None, "a.mp4", None, "b.png")
     assert (chosen.files, chosen.use_audio) == (["a.mp4", "b.png"], True)
+
+
+def test_what_was_typed_or_said_is_no_html() -> None:
+    hostile = '<img src=x onerror=alert(1)> & "quotes"'
+    for message in ({"role": "user"}, {"role": "assistant", "report": "<details></details>"}):
+        bubble = _bubble({**message, "content": hostile})
+        assert bubble["content"][0] == '&lt;img src=x onerror=alert(1)&gt; &amp; "quotes"'

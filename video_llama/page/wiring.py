@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,11 @@ def _told(progress: gr.Progress) -> Progress:
 
 
 def _bubble(message: Message) -> dict[str, Any]:
-    """A message as Gradio takes it; the report becomes a part of its own below the words."""
-    content = [message["content"]]
+    """A message as Gradio takes it; the report becomes a part of its own below the words.
+
+    Gradio puts text that is no Markdown into the page as HTML.
+    """
+    content: list[Any] = [escape(message["content"], quote=False)]
     if "report" in message:
         content.append(gr.HTML(message["report"]))
     return {"role": message["role"], "content": content}
