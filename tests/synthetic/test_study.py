@@ -101,9 +101,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         score = {"type": "hear", "condition": "sound", "right": 1, "count": 2, "chance": 0.5}
         return [score]
 
-    def each(work: Callable[[Any], object], cases: Sequence[Any], *_: Any) -> None:
-        for case in cases:
-            work(case)
+    def each(work: Callable[[Any], Any], cases: Sequence[Any], *_: Any) -> list[Any]:
+        return [work(case) for case in cases]
 
     monkeypatch.setattr(study_run, "run_stage", train)
     monkeypatch.setattr(study_run, "_ask", ask)

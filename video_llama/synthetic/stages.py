@@ -261,8 +261,9 @@ def _run(command: Sequence[str], stage: Stage, launch: Launch, log: Path | None)
     else:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            streams = {"stdout": file, "stderr": subprocess.STDOUT}
-            status = subprocess.run(command, env=environment, **streams).returncode
+            status = subprocess.run(
+                command, env=environment, stdout=file, stderr=subprocess.STDOUT
+            ).returncode
         where = f"see {log}, which ends\n{_tail(log)}"
     if status:
         raise StageError(f"{stage.name}: train.py ended with status {status}; {where}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from video_llama.config import Config, load_config
 from video_llama.evaluate_questions import ClipQuestion, read_questions
 from video_llama.files import atomic_write
+from video_llama.models.settings import Branch
 from video_llama.resources import default_config_path
 from video_llama.synthetic.sampling import Split
 from video_llama.synthetic.stages import (
@@ -30,6 +31,7 @@ from video_llama.synthetic.stages import (
 from video_llama.synthetic.study_plan import Arm, Recipe, Study
 
 Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +85,29 @@ def run_study(plan: Plan, *, jobs: int = 1) -> dict[str, Any]:
         StageError: a training has failed; the others are kept.
     """
     recipes, arms = plan.study.recipes(), plan.study.arms
-    _each(_train, [(plan, *pair) for pair in product(recipes, plan.seeds)], "trainings", jobs)
+    pairs = list(product(recipes, plan.seeds))
+    ended = _each(_train, [(plan, *pair) for pair in pairs], "trainings", jobs)
+    trained = dict(zip(pairs, ended, strict=True))
     _each(_encode, [(plan, *pair) for pair in product(_encoders(plan), plan.splits)], "clips", jobs)
-    scorings = [(plan, *case) for case in product(arms, plan.seeds, plan.splits)]
-    _each(_score, scorings, "scores", jobs)
+    scorings = []
+    for arm, seed, split in product(arms, plan.seeds, plan.splits):
+        branches = {r.branch: trained[r, seed][-1].branch_path for r in arm.recipes}
+        scorings.append((plan, arm, seed, split, branches))
     return {
         "study": plan.study.name,
         "seeds": list(plan.seeds),
         "limit": plan.limit,
         "steps_scale": plan.steps_scale,
         "options": list(plan.options),
-        "trainings": [_curves(plan, *pair) for pair in product(recipes, plan.seeds)],
-        "runs": [_score(case) for case in scorings],
+        "trainings": [_curves(*pair, stages) for pair, stages in trained.items()],
+        "runs": _each(_score, scorings, "scores", jobs),
     }
 
 
-def _each(work: Callable[[Job], object], cases: Sequence[Job], title: str, jobs: int) -> None:
-    """Do the work of every case, in processes of one thread."""
+def _each(
+    work: Callable[[Job], Outcome], cases: Sequence[Job], title: str, jobs: int
+) -> list[Outcome]:
+    """The outcomes of all cases, in their order, from processes of one thread."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     context = multiprocessing.get_context("spawn")
     with (
@@ -114,6 +122,7 @@ def _each(work: Callable[[Job], object], cases: Sequence[Job], title: str, jobs:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return [future.result() for future in futures]
 
 
 def _train(case: tuple[Plan, Recipe, int]) -> list[Trained]:
@@ -137,14 +146,14 @@ def _train(case: tuple[Plan, Recipe, int]) -> list[Trained]:
     return ended
 
 
-def _curves(plan: Plan, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _curves(recipe: Recipe, seed: int, trained: Sequence[Trained]) -> dict[str, Any]:
     """What the trainings of a recipe logged."""
     stages = {
         stage.name: {
-            "seconds": trained.seconds,
-            "loss": [[step, round(loss, 4)] for step, loss in trained.loss],
+            "seconds": one.seconds,
+            "loss": [[step, round(loss, 4)] for step, loss in one.loss],
         }
-        for stage, trained in zip(recipe.stages(), _train((plan, recipe, seed)), strict=True)
+        for stage, one in zip(recipe.stages(), trained, strict=True)
     }
     return {"recipe": recipe.name, "seed": seed, "stages": stages}
 
@@ -175,10 +184,10 @@ def _encode(case: tuple[Plan, Sequence[str], Split]) -> None:
     encode_clips(build_model(cfg), paths, file)
 
 
-def _score(case: tuple[Plan, Arm, int, Split]) -> dict[str, Any]:
+def _score(case: tuple[Plan, Arm, int, Split, Mapping[Branch, Path]]) -> dict[str, Any]:
     """The scores of an arm; kept ones if it has been scored with the same inputs before."""
-    plan, arm, seed, split = case
-    cfg = _answering(plan, arm, seed)
+    plan, arm, seed, split, branches = case
+    cfg = _answering(plan, arm, seed, branches)
     asked = {name: list(types) for name, types in plan.study.asked.items()}
     questions = (plan.data / split / "questions.json").read_bytes()
     text = json.dumps([inputs_of(cfg, plan.data), asked, plan.limit]).encode()
@@ -197,11 +206,8 @@ def _score(case: tuple[Plan, Arm, int, Split]) -> dict[str, Any]:
     return run
 
 
-def _answering(plan: Plan, arm: Arm, seed: int) -> Config:
+def _answering(plan: Plan, arm: Arm, seed: int, branches: Mapping[Branch, Path]) -> Config:
     """The configuration of the model that an arm scores."""
-    branches = {
-        recipe.branch: _train((plan, recipe, seed))[-1].branch_path for recipe in arm.recipes
-    }
     ablations = [option for recipe in arm.recipes for option in recipe.options]
     options = [*answering_options(plan.launch(seed), branches), *ablations, *arm.options]
     return load_config(default_config_path(), [*options, f"run.seed={seed}"])
@@ -213,13 +219,13 @@ def _ask(plan: Plan, cfg: Config, arm: Arm, seed: int, split: Split) -> list[dic
     from video_llama.build import build_model
     from video_llama.evaluate import Examiner
     from video_llama.synthetic.study_clips import clip_of, read_clips
-    from video_llama.tasks.scoring import scores_of
+    from video_llama.tasks.scoring import ScoredAnswer, scores_of
 
     model = build_model(cfg)
     examiner, random = Examiner(model, seed=seed), torch.Generator().manual_seed(seed)
     encoded = read_clips(_clips_file(plan, arm.options, split)[1])
     clips = {path: clip_of(clip, model, random) for path, clip in encoded.items()}
-    answers = []
+    answers: list[ScoredAnswer] = []
     for condition, types in plan.study.asked.items():
         questions = [q for q in plan.questions(split) if not types or q.type in types]
         answers += examiner.ask(questions, clips, condition)
