@@ -19,7 +19,7 @@ STYLE = Path(__file__).with_name("style.css")
 PASTE = Path(__file__).with_name("paste.js")
 """A function that the page runs when it is opened."""
 
-QUESTION_HINT = "Ask about what you added. Files can be pasted or dropped here, too."
+QUESTION_HINT = "Ask here; paste or drop files, too."
 
 
 @dataclass(frozen=True)
