@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from video_llama.files import atomic_write
 from video_llama.synthetic.pretrain.muon import Muon
 
 CURVE_EVERY = 50
@@ -116,9 +117,9 @@ def save_half(path: Path, tensors: Mapping[str, Tensor]) -> None:
         path: a safetensors file; its folder is made.
         tensors: by the names that the original's files have.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     halves = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
-    save_file(halves, path, metadata={"format": "pt"})
+    with atomic_write(path) as temporary:
+        save_file(halves, temporary, metadata={"format": "pt"})
 
 
 def save_report(path: Path, report: Mapping[str, Any]) -> None:
