@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_ask(commands)
     _add_chat(commands)
+    _add_batch(commands)
     _add_model_options(cli_demo.add_parser(commands))
     _add_doctor(commands)
     _add_convert(commands)
@@ -148,6 +149,31 @@ def _add_chat(commands: Commands) -> None:
     _add_model_options(chat)
     _add_answer_options(chat)
     chat.set_defaults(handler="video_llama.cli_chat:chat")
+
+
+def _add_batch(commands: Commands) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="many questions of a file, answered together",
+        description="Answer the questions of a JSONL file: one object a line, such as "
+        '{"question": "What happens?", "video": "a.mp4"}. The answers stand in OUT, in the same '
+        "order; run again, it goes on behind the last one.",
+    )
+    batch.add_argument("source", metavar="IN.jsonl", help="the questions")
+    batch.add_argument("target", metavar="OUT.jsonl", help="the answers")
+    batch.add_argument(
+        "--media-dir", metavar="DIR", help="where the files lie (default: beside IN.jsonl)"
+    )
+    batch.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="answers at once (default 8)"
+    )
+    batch.add_argument("--overwrite", action="store_true", help="begin anew where OUT exists")
+    batch.add_argument(
+        "--no-progress", dest="progress", action="store_false", help="show no progress bar"
+    )
+    _add_model_options(batch)
+    _add_answer_options(batch)
+    batch.set_defaults(handler="video_llama.cli_batch:batch")
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -202,8 +228,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_answer_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("answers")
+def _add_media_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-audio", action="store_true", help="do not listen to clips")
     group.add_argument(
         "--num-frames",
@@ -214,6 +239,11 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--num-clips", type=int, metavar="N", help="segments taken of a sound (default: likewise)"
     )
+
+
+def _add_answer_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("answers")
+    _add_media_options(group)
     group.add_argument(
         "--temperature",
         type=float,
@@ -240,6 +270,23 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-new-tokens", type=int, default=300, metavar="N", help="longest answer (default 300)"
+    )
+    group.add_argument(
+        "--min-new-tokens", type=int, default=1, metavar="N", help="shortest answer (default 1)"
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1: words that the answer has had become less likely (default 1)",
+    )
+    group.add_argument(
+        "--length-penalty",
+        type=float,
+        default=1.0,
+        metavar="L",
+        help="of beams: above 0 favours long answers, below 0 short ones (default 1)",
     )
     group.add_argument(
         "--compiled",
