@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.media import corrupt, write_video
-from tests.page.browser import Visitor, chromium, program
-from tests.page.served import served
+from tests.page.browser import Visitor, chromium
+from tests.page.served import NO_EARS, fill_queue, served
 from tests.tiny_chat import media_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -21,14 +20,8 @@ LOCAL = re.compile(r"(?:https?|wss?)://127\.0\.0\.1[:/]|data:|blob:")
 
 
 @pytest.fixture(scope="module")
-def net_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("net") / "log.json"
-
-
-@pytest.fixture(scope="module")
-def browser(net_log: Path) -> Iterator[Any]:
-    program()
-    with chromium(net_log) as browser:
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
         yield browser
 
 
@@ -288,7 +281,7 @@ def test_title_limits_terms_and_citation_are_there(visitor: Visitor) -> None:
 
 
 def test_a_model_without_ears_shows_no_audio_switch(visit: Visit) -> None:
-    with served("model.equip_audio_branch=false") as page:
+    with served(*NO_EARS) as page:
         visitor = visit(url=page.url)
         assert visitor.page.get_by_role("tab", name="Picture").is_visible()
         assert visitor.page.locator("#audio:visible").count() == 0
@@ -300,18 +293,12 @@ def test_a_model_without_ears_shows_no_audio_switch(visit: Visit) -> None:
         assert visitor.page.locator("#seen .sounds img").count() == 0
 
 
-def test_the_browser_spoke_to_this_machine_only(net_log: Path, url: str) -> None:
-    """Beyond the requests of each window: name look-ups and connections of the whole browser."""
-    with chromium(net_log.with_name("alone.json")) as browser:
-        visitor = Visitor(browser, url)
-        visitor.ask("Hello?")
-        visitor.answered(1)
-    log = json.loads(net_log.with_name("alone.json").read_text())
-    kinds = {number: name for name, number in log["constants"]["logEventTypes"].items()}
-    addresses = set()
-    for event in log["events"]:
-        told = event.get("params", {})
-        if kinds[event["type"]] in ("TCP_CONNECT_ATTEMPT", "HOST_RESOLVER_DNS_TASK"):
-            addresses.add(told.get("address") or told.get("host") or "")
-    assert any(address.startswith("127.0.0.1:") for address in addresses)
-    assert {a for a in addresses if a and not a.startswith("127.0.0.1:")} == set()
+def test_who_comes_when_the_queue_is_full_loses_nothing(visit: Visit) -> None:
+    with served(concurrency=1, max_queue=1) as page:
+        visitor = visit(url=page.url)
+        visitors = fill_queue(page.url)
+        visitor.ask("May I ask?")
+        visitor.page.get_by_text(re.compile("busy|Too many people")).first.wait_for()
+        assert visitor.page.input_value("#question textarea") == "May I ask?"
+        for busy in visitors:
+            page.conversations.of(busy).session.stop()
