@@ -45,7 +45,16 @@ def large_chat(args: argparse.Namespace, folder: Path) -> Chat:
     (folder / "config.json").write_text(json.dumps(values))
     tokenizer = package_file("presets/tiny/llama") / "tokenizer.model"
     (folder / "tokenizer.model").write_bytes(tokenizer.read_bytes())
-    settings = replace(load_config(default_config_path()).model, llama_model=str(folder), ckpt="")
+    settings = replace(
+        load_config(default_config_path()).model,
+        llama_model=str(folder),
+        random_init=True,  # the branches of the preset are for a narrower language model
+        vit_ckpt=None,
+        q_former_model=None,
+        imagebind_ckpt_path=None,
+        ckpt=None,
+        ckpt_2=None,
+    )
     return Chat(build_video_llama(settings, device=args.device, seed=0))
 
 

@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny_chat import SPOKEN, answer, media_files, tiny_chat
+from tests.tiny_chat import SPOKEN, VICUNA, answer, media_files, tiny_chat
 from video_llama.chat import Chat, Session
 from video_llama.chat_answer import AnswerText
 from video_llama.models.kv_cache import PrefixCache
 
-VICUNA = "model.model_type=pretrain_vicuna"
 GREEDY = {"temperature": 0.0, "max_new_tokens": 12, "min_new_tokens": 6}
 
 
-@pytest.fixture(scope="module", params=[(), (VICUNA,)], ids=["llama_v2", "vicuna"])
+@pytest.fixture(scope="module", params=[(), VICUNA], ids=["llama_v2", "vicuna"])
 def chat(request: pytest.FixtureRequest) -> Chat:
     return tiny_chat(*request.param)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.media import tone, write_video
-from tests.tiny_chat import SPOKEN, answer, media_files, tiny_chat
+from tests.tiny_chat import SPOKEN, VICUNA, answer, media_files, tiny_chat
 from video_llama.chat import Chat
 from video_llama.chat_answer import AnswerReport
 from video_llama.types import MediaError, RequestError
@@ -219,7 +219,7 @@ def test_what_the_model_sees_and_hears_can_be_shown(chat: Chat) -> None:
 
 
 def test_a_stop_mark_that_comes_in_parts_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    chat = tiny_chat("model.model_type=pretrain_vicuna")
+    chat = tiny_chat(*VICUNA)
     tokenizer = chat.model.tokenizer
     pieces = ["\u2581a", "#", "\u2581b", "#", "#", "#", "\u2581c"]
     ids = [tokenizer.convert_tokens_to_ids(piece) for piece in pieces]

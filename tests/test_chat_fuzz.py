@@ -10,12 +10,12 @@ import pytest
 
 from tests.hostile import FRAGMENTS, hostile_text, malformed_file
 from tests.media import tone, write_audio, write_picture, write_video
-from tests.tiny_chat import answer, tiny_chat
+from tests.tiny_chat import VICUNA, answer, tiny_chat
 from video_llama.chat import Chat, Session
 from video_llama.types import ConfigError, MediaError, RequestError
 
 slow = [pytest.mark.slow, pytest.mark.timeout(3600)]
-TEMPLATES: list[tuple[str, ...]] = [(), ("model.model_type=pretrain_vicuna",)]
+TEMPLATES: list[tuple[str, ...]] = [(), VICUNA]
 PLAIN_MARKS = {"vicuna": ("###",), "llama_v2": ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")}
 
 

@@ -11,7 +11,7 @@ import torch
 from tests.data_sets import entry, write_json
 from tests.golden_model import golden, golden_model
 from tests.models.golden_runs import chat_outputs
-from tests.tiny_chat import answer, media_files, tiny_chat
+from tests.tiny_chat import VICUNA, answer, media_files, tiny_chat
 from video_llama.chat import Chat
 from video_llama.chat_answer import AnswerText
 from video_llama.chat_item import EncodedPart, MediaItem
@@ -22,7 +22,7 @@ from video_llama.datasets.randomness import torch_generator
 from video_llama.datasets.settings import BuildInfo
 from video_llama.types import IGNORE_INDEX, RequestError
 
-TEMPLATES = {"llama_v2": (), "vicuna": ("model.model_type=pretrain_vicuna",)}
+TEMPLATES = {"llama_v2": (), "vicuna": VICUNA}
 PAIRS = [("What is in it?", "A red thing."), ("Does it move?", "Yes, it does.")]
 
 
@@ -117,7 +117,7 @@ def test_media_are_introduced_as_agreed(chat: Chat, name: str, expected: str) ->
     assert session.report.prompt[start:].startswith(f"{expected}What is it?")
 
 
-@pytest.mark.parametrize("case", ["vicuna/video", "vicuna/audiovideo", "llama_v2/video"])
+@pytest.mark.parametrize("case", [f"{t}/{m}" for t in TEMPLATES for m in ("video", "audiovideo")])
 def test_the_original_context_gets_the_original_ids(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

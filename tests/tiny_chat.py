@@ -29,6 +29,13 @@ def tiny_model(*overrides: str) -> VideoLlama:
     return build_model(load_config(default_config_path(), overrides))
 
 
+VICUNA = (
+    *("model.model_type=pretrain_vicuna", "model.random_init=true"),
+    *("model.ckpt=null", "model.ckpt_2=null"),
+)
+"""The other template, with branches that no training of this one has made."""
+
+
 def tiny_chat(*overrides: str) -> Chat:
     return Chat(tiny_model(*overrides))
 

@@ -53,21 +53,13 @@ def generate_batch(
     inputs, pace = {"inputs_embeds": embeds}, pace or Pace()
     while running:
         with pace.turn():
-            output = model(
-                **inputs,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits = output.logits[:, -1].float()
+            logits = _logits(model, cache, mask, positions, inputs)
         tokens = [choosers[row].choose(logits[i : i + 1]) for i, row in enumerate(running)]
-        going = [
-            i
-            for i, (row, token) in enumerate(zip(running, tokens, strict=True))
-            if not (ended(row, token) or choosers[row].ended)
+        over = [
+            ended(row, token) or choosers[row].ended
+            for row, token in zip(running, tokens, strict=True)
         ]
+        going = [i for i, is_over in enumerate(over) if not is_over]
         kept = torch.tensor(going, dtype=torch.long, device=mask.device)
         if len(going) < len(running):
             cache.keep_rows(kept)
@@ -77,6 +69,26 @@ def generate_batch(
         positions = positions[:, -1:] + 1
         inputs = {"input_ids": torch.tensor([[tokens[i]] for i in going], device=device)}
     return [chooser.ids for chooser in choosers]
+
+
+def _logits(
+    model: LlamaForCausalLM,
+    cache: GrowingCache,
+    mask: Tensor,
+    positions: Tensor,
+    inputs: dict[str, Tensor],
+) -> Tensor:
+    """(B, V) of the last position of each row."""
+    output = model(
+        **inputs,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = output.logits[:, -1].float()
+    return logits
 
 
 def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
