@@ -5,7 +5,7 @@
 #   PYTHON=python3.12    which Python makes .venv
 #   JOBS=2               how many processes run the tests (0: in one, for a debugger)
 #   FAST=1               quickstart without training, with the branches that ship
-#   QUICKSTART_OPTIONS=  more for quickstart, such as --side-by-side or --seed 1
+#   QUICKSTART_OPTIONS=  for quickstart (default: --side-by-side), such as --seed 1
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -29,6 +29,7 @@ CONSTRAINTS := constraints/$(TORCH).txt
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed-$(TORCH)
 QUICKSTART := output/quickstart
+QUICKSTART_OPTIONS ?= --side-by-side
 SOURCES := video_llama tests $(wildcard benchmarks train.py demo_audiovideo.py)
 
 # One thread per process: the tests run side by side, and OpenMP threads that wait for one another

@@ -247,7 +247,7 @@ def test_it_loads_from_anywhere_and_round_trips(
 def test_tiny_is_the_default_and_is_small() -> None:
     assert default_config_path() == resource("eval_configs/tiny.yaml")
     model = load("eval_configs/tiny.yaml").model
-    assert model.random_init
+    assert not model.random_init
     assert model.llama_model == str(package_file("presets/tiny/llama"))
     assert (model.image_size, model.vit_config.patch_size) == (84, 14)
     assert (model.vit_config.embed_dim, model.vit_config.depth) == (128, 4)
@@ -268,7 +268,7 @@ def test_tiny_is_the_default_and_is_small() -> None:
         "image_size": 84,
     }
     queries = (model.num_query_token, model.num_video_query_token, model.num_audio_query_token)
-    assert queries == (8, 8, 4)
+    assert queries == (8, 8, 8)
     assert {model.vit_precision, model.imagebind_precision, model.precision} == {"fp32"}
 
 

@@ -106,7 +106,7 @@ class Study:
 VIDEO = Recipe(name="video", branch="video")
 AUDIO = Recipe(name="audio", branch="audio")
 """The shipped YAMLs as they are; their position_init_std is that of NARROW."""
-NARROW, WIDE = 0.02, 1.0
+NARROW, WIDE = 0.2, 1.0
 """Initial scales of the positions: that of the tiny preset and that of the original."""
 WIDE_AUDIO = Recipe(
     name="audio-wide", branch="audio", options=(f"model.position_init_std={WIDE:g}",)
