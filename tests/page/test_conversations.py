@@ -237,19 +237,30 @@ def test_restart_ends_the_answer_and_forgets_everything(conversation: Conversati
     assert conversation.add(picture, use_audio=True) is not None
 
 
-def test_files_are_deleted_when_no_conversation_needs_them(tmp_path: Path) -> None:
+def test_files_are_deleted_when_no_conversation_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / ("ab" * 32)
     folder.mkdir()
     upload = Path(shutil.copy(media_files()["picture"], folder))
     (tmp_path / "examples").mkdir()
     example = Path(shutil.copy(media_files()["picture"], tmp_path / "examples"))
-    discard = Uploads(tmp_path, ServerOptions()).discard
-    conversations = Conversations(tiny_chat(), discard=discard)
+    conversations = Conversations(
+        tiny_chat(), discard=Uploads(tmp_path, ServerOptions()).discard, idle=0
+    )
     for visitor in ("a", "b"):
+        conversations.arrive(visitor)
         for path in (upload, example):
             conversations.of(visitor).add(path, use_audio=True)
+    monkeypatch.setattr("video_llama.page.uploads.SECONDS_TO_ADD", 0)
     conversations.of("a").restart()
+    conversations.free_stale()
     assert upload.exists(), "another visitor uploaded the same file"
-    conversations.close()
+    conversations.of("b").restart()
+    monkeypatch.setattr("video_llama.page.uploads.SECONDS_TO_ADD", 100)
+    conversations.free_stale()
+    assert upload.exists(), "a third one may have, and not added it yet"
+    monkeypatch.setattr("video_llama.page.uploads.SECONDS_TO_ADD", 0)
+    conversations.free_stale()
     assert not upload.exists()
     assert example.exists()

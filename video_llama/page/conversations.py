@@ -35,8 +35,9 @@ class Exchange:
     report: AnswerReport = field(default_factory=AnswerReport)
 
 
-def _keep(files: set[Path]) -> None:
-    """Leaves the files of a conversation that has ended where they are."""
+def _keep(files: set[Path]) -> set[Path]:
+    """Leaves the files of conversations that have ended where they are."""
+    return set()
 
 
 class Conversation:
@@ -47,7 +48,7 @@ class Conversation:
         forget: called with the files that are not needed any more.
     """
 
-    def __init__(self, chat: Chat, forget: Callable[[set[Path]], None] = _keep) -> None:
+    def __init__(self, chat: Chat, forget: Callable[[set[Path]], object] = _keep) -> None:
         self.session = chat.start()
         self._forget = forget
         self.exchanges: list[Exchange] = []
@@ -154,7 +155,7 @@ class Conversations:
     Args:
         chat: the engine that all share.
         most: conversations that are kept.
-        discard: called with files that no conversation needs any more.
+        discard: called with files that no conversation needs; returns those to ask about again.
         grace: seconds for which a page may lose its connection.
         idle: seconds after which a conversation without a connection is given up.
         clock: tells the time, in seconds.
@@ -165,7 +166,7 @@ class Conversations:
         chat: Chat,
         *,
         most: int = 64,
-        discard: Callable[[set[Path]], None] = _keep,
+        discard: Callable[[set[Path]], set[Path]] = _keep,
         grace: float = 60.0,
         idle: float = 1800.0,
         clock: Callable[[], float] = time.monotonic,
@@ -173,6 +174,7 @@ class Conversations:
         self.chat = chat
         self._most, self._grace, self._idle, self._clock = most, grace, idle, clock
         self._discard = discard
+        self._unneeded: set[Path] = set()
         self._open: OrderedDict[str, Conversation] = OrderedDict()  # the longest idle first
         self._used: dict[str, float] = {}
         self._connections: dict[str, int] = {}
@@ -243,6 +245,7 @@ class Conversations:
             ]
         for conversation in stale:
             conversation.close()
+        self._discard_unneeded()
 
     def close(self) -> None:
         """Free everything."""
@@ -252,9 +255,14 @@ class Conversations:
             conversation.close()
 
     def _forget(self, files: set[Path]) -> None:
+        with self._lock:
+            self._unneeded |= files
+
+    def _discard_unneeded(self) -> None:
         with self._lock:  # equal files have one place, whoever uploaded them
             needed = {file for other in self._open.values() for file in other.files}
-        self._discard(files - needed)
+            files, self._unneeded = self._unneeded - needed, set()
+        self._forget(self._discard(files))
 
     def _too_many(self) -> list[Conversation]:
         idle = [v for v, c in self._open.items() if not c.session.is_answering]

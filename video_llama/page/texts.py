@@ -21,8 +21,8 @@ By using this page you agree: the service is a research preview, for non-commerc
 has few safety measures and may produce offensive content. It must not be used for any illegal, \
 harmful, violent, racist or sexual purposes. Hand in only what you may hand in.
 
-The files of a conversation stay on this server until its page is closed or *Restart* is pressed, \
-or for a day at most; nobody else is shown them.
+The files of a conversation are deleted from this server some minutes after its page is closed or \
+*Restart* is pressed; nobody else is shown them.
 
 The code is under the BSD 3-Clause licence. The weights carry their own terms: LLaMA 2 the Llama 2 \
 Community License and its acceptable-use policy, Vicuna the terms of LLaMA, ImageBind CC BY-NC 4.0.

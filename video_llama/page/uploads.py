@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 from video_llama.page.options import ServerOptions
 from video_llama.processors.media import probe
 from video_llama.types import MediaError, VideoLlamaError
+
+SECONDS_TO_ADD = 600
+"""For so long an upload waits to be added to a conversation."""
 
 
 class Uploads:
@@ -58,11 +62,27 @@ class Uploads:
             )
         return file
 
-    def discard(self, files: set[Path]) -> None:
-        """Delete uploads that nobody needs any more; the page's own examples stay."""
+    def discard(self, files: set[Path]) -> set[Path]:
+        """Delete uploads that no conversation needs any more; the page's own examples stay.
+
+        Equal files of two visitors have one place, so what was uploaded lately is kept for a while:
+        somebody may be about to add it.
+
+        Args:
+            files: of conversations that have ended.
+
+        Returns:
+            Those that are to be tried again later.
+        """
+        young = set()
         for file in files:
-            if self.holds(str(file)) and self._hashed.fullmatch(f"{file.parent}/"):
+            if not (self.holds(str(file)) and self._hashed.fullmatch(f"{file.parent}/")):
+                continue
+            if file.exists() and time.time() - file.stat().st_ctime < SECONDS_TO_ADD:
+                young.add(file)
+            else:
                 file.unlink(missing_ok=True)
+        return young
 
     def message(self, error: VideoLlamaError) -> str:
         """What an error says, with the names of files instead of places on this machine."""
