@@ -32,4 +32,4 @@ def _blocks(model: VideoLlama, part: str) -> Iterator[nn.Module]:
     elif part == "qformers":
         for qformer in (model.frame_qformer, model.video_branch, model.audio_branch):
             if qformer is not None:
-                yield from qformer.qformer.get_submodule("encoder.layer").children()
+                yield from qformer.get_submodule("qformer.encoder.layer").children()
