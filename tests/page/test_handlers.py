@@ -202,7 +202,7 @@ def test_an_impossible_option_keeps_the_question(
 def test_stop_keeps_what_was_said(visit: Visit, handlers: Handlers) -> None:
     options = {**SPOKEN, "max_new_tokens": 1000, "min_new_tokens": 1000}
     views = handlers.ask("a", "Tell me all.", NOTHING, options, silent)
-    for _ in range(3):
+    for _ in range(2):
         visit.see(next(views))
     handlers.stop("a")
     visit.follow(views)
@@ -278,7 +278,7 @@ def test_the_sound_of_a_clip_is_switched(visit: Visit, files: dict[str, Path]) -
 
 def test_a_page_that_is_closed_ends_its_answer(visit: Visit, handlers: Handlers) -> None:
     views = handlers.ask("a", "Tell me all.", NOTHING, SPOKEN, silent)
-    for _ in range(3):
+    for _ in range(2):
         next(views)
     views.close()  # type: ignore[attr-defined]
     conversation = handlers._conversations.of("a")
@@ -292,7 +292,7 @@ def test_two_visitors_see_their_own(handlers: Handlers, files: dict[str, Path]) 
     other.start(files["picture"])
     left = handlers.ask("a", "Left?", NOTHING, SPOKEN, silent)
     right = handlers.ask("b", "Right?", NOTHING, SPOKEN, silent)
-    for _ in range(5):
+    for _ in range(2):
         one.see(next(left))
         other.see(next(right))
     one.follow(left)

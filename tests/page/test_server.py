@@ -75,7 +75,7 @@ def test_a_conversation_through_the_client(client: Client) -> None:
     assert [turn["question"] for turn in history] == ["What?", "And?"]
     assert history[0]["answer"] == answer.strip()
     report = client.predict(api_name="/report")
-    assert report["num_tokens"] == 6
+    assert 1 <= report["num_tokens"] <= 6
     assert report["num_reused_tokens"] > 0
     assert set(report["seconds"]) >= {"first_token", "generate"}
     assert [item["name"] for item in client.predict(api_name="/media")] == [
