@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+# The protocol of ASGI.
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ALLOWED = re.compile(
     r"/(?:config/?|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login/?|logout/?"
@@ -57,7 +61,7 @@ class Guard:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: App,
         *,
         holds: Callable[[str], bool],
         arrive: Callable[[str], None],
@@ -141,7 +145,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives a body that was read already."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replay() -> MutableMapping[str, Any]:
+    async def replay() -> Message:
         return pending.pop() if pending else await receive()
 
     return replay

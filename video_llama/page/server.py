@@ -143,14 +143,14 @@ def _nothing() -> None:
 def _launch_options(
     conversations: Conversations, uploads: Uploads, options: ServerOptions
 ) -> dict[str, Any]:
-    from starlette.middleware import Middleware
-
     from video_llama.page.guard import Guard
     from video_llama.page.layout import PASTE, STYLE
 
-    guard = Middleware(
-        Guard, holds=uploads.holds, arrive=conversations.arrive, leave=conversations.leave
-    )
+    calls = {
+        "holds": uploads.holds,
+        "arrive": conversations.arrive,
+        "leave": conversations.leave,
+    }
     return {
         "server_name": options.server_name,
         "server_port": options.port,
@@ -158,7 +158,7 @@ def _launch_options(
         "auth": options.auth,
         "max_file_size": int(options.max_file_mb * 1e6),
         "max_threads": max(40, 4 * options.concurrency),
-        "app_kwargs": {"middleware": [guard]},
+        "app_kwargs": {"middleware": [(Guard, (), calls)]},
         "theme": _theme(),
         "css_paths": STYLE,
         "js": PASTE.read_text("utf-8"),
