@@ -40,7 +40,8 @@ ANSWER_LENGTH = 32
 
 def settings_of(args: argparse.Namespace, folder: Path) -> ModelSettings:
     """The tiny preset, or the released sizes with random weights."""
-    tiny = load_config(default_config_path()).model
+    # The original has no option for the length of features.
+    tiny = load_config(default_config_path(), ["model.audio_feature_norm=none"]).model
     if args.preset == "tiny":
         return replace(tiny, frozen_video_Qformer=False, frozen_llama_proj=False)
     values = json.loads((package_file("presets/tiny/llama") / "config.json").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import yaml
 
 from tests.full_model import branch_file, write
+from tests.random_tiny import copy_of_llama, random_tiny
 from tests.tiny_chat import tiny_model
 from video_llama.models.checkpoint import save_branch
 from video_llama.models.file_checks import RELEASED_SIZES
 from video_llama.models.manifest import describe_branch
 from video_llama.models.names import original_name
-from video_llama.resources import default_config_path, package_file
 
 Changes = dict[str, Any]
 DATA = "datasets.webvid.build_info"
@@ -25,7 +24,7 @@ LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize
 
 def write_yaml(path: Path, changes: Changes) -> Path:
     """The tiny preset with values set by dotted keys; None of a section removes it."""
-    content = yaml.safe_load(default_config_path().read_text("utf-8"))
+    content = yaml.safe_load(random_tiny().read_text("utf-8"))
     for key, value in changes.items():
         *sections, last = key.split(".")
         node = content
@@ -41,7 +40,7 @@ def llm(folder: Path, tokenizer: str | None = "", **config: Any) -> str:
 
     A text or None instead of its tokenizer: that text, or none.
     """
-    shutil.copytree(package_file("presets/tiny/llama"), folder)
+    copy_of_llama(folder)
     values = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps(values | config), "utf-8")
     if tokenizer:
@@ -291,7 +290,7 @@ WITH_TORCH: dict[str, tuple[Callable[[Path], Changes], str]] = {
                         "anno_dir": content(p / "llava.json", '{"a": 1}'),
                         "videos_dir": str(p),
                     },
-                    "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 56}},
+                    "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 84}},
                 }
             },
         },

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.media import tone, write_audio, write_video
+from tests.random_tiny import random_tiny
 from tests.reference import SHARED, needs_shared
 from tests.tiny_chat import answer, media_files, tiny_chat
 from video_llama.build import build_model
 from video_llama.chat import Chat
 from video_llama.chat_media import MediaItem, MediaProcessing
 from video_llama.config import load_config
-from video_llama.resources import default_config_path
 from video_llama.types import ConfigError, MediaError, RequestError
 
 DEAF = "model.equip_audio_branch=false"
@@ -216,7 +216,7 @@ def test_a_sound_too_short_to_hear_is_an_error_that_a_clip_can_do_without(
 
 def test_media_are_read_as_configured() -> None:
     cfg = load_config(
-        default_config_path(),
+        random_tiny(),
         [
             "datasets.webvid.vis_processor.train.n_frms=3",
             "datasets.webvid.vis_processor.train.name=alpro_video_train",
@@ -236,7 +236,7 @@ def test_media_are_read_as_configured() -> None:
 
 
 def test_a_model_without_configuration_reads_media_as_the_original() -> None:
-    model = build_model(load_config(default_config_path()))
+    model = build_model(load_config(random_tiny()))
     model.configuration = None
     processing = MediaProcessing.of(model)
     assert (processing.video.n_frms, processing.video.image_size) == (8, 84)

@@ -81,7 +81,9 @@ def test_only_the_branch_trains_and_it_answers_in_ask(
     assert 2 * own <= saved <= 2 * own + len(names), "two moments, and a count for each tensor"
 
     asked = build.build_model
-    monkeypatch.setattr(build, "build_model", lambda cfg: models.append(asked(cfg)) or models[-1])
+    monkeypatch.setattr(
+        build, "build_model", lambda cfg, **_: models.append(asked(cfg)) or models[-1]
+    )
     clip = write_video(tmp_path / "clip.mp4")
     file = checkpoint.path / "branch.safetensors"
     words = ["--max-new-tokens", "4", "--options", f"{KEYS[name]}={file}"]

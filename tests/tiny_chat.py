@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 
 from tests.media import set_rotation, tone, write_audio, write_picture, write_video
+from tests.random_tiny import random_tiny
 from video_llama.build import build_model
 from video_llama.chat import Chat, Session
 from video_llama.cli import main
 from video_llama.config import load_config
 from video_llama.models.video_llama import VideoLlama
-from video_llama.resources import default_config_path
 
 
 @cache
 def tiny_model(*overrides: str) -> VideoLlama:
-    """The tiny preset, shared by the tests: leave its weights as they are."""
-    return build_model(load_config(default_config_path(), overrides))
+    """The tiny preset at random, shared by the tests: leave its weights as they are."""
+    return build_model(load_config(random_tiny(), overrides))
 
 
 VICUNA = (

@@ -201,6 +201,7 @@ def test_signals_of_one_request_are_one_and_a_later_one_ends_the_run(
     clock = [100.0]
     monkeypatch.setattr("video_llama.runners.hooks.stop.time.monotonic", lambda: clock[0])
     runner, hook = fake_runner(tmp_path), StopOnSignal()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     before = signal.getsignal(signal.SIGINT)
     hook.start(runner)
     try:

@@ -121,7 +121,7 @@ def test_arms_share_trainings_and_are_scored_with_their_options(
     asked = [line.removeprefix("asked ") for line in done if line.startswith("asked")]
     assert asked == [
         f"positions-{std}-norm-{norm} {seed} {norm}"
-        for std in ("1", "0.02")
+        for std in ("1", "0.2")
         for norm in ("none", "unit")
         for seed in (0, 1)
     ]

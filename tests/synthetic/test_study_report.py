@@ -127,7 +127,7 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
 def test_losses_at_the_end_are_told() -> None:
     (text,) = [table for table in tables_of(scales_result()) if "after stage 1" in table]
     assert "| 1 | 3.000 | 3.000 |" in text
-    assert "| 0.02 | 2.000 | 2.000 |" in text
+    assert "| 0.2 | 2.000 | 2.000 |" in text
 
 
 @pytest.mark.parametrize("name", PAGES)

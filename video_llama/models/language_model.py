@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.utils.logging import disable_progress_bar
 
 from video_llama.models.file_checks import RELEASED_SIZES, llama_values
 from video_llama.models.loss import linear_cross_entropy
@@ -130,6 +132,8 @@ def _from_folder(
 ) -> LlamaForCausalLM:
     precision = Precision.named(settings.precision, device.type)
     placement: Any = {"": device} if settings.llm_device_map == "single" else "auto"
+    if not sys.stderr.isatty():  # a bar is noise in a log and in what a program reads
+        disable_progress_bar()
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(
             folder,
