@@ -58,7 +58,7 @@ test: lint ## Run lint, types and the tests (at most 10 minutes on two cores)
 test-slow: $(STAMP) ## Run the long tests: wheel, kill, fuzz and browser
 	@$(BIN)/python -m pytest -m slow -n 0
 
-quickstart: $(STAMP) ## Make data, train, score, ask (15 minutes); FAST=1: with shipped weights
+quickstart: $(STAMP) ## Make data, train, score, ask; FAST=1: with shipped weights
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m video_llama.synthetic.quickstart \
 	  --out $(QUICKSTART) $(if $(filter-out 0,$(FAST)),--fast) $(QUICKSTART_OPTIONS)
 
