@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tests import media
-from video_llama.processors import readers
+from video_llama.processors import pyav_reader, readers
 from video_llama.processors.pyav_reader import PyAvReader
 from video_llama.processors.settings import VideoEvalSettings, VideoTrainSettings
 from video_llama.processors.transforms import normalise
@@ -155,7 +156,69 @@ def test_what_decord_fails_on_is_read_by_pyav(
         raise readers.DecordError("a.mp4", "decord cannot decode its frames")
 
     monkeypatch.setattr(readers.DecordReader, "read", fail)
-    assert_right_frames(load(media.write_video(tmp_path / "a.mp4")))
+    assert_right_frames(load(media.write_video(tmp_path / "a.mp4", codec="mpeg4")))
+
+
+B_FRAMES = {"x264-params": "bframes=8:b-adapt=0:b-pyramid=normal"}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"codec_options": B_FRAMES},
+        {"codec_options": {"x264-params": "bframes=0"}},
+        {"codec_options": {"x264-params": "tff=1:bframes=3:b-adapt=0"}},
+        {"codec_options": B_FRAMES, "times": [i * i / 500 for i in range(60)]},
+        {"codec_options": B_FRAMES, "pix_fmt": "yuv420p10le"},
+    ],
+    ids=["B frames", "no B frames", "interlaced", "variable rate", "10 bit"],
+)
+def test_passing_over_frames_changes_no_pixel(tmp_path: Path, made: dict[str, Any]) -> None:
+    path = media.write_video(tmp_path / "a.mp4", num_frames=60, keyframe_every=25, **made)
+    reader = PyAvReader(path, height=32, width=64)
+    for indices in ([0, 7, 15, 22, 30, 37, 45, 52], [59], [24, 25, 26], list(range(60))):
+        skimmed = reader.skim(indices)
+        assert skimmed is not None
+        assert np.array_equal(skimmed, reader.read(indices))
+        if readers.decord_module() is not None:
+            decord = readers.DecordReader(path, height=32, width=64)
+            assert np.array_equal(skimmed, decord.read(indices))
+
+
+def test_frames_that_no_frame_is_made_from_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = media.write_video(tmp_path / "a.mp4", num_frames=60, codec_options=B_FRAMES)
+    decoded: list[object] = []
+
+    def count(*args: Any) -> Iterator[Any]:
+        for frame in decode(*args):
+            decoded.append(frame)
+            yield frame
+
+    decode = pyav_reader._decoded
+    monkeypatch.setattr(pyav_reader, "_decoded", count)
+    assert PyAvReader(path, height=32, width=64).skim([0, 29, 59]) is not None
+    assert len(decoded) < 30
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [("libx264", {"x264-params": "open-gop=1:keyint=20:bframes=4:b-adapt=0"}), ("mpeg4", {})],
+)
+def test_files_that_decord_counts_otherwise_are_not_skimmed(
+    tmp_path: Path, codec: str, options: dict[str, str]
+) -> None:
+    path = tmp_path / "a.mp4"
+    media.write_video(path, num_frames=60, codec=codec, keyframe_every=20, codec_options=options)
+    assert PyAvReader(path, height=32, width=64).skim([30]) is None
+
+
+def test_a_damaged_file_is_not_skimmed(tmp_path: Path) -> None:
+    path = media.write_video(tmp_path / "a.mp4", num_frames=60, options={"movflags": "faststart"})
+    media.corrupt(path, 0.6, 0.9)
+    with pytest.raises(MediaError):
+        PyAvReader(path, height=32, width=64).skim(list(range(60)))
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.8])
@@ -180,7 +243,7 @@ def test_damaged_contents_are_told_and_do_not_hang(reader: str, tmp_path: Path) 
 def test_a_header_that_promises_other_frames_does_not_reach_decord(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = media.write_video(tmp_path / "a.mp4")
+    path = media.write_video(tmp_path / "a.mp4", codec="mpeg4")
     prepare = PyAvReader.__init__
 
     def exaggerate(self: PyAvReader, *args: Any, **kwargs: Any) -> None:

@@ -28,6 +28,9 @@ _FILTERS_OF_TURNS: dict[int, list[tuple[str, str]]] = {
 }
 """FFmpeg's filters that turn a picture by so many quarters, against the clock."""
 
+_SKIPPING = {"h264"}
+"""Codecs whose decoders can pass over frames that no other frame is made from."""
+
 
 class PyAvReader:
     """A video read by PyAV. Frames are known by their times, which opening it collects.
@@ -70,6 +73,8 @@ class PyAvReader:
         times = [pts for pts, _, _ in packets if pts is not None]
         # AVI and raw streams have no display times: then frames are counted as they come.
         self._times = sorted(times) if len(set(times)) == len(packets) else None
+        closed = self._times is not None and _is_closed(packets)
+        self._can_skip = closed and self.codec in _SKIPPING
         self._key_times = sorted(pts for pts, key, _ in packets if key and pts is not None)
         self.num_frames = len(packets)
         self.fps = rate or (self.num_frames / seconds if seconds else math.nan)
@@ -81,23 +86,54 @@ class PyAvReader:
             self._collect(indices, found, seek=True)
         if len(found) < len(set(indices)):  # no times, or a container whose seeking is not exact
             self._collect(indices, found, seek=False)
+        return self._stacked(indices, found)
+
+    def skim(self, indices: Sequence[int]) -> np.ndarray | None:
+        """Decodes frames, and of the others only those that they are made from.
+
+        Args:
+            indices: as in `read`.
+
+        Returns:
+            As `read`; None where the file is of a kind that this is not sure to be right for.
+
+        Raises:
+            MediaError: the file is damaged, or a frame cannot be decoded without the others.
+        """
+        if not self._can_skip:
+            return None
+        found: dict[int, np.ndarray] = {}
+        self._collect(indices, found, seek=True, skip=True)
+        return self._stacked(indices, found)
+
+    def _stacked(self, indices: Sequence[int], found: dict[int, np.ndarray]) -> np.ndarray:
         for index in indices:
             if index not in found:
                 reason = f"frame {index} of {self.num_frames} cannot be decoded"
                 raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
         return np.stack([found[index] for index in indices])
 
-    def _collect(self, indices: Sequence[int], found: dict[int, np.ndarray], *, seek: bool) -> None:
+    def _collect(
+        self,
+        indices: Sequence[int],
+        found: dict[int, np.ndarray],
+        *,
+        seek: bool,
+        skip: bool = False,
+    ) -> None:
         """Puts the frames that can be decoded into `found`."""
+        wanted = {self._times[index] for index in indices} if skip and self._times else None
         with open_container(self._path) as container:
             stream = require_video(container, self._path)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = decoding_threads()
-            frames = self._numbered(container, stream)
+            if skip:  # what a decoder makes of damage differs between versions of FFmpeg
+                stream.codec_context.options = {"err_detect": "explode"}
+            frames = self._numbered(container, stream, wanted)
             position = -1
             for index in sorted(set(indices) - set(found)):
                 if seek and self._seek(container, stream, position, index):
-                    frames = self._numbered(container, stream)
+                    frames = self._numbered(container, stream, wanted)
                 for number, frame in frames:
                     position = number
                     if number == index:
@@ -115,11 +151,11 @@ class PyAvReader:
         return True
 
     def _numbered(
-        self, container: InputContainer, stream: VideoStream
+        self, container: InputContainer, stream: VideoStream, wanted: set[int] | None
     ) -> Iterator[tuple[int, VideoFrame]]:
-        """The frames from the current place on, with their indices."""
+        """The frames from the current place on, with their indices; see `_decoded`."""
         numbers = None if self._times is None else {t: i for i, t in enumerate(self._times)}
-        for place, frame in enumerate(container.decode(stream)):
+        for place, frame in enumerate(_decoded(container, stream, wanted)):
             number = place if numbers is None else numbers.get(frame.pts or 0)
             if number is not None:
                 yield number, frame
@@ -135,6 +171,36 @@ class PyAvReader:
         scaled = graph.pull()
         assert isinstance(scaled, VideoFrame)
         return scaled.to_ndarray()
+
+
+def _is_closed(packets: Sequence[tuple[int | None, bool, int]]) -> bool:
+    """Whether each (time, is key frame, duration) in decoding order is shown after its key frame.
+
+    In an open group of pictures some are shown before it and need the group before. Decord counts
+    wrong after a jump over those, so what it and a decoder that skips find there may differ.
+    """
+    key = -math.inf
+    for time, is_key, _ in packets:
+        if time is None or time < key:
+            return False
+        key = time if is_key else key
+    return True
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, wanted: set[int] | None
+) -> Iterator[VideoFrame]:
+    """The frames from the current place on.
+
+    Args:
+        container: the open file.
+        stream: its video track.
+        wanted: times of frames; others are left out if none is made from them. None: all frames.
+    """
+    for packet in container.demux(stream):
+        if wanted is not None:
+            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+        yield from packet.decode()
 
 
 def _graph(frame: VideoFrame, turns: int, height: int, width: int) -> Graph:

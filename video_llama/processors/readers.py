@@ -1,7 +1,8 @@
 """Reading chosen frames of a video: through decord where that is sure to work, else through PyAV.
 
-Both give the frames that the released weights were trained on, to the bit. PyAV looks at the file
-first: decord takes cover art for a video, miscounts after a seek in some codecs and containers, and
+Both give the frames that the released weights were trained on, to the bit. Where PyAV can pass over
+frames that nobody needs it comes first, for decord decodes them all. PyAV looks at any file first:
+decord takes cover art for a video, miscounts after a seek in some codecs and containers, and
 ends the process on some damaged headers. It also has no wheels for some machines. A reader belongs
 to the thread that made it: decord crashes when two share one.
 """
@@ -124,9 +125,14 @@ def read_frames(
         reason = f"its video track ends at {reader.end:.4g} s of {reader.promised:.4g} s"
         raise MediaError(path, f"{reason}; the file is cut short or damaged")
     indices = list(choose(reader.num_frames, reader.fps))
-    if decord_module() is not None and _suits_decord(reader):
-        with suppress(DecordError):  # PyAV may do better, and if not its error says more
-            return reader, indices, _read_by_decord(path, reader.num_frames, indices, height, width)
+    if _suits_decord(reader):
+        with suppress(MediaError):  # the other ways make more of a damaged file
+            if (frames := reader.skim(indices)) is not None:
+                return reader, indices, frames
+        if decord_module() is not None:
+            with suppress(DecordError):  # PyAV may do better, and if not its error says more
+                frames = _read_by_decord(path, reader.num_frames, indices, height, width)
+                return reader, indices, frames
     return reader, indices, reader.read(indices)
 
 
