@@ -462,6 +462,30 @@ def test_what_cannot_be_run_is_said_before_the_first_step(
     assert list(tmp_path.iterdir()) == [], "no folder of a run that never began"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[:-1],
+        lambda rows: [*rows[:-2], rows[-1], rows[-2]],
+        lambda rows: [*rows[:-1], rows[-1] + " more"],
+    ],
+)
+def test_run_is_not_resumed_on_a_changed_annotation(
+    data: Path, tmp_path: Path, change: Callable[[list[str]], list[str]]
+) -> None:
+    header, *rows = (data / "csv/0.csv").read_text().splitlines()
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join([header, *rows]))
+    options = [f"datasets.webvid.build_info.anno_dir={table}", "run.iters_per_epoch=1"]
+    assert runner(VISION_1, data, tmp_path / "run", *options).train()
+    options += ["run.resume_ckpt_path=latest", "run.max_epoch=2"]
+    table.write_text("\n".join([header, *change(rows)]))
+    with pytest.raises(ConfigError, match=r"datasets\.webvid \(annotation\): '4 items \("):
+        runner(VISION_1, data, tmp_path / "run", *options)
+    table.write_text("\n".join([header, *rows]))
+    assert runner(VISION_1, data, tmp_path / "run", *options).train()
+
+
 def test_refused_resumption_leaves_the_folder_as_it_was(data: Path, tmp_path: Path) -> None:
     first = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=1")
     first.train()

@@ -18,6 +18,7 @@ from video_llama.config import Config
 from video_llama.datasets.conversation import TEMPLATES
 from video_llama.datasets.loading import build_eval_batches, build_train_batches, make_loader
 from video_llama.datasets.question import caption_prompts
+from video_llama.datasets.records import fingerprint
 from video_llama.models.answering import answer_batch
 from video_llama.models.assembly import build_video_llama
 from video_llama.models.checkpoint import save_branch
@@ -177,6 +178,7 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         split: build_eval_batches(cfg.datasets, split=split, batch_size=sizes["eval"], **data)
         for split in run.valid_splits + run.test_splits
     }
+    items = {}
     if not run.evaluate:
         train = build_train_batches(
             cfg.datasets,
@@ -185,6 +187,7 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
             num_views=0 if cache is None else run.num_views,
             **data,
         )
+        items = {f"datasets.{s.name} (annotation)": fingerprint(s.records) for s in train.sources}
     return RunParts(
         task=TASKS.get(run.task)(model, partial(_answers, model)),
         trainable=list(model.trainable_parameters()),
@@ -192,7 +195,7 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         eval_batches={split: partial(eval_batches, split) for split in evaluated},
         data_sets=list(cfg.datasets),
         write_branch=lambda path, step: save_branch(model, path, _manifest(cfg, model, step)),
-        identity=identity(cfg, world.size),
+        identity=identity(cfg, world.size) | {"items": items},
         config=cfg.to_yaml(),
     )
 

@@ -23,7 +23,7 @@ from tests.media import set_rotation, tone, write_audio, write_picture, write_vi
 from video_llama.datasets import pack as packing
 from video_llama.datasets.building import read_records
 from video_llama.datasets.pack import PackReport, pack
-from video_llama.datasets.records import Records
+from video_llama.datasets.records import Records, fingerprint
 from video_llama.datasets.settings import BuildInfo
 from video_llama.datasets.shrink import shrunk
 from video_llama.processors.media import probe
@@ -59,6 +59,8 @@ def test_tars_train_batch_for_batch_as_the_files_do(data: Path, tmp_path: Path, 
     assert not report.failed
     files, tars = epochs(name, info), epochs(name, BuildInfo(storage=report.storage))
     assert all(map(same, files, tars))
+    tables, shards = records_of(name, info), records_of(name, BuildInfo(storage=report.storage))
+    assert fingerprint(tables) == fingerprint(shards)
 
 
 def test_what_cannot_be_packed_keeps_its_place(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,15 @@ def test_what_decides_the_data_may_not_change() -> None:
         check_unchanged(saved, now, Path("run"))
     assert "processes" not in str(caught.value)
     assert "model.ckpt=run/branch.safetensors" in str(caught.value)
+
+
+def test_an_annotation_may_not_change_but_need_not_be_known() -> None:
+    plain: dict[str, Any] = {"fixed": {}, "free": {}}
+    saved, now = (plain | {"items": {"datasets.webvid": text}} for text in ("4 items", "3 items"))
+    with pytest.raises(ConfigError, match=r"datasets\.webvid: '4 items' in the checkpoint, '3 it"):
+        check_unchanged(saved, now, Path("run"))
+    check_unchanged(plain, now, Path("run"))
+    check_unchanged(saved, plain | {"items": {}}, Path("run"))
 
 
 def test_what_is_new_or_gone_is_a_difference_too() -> None:

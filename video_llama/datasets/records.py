@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,12 @@ Turns = list[tuple[str, str]]
 
 MAX_LENGTH = 65535
 """Longest text length that is told from longer ones, bytes."""
+
+
+MAX_NAMED = 1000
+"""Most ids that `fingerprint` looks at."""
+
+_CHUNK = 1 << 20
 
 
 class MediaSource(Protocol):
@@ -162,6 +169,27 @@ class TableRecords:
         """As in `Records`."""
         sizes: Integers = self._sizes[indices].astype(np.int64)
         return sizes
+
+
+def fingerprint(records: Records) -> str:
+    """What tells an annotation from a changed one; that of files and of tars of them is the same.
+
+    It is of the number of items, the lengths of all texts and, evenly spread, `MAX_NAMED` ids.
+
+    Args:
+        records: all items of a data set.
+
+    Returns:
+        The number of items and a hash.
+    """
+    count = len(records)
+    digest = hashlib.blake2b(digest_size=8)
+    for start in range(0, count, _CHUNK):
+        lengths = records.lengths(np.arange(start, min(start + _CHUNK, count)))
+        digest.update(lengths.astype("<i8").tobytes())
+    for index in range(0, count, max(1, -(-count // MAX_NAMED))):
+        digest.update(repr(records.locate(index)[0]).encode("utf-8", "surrogatepass"))
+    return f"{count} items ({digest.hexdigest()})"
 
 
 def pack_turns(turns: Turns) -> str:

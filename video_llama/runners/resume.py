@@ -59,7 +59,8 @@ def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path)
     Args:
         saved: `{"fixed": {key: value}, "free": {key: value}}` of the checkpoint. The fixed ones
             decide which weights train and which data they see at which step; with others it would
-            not be the same run. The free ones may change, with a warning.
+            not be the same run, nor with other `items`, the fingerprint of each annotation, where
+            both sides have one. The free ones may change, with a warning.
         current: the same of now.
         where: the checkpoint.
 
@@ -67,6 +68,8 @@ def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path)
         ConfigError: a fixed one differs; lists all that do.
     """
     fixed = _differences(saved["fixed"], current["fixed"])
+    if "items" in saved and current.get("items"):  # neither of old checkpoints nor of evaluations
+        fixed += _differences(saved["items"], current["items"])
     if fixed:
         raise ConfigError(
             f"run.resume_ckpt_path: the run in {where} cannot go on with another "
