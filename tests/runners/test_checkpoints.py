@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +213,54 @@ def test_damage_that_keeps_the_size_is_told_with_another_checkpoint(
         WeightsError, match=rf"state\.pt: damaged .*run.resume_ckpt_path={first.path}"
     ):
         found.state()
-    if damage is not swapped:  # safetensors has no sums of its tensors
-        with pytest.raises(WeightsError, match=r"branch\.safetensors: damaged"):
-            found.branch()
+    with pytest.raises(WeightsError, match=r"branch\.safetensors: damaged"):
+        found.branch()
+
+
+def one_bit(content: bytes) -> bytes:
+    """One bit of the last tensor is another."""
+    return content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+
+
+def test_one_changed_bit_is_damage(tmp_path: Path) -> None:
+    saved = save(store(tmp_path), 1)
+    for name, read in (("branch.safetensors", saved.branch), ("state.pt", saved.state)):
+        (saved.path / name).write_bytes(one_bit((saved.path / name).read_bytes()))
+        with pytest.raises(WeightsError, match=rf"{name}: damaged \(its SHA-256 is not"):
+            read()
+
+
+def test_checkpoint_of_an_older_version_has_no_hashes(tmp_path: Path) -> None:
+    saved = save(store(tmp_path), 1)
+    seal = json.loads((saved.path / "complete.json").read_text())
+    del seal["sha256"]
+    (saved.path / "complete.json").write_text(json.dumps(seal))
+    found = Checkpoint.read(saved.path)
+    assert found is not None
+    assert found.state()["step"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": math.nan},
+        {"files": ["state.pt"]},
+        {"metric": "low"},
+        {"metric": [1]},
+        {"step": math.inf},
+        {"saved_at": None},
+        {"sha256": 1},
+    ],
+)
+def test_a_seal_of_odd_types_is_none(change: dict[str, Any], tmp_path: Path) -> None:
+    saved = save(store(tmp_path), 1)
+    seal = json.loads((saved.path / "complete.json").read_text())
+    (saved.path / "complete.json").write_text(json.dumps(seal | change))
+    assert Checkpoint.read(saved.path) is None
 
 
 def test_another_file_of_torch_is_no_state(tmp_path: Path) -> None:
     saved = save(store(tmp_path), 1)
     torch.save([1, 2], saved.path / "state.pt")
     with pytest.raises(WeightsError, match="list found, dict expected"):
-        saved.state()
+        replace(saved, hashes={}).state()

@@ -1,11 +1,12 @@
 """Checkpoints: one folder each, which is whole or does not exist.
 
 `<run>/checkpoints/step-000123/` holds the branch (for `model.ckpt`), the state of the training and
-`complete.json`, which is written last and names the sizes of the other two.
+`complete.json`, which is written last and holds the sizes and hashes of the other two.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -14,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -46,12 +47,14 @@ class Checkpoint:
         step: steps done.
         path: its folder.
         metric: validation loss at that step; None where there was no validation.
+        hashes: of the files by their names; those of older versions have none.
     """
 
     saved_at: float
     step: int
     path: Path
     metric: float | None = None
+    hashes: dict[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint | None:
@@ -59,8 +62,10 @@ class Checkpoint:
         try:
             seal = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
             whole = all((path / n).stat().st_size == size for n, size in seal["files"].items())
-            found = cls(float(seal["saved_at"]), int(seal["step"]), path, seal["metric"])
-        except (OSError, ValueError, KeyError, TypeError):
+            metric = None if seal["metric"] is None else float(seal["metric"])
+            hashes = dict(seal.get("sha256", {}))
+            found = cls(float(seal["saved_at"]), int(seal["step"]), path, metric, hashes)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
         return found if whole else None
 
@@ -71,8 +76,9 @@ class Checkpoint:
             WeightsError: the file is damaged.
         """
         try:
+            self._check(BRANCH)
             return load_file(self.path / BRANCH)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(BRANCH, error) from error
 
     def state(self) -> dict[str, Any]:
@@ -82,12 +88,18 @@ class Checkpoint:
             WeightsError: the file is damaged, though it has the right size.
         """
         try:
+            self._check(STATE)
             state = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
         except _UNREADABLE as error:
             raise self._damaged(STATE, error) from error
         if not isinstance(state, dict):
             raise self._damaged(STATE, TypeError(f"{type(state).__name__} found, dict expected"))
         return state
+
+    def _check(self, name: str) -> None:
+        """Neither format tells when a bit of a tensor has changed."""
+        if name in self.hashes and _hash(self.path / name) != self.hashes[name]:
+            raise ValueError(f"its SHA-256 is not the one in {COMPLETE}")
 
     def _damaged(self, name: str, error: Exception) -> WeightsError:
         others = [p for p in checkpoint_folders(self.path.parent) if p != self.path]
@@ -139,8 +151,9 @@ class CheckpointStore:
             write_branch(temporary / BRANCH)
             _write(temporary / STATE, _pickled(state))
             files = {name: (temporary / name).stat().st_size for name in (BRANCH, STATE)}
+            hashes = {name: _hash(temporary / name) for name in files}
             seal = {"step": step, "saved_at": time.time(), "metric": metric, "files": files}
-            _write(temporary / COMPLETE, json.dumps(seal).encode())
+            _write(temporary / COMPLETE, json.dumps(seal | {"sha256": hashes}).encode())
             _remove(final)  # of a run that was resumed from before it
             temporary.rename(final)
             _sync(self.folder)
@@ -199,6 +212,14 @@ def _pickled(state: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getbuffer()
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:
