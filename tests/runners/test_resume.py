@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.runners.test_checkpoints import save, store
-from video_llama.runners.resume import check_unchanged, find_checkpoint
+from video_llama.runners.resume import check_length, check_unchanged, find_checkpoint
 from video_llama.types import ConfigError
 
 
@@ -33,10 +33,13 @@ def test_a_run_and_a_checkpoint_can_be_named(tmp_path: Path) -> None:
     assert find_checkpoint(str(first.path), elsewhere) == first
 
 
-def test_incomplete_checkpoints_are_passed_over(tmp_path: Path) -> None:
+def test_incomplete_checkpoints_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole, half = save(store(tmp_path / "a"), 1), save(store(tmp_path / "a"), 2)
     (half.path / "complete.json").unlink()
     assert find_checkpoint("latest", tmp_path) == whole
+    assert f"{half.path} is passed over" in caplog.text
     with pytest.raises(ConfigError, match=r"no complete checkpoint .* beside it is .*step-000001"):
         find_checkpoint(str(half.path), tmp_path)
 
@@ -65,6 +68,15 @@ def test_an_annotation_may_not_change_but_need_not_be_known() -> None:
         check_unchanged(saved, now, Path("run"))
     check_unchanged(plain, now, Path("run"))
     check_unchanged(saved, plain | {"items": {}}, Path("run"))
+
+
+def test_a_run_does_not_end_before_its_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    check_length(1, 2, Path("run"))
+    assert not caplog.text
+    check_length(2, 2, Path("run"))
+    assert "all 2 steps are done: raise run.max_epoch" in caplog.text
+    with pytest.raises(ConfigError, match=r"run has 3 steps behind it, but run\.max_epoch times"):
+        check_length(3, 2, Path("run"))
 
 
 def test_what_is_new_or_gone_is_a_difference_too() -> None:

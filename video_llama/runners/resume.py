@@ -50,7 +50,10 @@ def find_checkpoint(wanted: str, output_dir: Path) -> Checkpoint | None:
 def _newest(folder: Path) -> Checkpoint | None:
     places = [folder, folder / FOLDER, *folder.glob(f"*/{FOLDER}")]
     paths = [path for place in places for path in checkpoint_folders(place)]
-    return max((c for p in paths if (c := Checkpoint.read(p)) is not None), default=None)
+    found = {path: Checkpoint.read(path) for path in paths}
+    for path in [path for path, checkpoint in found.items() if checkpoint is None]:
+        logger.warning("%s is passed over: it is damaged or not complete", path)
+    return max((c for c in found.values() if c is not None), default=None)
 
 
 def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path) -> None:
@@ -78,6 +81,26 @@ def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path)
         )
     for difference in _differences(saved["free"], current["free"]):
         logger.warning("resuming with another %s", difference)
+
+
+def check_length(done: int, wanted: int, where: Path) -> None:
+    """Compare the steps of a checkpoint with those of the whole run.
+
+    Args:
+        done: by the checkpoint.
+        wanted: `run.max_epoch` times `run.iters_per_epoch`.
+        where: the checkpoint.
+
+    Raises:
+        ConfigError: there are more than the run would have.
+    """
+    if done > wanted:
+        raise ConfigError(
+            f"run.resume_ckpt_path: {where} has {done} steps behind it, but run.max_epoch times "
+            f"run.iters_per_epoch is {wanted}: raise one, or go on from an earlier checkpoint"
+        )
+    if done == wanted:
+        logger.warning("all %d steps are done: raise run.max_epoch to train longer", wanted)
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from video_llama.runners.folder import RunFolder
 from video_llama.runners.hooks.base import Hook
 from video_llama.runners.optimizer import build_optimizer, step_seed
 from video_llama.runners.parts import RunParts, TrainedPart, load_branch
-from video_llama.runners.resume import check_unchanged
+from video_llama.runners.resume import check_length, check_unchanged
 from video_llama.runners.settings import RunSettings
 from video_llama.runners.world import World
 from video_llama.types import Batch, VideoLlamaError, WeightsError
@@ -173,6 +173,8 @@ class Runner:
                 f"{checkpoint.path}: no state of a training, it lacks {', '.join(sorted(missing))}"
             )
         check_unchanged(state["identity"], self.parts.identity, checkpoint.path)
+        if not self.settings.evaluate:
+            check_length(state["step"], self.num_steps, checkpoint.path)
         load_branch(self.parts.trainable, checkpoint.branch())
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
