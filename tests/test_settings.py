@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,9 @@ def test_a_card_may_be_chosen_by_number() -> None:
 
 def test_warm_up_starts_at_the_learning_rate_unless_set() -> None:
     assert RunSettings(init_lr=0.5).warmup_lr == 0.5
+    for lost in (math.nan, math.inf):
+        with pytest.raises(ConfigError, match=f"warmup_lr: {lost} given, a finite number of at"):
+            RunSettings(warmup_lr=lost)
     assert RunSettings(init_lr=0.5, warmup_lr=0.0).warmup_lr == 0.0
 
 

@@ -40,7 +40,8 @@ def at_least(settings: object, minimum: float, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if value is not None and not minimum <= value < math.inf:  # so for NaN too
-            raise ConfigError(f"{name}: {value} given, at least {minimum:g} expected")
+            finite = "" if math.isfinite(value) else "a finite number of "
+            raise ConfigError(f"{name}: {value} given, {finite}at least {minimum:g} expected")
 
 
 def at_most(settings: object, maximum: float, *names: str) -> None:

@@ -141,6 +141,7 @@ class RunSettings:
         self._check_ranges()
         if self.warmup_lr < 0:
             self.warmup_lr = self.init_lr
+        at_least(self, 0, "warmup_lr")  # for what is not finite
 
     def _check_ranges(self) -> None:
         unknown = [part for part in self.compile if part not in COMPILED_PARTS]
