@@ -288,6 +288,8 @@ def test_finished_run_can_be_resumed_and_extended(data: Path, tmp_path: Path) ->
     longer = runner(VISION_1, data, tmp_path, *again, "run.max_epoch=2")
     assert longer.train()
     assert [line["step"] for line in log_lines(longer.folder)] == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="has 4 steps behind it"):
+        runner(VISION_1, data, tmp_path, *again)
 
 
 @pytest.mark.parametrize(
@@ -450,6 +452,7 @@ def test_evaluated_loss_is_the_mean_over_tokens(data: Path, tmp_path: Path) -> N
     [
         (("run.evaluate=true",), "valid_splits and run.test_splits are empty"),
         (("run.valid_splits=[valid]",), "no data set has a valid split"),
+        (("run.valid_splits=[vaild]",), r"run\.valid_splits: unknown split 'vaild'; did you mean"),
         (("run.device=meta",), "meta has no weights"),
         (("model.frozen_video_Qformer=true",), "no other branch trains"),
         (("model.prompt_path=nowhere.txt",), "model.prompt_path: nowhere.txt cannot be read"),

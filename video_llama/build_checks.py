@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from video_llama.config import Config
+from video_llama.datasets.build_info import SPLITS
+from video_llama.registry import suggestion
 from video_llama.types import ConfigError
 
 
@@ -20,6 +22,11 @@ def check_trainable(cfg: Config) -> None:
         raise ConfigError("datasets: empty; name the data sets to train or evaluate on")
     if run.device == "meta":
         raise ConfigError("run.device: meta has no weights to train; use auto")
+    for key in ("train_splits", "valid_splits", "test_splits"):
+        for split in getattr(run, key):
+            if split not in SPLITS:
+                hint = suggestion(split, list(SPLITS))
+                raise ConfigError(f"run.{key}: unknown split {split!r}; {hint}")
     if run.evaluate and not run.valid_splits + run.test_splits:
         raise ConfigError("run.evaluate: true, but run.valid_splits and run.test_splits are empty")
     if not run.evaluate and len(run.train_splits) != 1:
