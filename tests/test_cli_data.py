@@ -116,6 +116,26 @@ def test_an_unknown_data_set_or_split_is_an_error(
     assert "no data set has a valid split" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("webvid",), "webvid: give --anno-dir or --storage"),
+        (
+            ("webvid", "--anno-dir", "a.csv", "--split", "valid"),
+            "--split, --options and --data-set",
+        ),
+        (("webvid", "--anno-dir", "a.csv", "--options", "run.seed=1"), "are for a YAML"),
+        (("x.yaml", "--storage", "a"), "use --options datasets.NAME.build_info.storage=a"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "pack"])
+def test_words_that_say_too_little_or_would_be_ignored_are_an_error(
+    command: str, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, *words, *(["packed"] if command == "pack" else [])) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_the_parser_imports_nothing_heavy() -> None:
     code = (
         "import argparse, sys; from video_llama import cli_data; "

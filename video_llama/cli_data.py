@@ -87,7 +87,7 @@ def check(args: argparse.Namespace) -> int:
     _show_check(reports)
     if args.json:
         content = {"data_sets": [asdict(report) for report in reports], "errors": errors}
-        args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
+        args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return 0 if not errors and all(report.is_usable for report in reports) else 1
 
 
@@ -147,6 +147,7 @@ def _entries(args: argparse.Namespace) -> dict[str, DatasetSettings]:
     """The data sets that a call means."""
     from video_llama.config import load_config
 
+    _check_source(args)
     if args.source in DATASETS:
         info = BuildInfo(anno_dir=args.anno_dir, videos_dir=args.videos_dir, storage=args.storage)
         return {args.source: DATASETS.get(args.source)(build_info=info)}
@@ -159,6 +160,28 @@ def _entries(args: argparse.Namespace) -> dict[str, DatasetSettings]:
     if not found:
         raise ConfigError(f"{args.source}: no data set has a {args.split} split")
     return found
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """Refuse options that would be ignored, and the name of a data set without its place."""
+    given = {key: getattr(args, key) for key in ("anno_dir", "videos_dir", "storage")}
+    if args.source not in DATASETS:
+        for key in (key for key, value in given.items() if value is not None):
+            raise ConfigError(
+                f"--{key.replace('_', '-')}: {given[key]} given together with {args.source}; "
+                "it is for the name of a data set: use --options "
+                f"datasets.NAME.build_info.{key}={given[key]}"
+            )
+        return
+    if not (given["anno_dir"] or given["storage"]):
+        raise ConfigError(
+            f"{args.source}: give --anno-dir or --storage, to say where the data lies"
+        )
+    if args.split != "train" or args.options or args.data_set:
+        raise ConfigError(
+            f"{args.source}: --split, --options and --data-set are for a YAML; the name of a data "
+            "set takes --anno-dir, --videos-dir and --storage"
+        )
 
 
 def _for_each(
