@@ -9,9 +9,11 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from tests.golden_model import build_golden, golden, golden_model
 from video_llama.models import video_llama as composition
+from video_llama.models.kv_cache import keeping
 from video_llama.models.language_model import encode_text
 from video_llama.models.prompts import caption_inputs
 from video_llama.models.qformer import TemporalQFormer
@@ -191,11 +193,12 @@ def chat_outputs(case: str) -> Outputs:
     beams = llm.generate(
         inputs_embeds=context, max_new_tokens=12, num_beams=3, repetition_penalty=1.2
     )
-    steps = llm(inputs_embeds=context, use_cache=True)
+    kept = keeping(DynamicCache(config=llm.config))
+    steps = llm(inputs_embeds=context, **kept)
     logits = [steps.logits[:, -1]]
     while len(logits) < 8:
         token = logits[-1].argmax(dim=-1, keepdim=True)
-        steps = llm(input_ids=token, past_key_values=steps.past_key_values, use_cache=True)
+        steps = llm(input_ids=token, **kept)
         logits.append(steps.logits[:, -1])
     step_logits = torch.stack(logits, dim=1)
     return {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from tests.golden_model import golden_model
-from video_llama.models.kv_cache import GrowingCache, PrefixCache
+from video_llama.models.kv_cache import GrowingCache, PrefixCache, keeping
 
 
 def logits_of(cache: GrowingCache | DynamicCache, steps: list[int], batch: int = 1) -> Tensor:
@@ -17,8 +19,7 @@ def logits_of(cache: GrowingCache | DynamicCache, steps: list[int], batch: int =
     ids = torch.randint(3, 90, (batch, sum(steps)), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         outputs = [
-            model(input_ids=part, past_key_values=cache, use_cache=True).logits
-            for part in ids.split(steps, dim=1)
+            model(input_ids=part, **keeping(cache)).logits for part in ids.split(steps, dim=1)
         ]
     return torch.cat(outputs, dim=1)
 
@@ -28,6 +29,12 @@ def test_a_growing_cache_computes_what_the_library_computes(steps: list[int]) ->
     config = golden_model().language_model.config
     ours = logits_of(GrowingCache(config), steps, batch=2)
     torch.testing.assert_close(ours, logits_of(DynamicCache(config=config), steps, batch=2))
+
+
+def test_no_argument_of_the_library_is_one_that_it_gives_up() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        logits_of(GrowingCache(golden_model().language_model.config), [3, 1])
 
 
 def test_a_token_is_written_into_its_place() -> None:

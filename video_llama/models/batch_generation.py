@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from video_llama.models.decoding import GenerationSettings, TokenChooser
-from video_llama.models.kv_cache import GrowingCache
+from video_llama.models.kv_cache import GrowingCache, keeping
 from video_llama.models.pace import Pace
 
 
@@ -83,8 +83,7 @@ def _logits(
         **inputs,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
+        **keeping(cache),
         logits_to_keep=1,
     )
     logits: Tensor = output.logits[:, -1].float()

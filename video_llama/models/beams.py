@@ -23,6 +23,7 @@ from video_llama.models.decoding import (
     ends_with_stop,
     prefill,
 )
+from video_llama.models.kv_cache import keeping
 from video_llama.models.pace import Pace
 
 
@@ -61,7 +62,7 @@ def _search(
     ids = searcher.generate(
         inputs_embeds=embeds,
         attention_mask=torch.ones(embeds.shape[:2], device=embeds.device),
-        past_key_values=states.repeated(settings.num_beams, model.config),
+        **keeping(states.repeated(settings.num_beams, model.config)),
         max_new_tokens=settings.max_new_tokens,
         logits_processor=LogitsProcessorList([NoEarlyStop(settings.min_new_tokens, stop_ids)]),
         num_beams=settings.num_beams,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, StaticCache
 
-from video_llama.models.kv_cache import PrefixCache
+from video_llama.models.kv_cache import PrefixCache, keeping
 from video_llama.types import RequestError
 
 LEAST_ROOM = 256
@@ -110,9 +110,7 @@ class CompiledDecoder:
 
     def _step(self, token: int) -> Tensor:
         self._ids.fill_(token)
-        output = self._forward(
-            input_ids=self._ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-        )
+        output = self._forward(input_ids=self._ids, **keeping(self._cache), logits_to_keep=1)
         # A recorded graph writes its next result into the same memory.
         logits: Tensor = output.logits[:, -1].float().clone()
         return logits

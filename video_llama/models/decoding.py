@@ -19,7 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from video_llama.models.kv_cache import PrefixCache
+from video_llama.models.kv_cache import PrefixCache, keeping
 from video_llama.models.pace import Pace
 from video_llama.types import RequestError
 
@@ -132,7 +132,7 @@ def prefill(model: LlamaForCausalLM, context: Context, length: int, pace: Pace) 
 def step(model: LlamaForCausalLM, cache: PrefixCache, inputs: dict[str, Tensor]) -> Tensor:
     """(1, V) logits behind `inputs`, whose keys and values join the cache; note their marks."""
     states = cache.states(model.config)
-    output = model(**inputs, past_key_values=states, use_cache=True, logits_to_keep=1)
+    output = model(**inputs, **keeping(states), logits_to_keep=1)
     logits: Tensor = output.logits[:, -1].float()
     return logits
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import video_llama.compat
 
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers import Cache, DynamicCache, LlamaForCausalLM, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 _BLOCK = 128
 """Positions by which the room for keys and values grows."""
+
+_KEYWORD = next(
+    name
+    for name in ("cache", "past_key_values")
+    if name in inspect.signature(LlamaForCausalLM.forward).parameters
+)
+"""Transformers 5.24 gave the argument a new name; its old one is to go in 5.40."""
+
+
+def keeping(cache: Cache) -> dict[str, Any]:
+    """Arguments that make a language model read and extend a cache, for `model(**...)`."""
+    return {_KEYWORD: cache, "use_cache": True}
 
 
 class GrowingLayer(DynamicLayer):
