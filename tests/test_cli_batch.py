@@ -128,13 +128,21 @@ def test_a_broken_line_or_file_is_an_error_of_its_own(run: Run, tmp_path: Path) 
         "no such file",
         "not a media file",
     ]
-    told += ["picture", "did you mean 'video'", "temperature", "context holds", "id: a text"]
+    told += [
+        "picture",
+        "did you mean 'video'",
+        "temperature",
+        "context holds",
+        "id: True given, a text",
+    ]
     for entry, message in zip(found[1:12], told, strict=True):
         assert message in entry["error"], entry
     assert "11 of 13 could not be answered" in errors
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"id": "dea', b"{"])
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"id": 7, "que', b'{"id": 7, "question": "A sound?", "answ', b"{"]
+)
 def test_a_rerun_goes_on_after_what_is_written(
     run: Run, source: Path, tmp_path: Path, torn: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +183,61 @@ def test_the_answers_to_other_questions_are_left_alone(
     assert target.read_bytes() == before
     assert run("batch", other, target, *SHORT, "--overwrite")[0] == 0
     assert [entry["question"] for entry in read_lines(target)] == ["Another one?"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"video": "other.mp4"}, {"options": {"temperature": 0.5}}, {"use_audio": False}]
+)
+def test_the_answer_to_the_same_words_about_something_else_is_not_taken(
+    run: Run, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    target, entry = tmp_path / "out.jsonl", {"question": "What?", "video": "missing.mp4"}
+    run("batch", write_lines(tmp_path / "in.jsonl", [entry]), target, *SHORT)
+    before = target.read_bytes()
+    other = write_lines(tmp_path / "other.jsonl", [entry | change])
+    status, _, errors = run("batch", other, target, *SHORT)
+    assert (status, target.read_bytes()) == (1, before)
+    assert "line 1 is no answer to that question" in errors
+
+
+@pytest.mark.parametrize(
+    "content", ["one line of somebody's notes", '{"id": "clip", "question": "Mine?"', "{}\n", "\0"]
+)
+def test_a_file_of_something_else_is_left_alone(
+    run: Run, source: Path, tmp_path: Path, content: str
+) -> None:
+    target = tmp_path / "notes.txt"
+    target.write_text(content)
+    status, _, errors = run("batch", source, target, *SHORT)
+    assert (status, target.read_text()) == (1, content)
+    assert "--overwrite" in errors
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_answers_are_not_written_over_the_questions(
+    run: Run, tmp_path: Path, more: list[str]
+) -> None:
+    source, link = tmp_path / "in.jsonl", tmp_path / "link.jsonl"
+    content = '{"id": "a", "question": "One?"}\n{"id": "b", "question": "Two?"}'
+    source.write_text(content)
+    link.symlink_to(source)
+    for target in (source, link):
+        status, _, errors = run("batch", source, target, *SHORT, *more)
+        assert (status, source.read_text()) == (1, content)
+        assert "it holds the questions; name another file" in errors
+
+
+def test_answers_go_to_a_file(run: Run, source: Path) -> None:
+    status, _, errors = run("batch", source, "/dev/null", *SHORT)
+    assert status == 1
+    assert "/dev/null: it is a device or a pipe" in errors
+
+
+def test_a_mark_of_the_byte_order_is_no_error(run: Run, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"id": "a", "question": "One?"}\r\n')
+    assert run("batch", source, target, *SHORT)[0] == 0
+    assert "answer" in read_lines(target)[0]
 
 
 def test_two_runs_do_not_write_one_file(run: Run, source: Path, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -46,6 +47,7 @@ class BatchRequest:
         media: in the order in which the prompt lists them.
         options: of `GenerationSettings`.
         error: why it cannot be answered; empty if it may be.
+        mark: tells its line from every other one.
     """
 
     request_id: str | int
@@ -53,6 +55,7 @@ class BatchRequest:
     media: tuple[RequestMedia, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,22 @@ def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
         RequestError: the file cannot be read, or holds nothing.
     """
     try:
-        lines = path.read_text("utf-8", errors="surrogateescape").split("\n")
+        lines = path.read_text("utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RequestError(f"{path}: cannot be read: {reason}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise RequestError(f'{path}: it is empty; lines such as {{"question": ...}} expected')
-    return [_request(number, line, defaults) for number, line in numbered]
+    return [
+        replace(_request(number, line, defaults), mark=_mark(line)) for number, line in numbered
+    ]
+
+
+def _mark(line: str) -> str:
+    """Short, and another one where media or options differ, too."""
+    content = line.strip().encode("utf-8", errors="surrogateescape")
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
@@ -104,13 +115,15 @@ def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
         return BatchRequest(number, error=f"line {number} is no JSON object")
     request_id = entry.get("id", number)
     if isinstance(request_id, bool) or not isinstance(request_id, str | int):
-        return BatchRequest(number, error="id: a text or a whole number expected")
+        return BatchRequest(
+            number, error=f"id: {request_id!r} given, a text or a whole number expected"
+        )
     question = entry.get("question")
     shown = question if isinstance(question, str) else ""
     try:
         _check_keys(entry, _KEYS)
         if not isinstance(question, str) or not question.strip():
-            raise RequestError("question: a text that is not empty expected")
+            raise RequestError(f"question: {question!r} given, a text that is not empty expected")
         media = tuple(_media_of(entry, defaults))
         options = entry.get("options", {})
         if not isinstance(options, dict):
@@ -123,7 +136,7 @@ def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
 def _media_of(entry: dict[str, Any], defaults: RequestDefaults) -> list[RequestMedia]:
     listed = entry.get("media", [])
     if not isinstance(listed, list):
-        raise RequestError("media: a list of paths or objects expected")
+        raise RequestError(f"media: {listed!r} given, a list of paths or objects expected")
     given: list[dict[str, Any]] = []
     for kind in _KINDS:
         value = entry.get(kind, [])

@@ -37,7 +37,7 @@ def batch(args: Namespace) -> int:
     requests = read_requests(source, _defaults(args, source))
     if args.batch_size < 1:
         raise RequestError(f"--batch-size: {args.batch_size} given, at least 1 expected")
-    with _opened(target, overwrite=args.overwrite) as file:
+    with _opened(target, source, overwrite=args.overwrite) as file:
         done = _answered(file, target, source, requests)
         failed = 0
         if done:
@@ -61,49 +61,74 @@ def _defaults(args: Namespace, source: Path) -> RequestDefaults:
 
 
 @contextmanager
-def _opened(target: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
+def _opened(target: Path, source: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
     """The output, which nobody else writes at the same time."""
     try:
-        with target.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RequestError(f"{target}: another `video-llama batch` writes it") from error
-            if overwrite:
-                file.truncate(0)
-            yield file
-    except (IsADirectoryError, NotADirectoryError, FileNotFoundError, PermissionError) as error:
+        if target.exists() and target.samefile(source):
+            raise RequestError(
+                f"{target}: it holds the questions; name another file for the answers"
+            )
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise RequestError(f"{target}: it is a device or a pipe, a file was expected")
+        file = target.open("a+b")
+    except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RequestError(f"{target}: cannot be written: {reason}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(f"{target}: another `video-llama batch` writes it") from error
+        if overwrite:
+            file.truncate(0)
+        yield file
 
 
 def _answered(file: IO[bytes], target: Path, source: Path, requests: Sequence[BatchRequest]) -> int:
     """How many requests the output has answers to; a line that was cut short is taken away."""
     file.seek(0)
-    whole, _, _ = file.read().rpartition(b"\n")
-    size = len(whole) + 1 if whole else 0
-    lines = whole.split(b"\n") if whole else []
+    *lines, torn = file.read().split(b"\n")
     if len(lines) > len(requests):
         raise RequestError(
             f"{target}: it has {len(lines)} lines, but {source} only {len(requests)}: it belongs "
             "to other questions; name another file, or say --overwrite"
         )
-    for number, (line, request) in enumerate(zip(lines, requests, strict=False), start=1):
-        if _identity(line) != (request.request_id, request.question):
-            raise RequestError(
-                f"{target}: line {number} is no answer to that question of {source}; name another "
-                "file, or say --overwrite"
-            )
-    file.truncate(size)
+    fits = [_is_answer(*pair) for pair in zip(lines, requests, strict=False)]
+    fits += [_is_begun(torn, requests[len(lines) :])]
+    if not all(fits):
+        raise RequestError(
+            f"{target}: line {fits.index(False) + 1} is no answer to that question of {source}; "
+            "name another file, or say --overwrite"
+        )
+    file.truncate(sum(len(line) + 1 for line in lines))
     return len(lines)
 
 
-def _identity(line: bytes) -> tuple[Any, Any]:
+def _is_answer(line: bytes, request: BatchRequest) -> bool:
+    """Whether a line of the output answers a request; one without a mark is trusted."""
     try:
         entry = json.loads(line)
-    except ValueError:
-        return None, None
-    return (entry.get("id"), entry.get("question")) if isinstance(entry, dict) else (None, None)
+    except (ValueError, RecursionError):
+        return False
+    return (
+        isinstance(entry, dict)
+        and entry.items() >= _head(request).items()
+        and entry.get("request", request.mark) == request.mark
+        and ("answer" in entry or "error" in entry)
+    )
+
+
+def _is_begun(torn: bytes, left: Sequence[BatchRequest]) -> bool:
+    """Whether what stands after the last whole line is the beginning of the next answer."""
+    if not torn or not left:
+        return not torn
+    head = json.dumps(_head(left[0]))[:-1].encode()
+    return head.startswith(torn) or torn.startswith(head)
+
+
+def _head(request: BatchRequest) -> dict[str, Any]:
+    """What the line of an answer begins with."""
+    return {"id": request.request_id, "question": request.question}
 
 
 def _answer(args: Namespace, requests: Sequence[BatchRequest], file: IO[bytes]) -> int:
@@ -136,7 +161,7 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], file: IO[bytes]) 
 
 def _line(answer: BatchAnswer) -> str:
     request = answer.request
-    content: dict[str, Any] = {"id": request.request_id, "question": request.question}
+    content = _head(request)
     if answer.answer is None:
         content["error"] = one_line(answer.error)
     else:
@@ -147,4 +172,4 @@ def _line(answer: BatchAnswer) -> str:
             "num_answer_tokens": answer.num_tokens,
             "notices": answer.notices,
         }
-    return json.dumps(content) + "\n"
+    return json.dumps(content | {"request": request.mark}) + "\n"
