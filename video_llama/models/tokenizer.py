@@ -8,7 +8,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers.normalizers import Prepend, Replace
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import LlamaTokenizer
-from transformers.convert_slow_tokenizer import generate_merges
+from transformers.tokenization_utils_base import generate_merges
 
 from video_llama.text import encode_pieces, encode_text
 from video_llama.types import IMAGE_PLACEHOLDER, ConfigError, WeightsError
