@@ -56,11 +56,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--port", type=int, metavar="N", help="TCP port (default: the first free one from 7860)"
     )
     page.add_argument(
-        "--share", action="store_true", help="also a public address, through a tunnel of Gradio's"
+        "--share",
+        action="store_true",
+        help="also a public address, through a tunnel of Gradio's makers",
     )
     page.add_argument("--auth", metavar="USER:PASSWORD", help="visitors must log in")
     limits = {
         "max_file_mb": "largest file, MB",
+        "max_upload_gb": "most that one address may upload in a day, GB",
         "max_minutes": "longest clip or sound, minutes",
         "max_queue": "most visitors who wait for their turn",
         "concurrency": "most visitors who are served at the same time",
@@ -113,7 +116,7 @@ def _serve(cfg: Config, options: ServerOptions) -> Page:
 
 
 def _server_options(args: argparse.Namespace) -> ServerOptions:
-    names = ("server_name", "port", "share", *("max_file_mb", "max_minutes"))
+    names = ("server_name", "port", "share", *("max_file_mb", "max_upload_gb", "max_minutes"))
     given = {name: getattr(args, name) for name in (*names, "max_queue", "concurrency")}
     return ServerOptions(auth=parse_auth(args.auth) if args.auth else None, **given)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from video_llama.page.guard import BUSY, MAX_BODY_BYTES, Guard
 from video_llama.page.options import ServerOptions
@@ -24,6 +25,7 @@ class Server:
         self.guard = Guard(
             self.answer,
             holds=Uploads(folder, ServerOptions()).holds,
+            refusal=lambda address, size: None if size != 8 else (429, f"{address}: {size}"),
             arrive=lambda visitor: self.visits.append(f"+{visitor}"),
             leave=lambda visitor: self.visits.append(f"-{visitor}"),
         )
@@ -47,7 +49,9 @@ class Server:
             sent.append(message)
 
         method = "POST" if bodies else "GET"
+        length = str(sum(map(len, bodies))).encode()
         scope = {"type": "http", "method": method, "path": root + path, "root_path": root}
+        scope |= {"client": ("1.2.3.4", 5), "headers": [(b"content-length", length)]}
         asyncio.run(self.guard(scope, receive, send))
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return sent[0]["status"], headers, b"".join(m["body"] for m in sent[1:])
@@ -128,6 +132,25 @@ def test_other_files_are_not_served(server: Server, tmp_path: Path, name: str) -
     path = "/gradio_api/file=" + name.format(folder=tmp_path)
     assert server.ask(path)[0] == 403
     assert server.seen == []
+
+
+def test_an_upload_is_asked_about_before_it_is_read(server: Server) -> None:
+    assert server.ask("/gradio_api/upload", b"ok")[0] == 200
+    status, _, body = server.ask("/gradio_api/upload", b"too much")
+    assert (status, json.loads(body)) == (429, {"detail": "1.2.3.4: 8"})
+    assert len(server.seen) == 1
+
+
+def test_an_upload_that_breaks_off_is_nothing_to_report(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ClientDisconnect
+
+    monkeypatch.setattr(server.guard, "_app", broken)
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
+    scope |= {"headers": [(b"content-length", b"2")]}
+    asyncio.run(server.guard(scope, broken, broken))
 
 
 def test_uploaded_files_are_served(server: Server, tmp_path: Path) -> None:

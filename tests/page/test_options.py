@@ -24,13 +24,14 @@ def test_nobody_else_is_let_in_by_default() -> None:
 
 def test_every_option_arrives() -> None:
     words = "--share --server-name 0.0.0.0 --port 7777 --auth me:pa:ss --max-file-mb 5 "
-    words += "--max-minutes 2 --max-queue 3 --concurrency 2"
+    words += "--max-upload-gb 3 --max-minutes 2 --max-queue 3 --concurrency 2"
     assert _server_options(parse(["demo", *words.split()])) == ServerOptions(
         server_name="0.0.0.0",
         port=7777,
         share=True,
         auth=("me", "pa:ss"),
         max_file_mb=5,
+        max_upload_gb=3,
         max_minutes=2,
         max_queue=3,
         concurrency=2,
@@ -51,6 +52,7 @@ def test_half_a_login_is_refused(text: str) -> None:
         ("max_file_mb", 0),
         ("max_file_mb", float("nan")),
         ("max_minutes", -1),
+        ("max_upload_gb", 0),
         ("max_queue", 0),
         ("concurrency", 0),
     ],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import ANY
 
 import pytest
 
@@ -71,6 +74,38 @@ def test_a_long_file_names_both_durations(uploads: Uploads) -> None:
     path = write_audio(uploads.folder / "long.mp3", tone(9.0))
     with pytest.raises(MediaError, match=r"it lasts 0\.\d minutes, at most 0\.05 here"):
         uploads.checked(str(path))
+
+
+def test_an_address_uploads_so_much_in_a_day(tmp_path: Path) -> None:
+    now = [0.0]
+    uploads = Uploads(tmp_path, ServerOptions(max_upload_gb=0.001), clock=lambda: now[0])
+    assert uploads.refusal("a", 900_000) is None
+    status, reason = uploads.refusal("a", 200_000) or (0, "")
+    assert status == 429
+    assert "0.0009 GB came" in reason
+    assert "at most 0.001 GB here" in reason
+    assert uploads.refusal("b", 200_000) is None
+    assert uploads.refusal("a", 100_000) is None
+    now[0] = 86_400.0
+    assert uploads.refusal("a", 900_000) is None
+
+
+def test_uploads_leave_room_on_the_disk(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(free=1_000_000_500)
+    monkeypatch.setattr("video_llama.page.uploads.shutil.disk_usage", lambda _: usage)
+    assert uploads.refusal("a", 500) is None
+    assert uploads.refusal("a", 501) == (507, ANY)
+    assert uploads.refusal("a", None) == (411, ANY)
+
+
+def test_what_broke_off_is_deleted(uploads: Uploads) -> None:
+    old, new, whole = (uploads.folder / name for name in ("tmpold", "tmpnew", f"{HASH}/a.png"))
+    for file in (old, new, whole):
+        file.write_bytes(b"x")
+    for file in (old, whole):
+        os.utime(file, (1.0, 1.0))
+    uploads.discard(set())
+    assert [file.exists() for file in (old, new, whole)] == [False, True, True]
 
 
 def test_messages_name_files_and_not_their_place(uploads: Uploads) -> None:

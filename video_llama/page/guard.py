@@ -7,10 +7,13 @@ and lets through what the page needs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from starlette.requests import ClientDisconnect
 
 # The protocol of ASGI.
 Scope = MutableMapping[str, Any]
@@ -55,6 +58,7 @@ class Guard:
     Args:
         app: Gradio's server.
         holds: whether a path is inside of the folder of uploads.
+        refusal: of an address and the size of an upload: status and reason, None if it is taken.
         arrive: called with the id of a page that connects.
         leave: called when it disconnects.
     """
@@ -64,10 +68,12 @@ class Guard:
         app: App,
         *,
         holds: Callable[[str], bool],
+        refusal: Callable[[str, int | None], tuple[int, str] | None],
         arrive: Callable[[str], None],
         leave: Callable[[str], None],
     ) -> None:
-        self._app, self._holds, self._arrive, self._leave = app, holds, arrive, leave
+        self._app, self._holds, self._refusal = app, holds, refusal
+        self._arrive, self._leave = arrive, leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -80,7 +86,10 @@ class Guard:
         if fault:
             await _refuse(send, *fault)
             return
-        if scope["method"] == "POST" and not path.startswith("/gradio_api/upload"):
+        if scope["method"] == "POST" and path.startswith("/gradio_api/upload"):
+            await self._upload(scope, receive, send)
+            return
+        if scope["method"] == "POST":
             body = await _body(receive)
             if body is None:
                 await _refuse(send, 413, f"more than {MAX_BODY_BYTES:,} bytes in one request")
@@ -98,6 +107,17 @@ class Guard:
             await self._app(scope, receive, _protected(send))
         finally:
             self._leave(heartbeat[1])
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a file, if it is not too much; one that breaks off is nothing to report."""
+        (address, _), headers = scope.get("client") or ("", 0), dict(scope.get("headers", ()))
+        length = headers.get(b"content-length", b"")
+        fault = self._refusal(address, int(length) if length.isdigit() else None)
+        if fault:
+            await _refuse(send, *fault)
+            return
+        with contextlib.suppress(ClientDisconnect):
+            await self._app(scope, receive, _protected(send))
 
     def _fault(self, path: str) -> tuple[int, str] | None:
         """Status and reason of a refusal; None if the path is fine."""

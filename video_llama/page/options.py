@@ -25,6 +25,8 @@ class ServerOptions:
     """Name and password that visitors must give; None: anybody may come in."""
     max_file_mb: float = 200.0
     """Largest file that may be uploaded, MB."""
+    max_upload_gb: float = 10.0
+    """Most that may be uploaded from one address in a day, GB."""
     max_minutes: float = 60.0
     """Longest clip or sound, minutes."""
     max_queue: int = 32
@@ -36,6 +38,7 @@ class ServerOptions:
         limits: dict[str, tuple[float, float]] = {
             "port": (1, 65535),
             "max_file_mb": (0.001, 1e6),
+            "max_upload_gb": (0.001, 1e6),
             "max_minutes": (0.01, 1e5),
             "max_queue": (1, 100_000),
             "concurrency": (1, 1000),

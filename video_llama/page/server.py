@@ -148,6 +148,7 @@ def _launch_options(
 
     calls = {
         "holds": uploads.holds,
+        "refusal": uploads.refusal,
         "arrive": conversations.arrive,
         "leave": conversations.leave,
     }
