@@ -123,6 +123,17 @@ def test_the_longest_idle_goes_when_there_are_too_many(conversations: Conversati
         conversations.of("b")
 
 
+def test_many_without_a_connection_do_not_drive_out_an_open_page(
+    conversations: Conversations,
+) -> None:
+    conversations.arrive("page")
+    first = conversations.of("page")
+    for number in range(10):
+        assert conversations.of(f"script{number}") is conversations.of(f"script{number}")
+    assert conversations.of("page") is first
+    assert len(conversations) == 3
+
+
 def test_who_is_being_answered_does_not_go(conversations: Conversations) -> None:
     pieces = conversations.of("a").ask("Hello?", **SPOKEN)
     next(pieces)

@@ -149,8 +149,8 @@ class Conversations:
     """The conversations of all visitors, by an id that only the visitor's page knows.
 
     A conversation is freed a while after its page was closed, or, where nothing keeps a connection
-    open (a script without heartbeat), after it has been idle; and the longest idle one when there
-    are too many.
+    open (a script without heartbeat), after it has been idle; and when there are too many the
+    longest idle one, of those without a connection if there are any.
 
     Args:
         chat: the engine that all share.
@@ -195,14 +195,15 @@ class Conversations:
             if visitor in self._gone:
                 del self._gone[visitor]
                 raise RequestError(
-                    "this conversation was closed because it had been left alone for long; "
+                    "this conversation was closed because it had been left alone for long, or "
+                    "because too many others came; "
                     "add the files again to begin a new one"
                 )
             if visitor not in self._open:
                 self._open[visitor] = Conversation(self.chat, self._forget)
             self._open.move_to_end(visitor)
             self._used[visitor] = self._clock()
-            conversation, crowded = self._open[visitor], self._too_many()
+            conversation, crowded = self._open[visitor], self._too_many(visitor)
         for stale in crowded:
             stale.close()
         return conversation
@@ -264,8 +265,14 @@ class Conversations:
             files, self._unneeded = self._unneeded - needed, set()
         self._forget(self._discard(files))
 
-    def _too_many(self) -> list[Conversation]:
-        idle = [v for v, c in self._open.items() if not c.session.is_answering]
+    def _too_many(self, newest: str) -> list[Conversation]:
+        """Free the surplus: who keeps no connection goes first, then who is idle for longest."""
+        idle = [
+            visitor
+            for visitor, conversation in self._open.items()
+            if visitor != newest and not conversation.session.is_answering
+        ]
+        idle.sort(key=lambda visitor: visitor in self._connections)
         surplus = max(0, len(self._open) - self._most)
         return [self._remove(visitor) for visitor in idle[:surplus]]
 
