@@ -215,6 +215,10 @@ def test_wrong_types_are_errors_and_not_crashes(page: Page) -> None:
         assert result(page, "ask", *data)[0] == "error"
     for data in ([None, True], [7, True], [{}, True], [[], True]):
         assert result(page, "add_media", *data)[0] == "error"
+    for flag in ("false", 0, None, {}):
+        kind, told = result(page, "set_audio", flag)
+        assert kind == "error"
+        assert "true or false expected" in str(told)
     assert result(page, "ask", "What?", 0.0, 1, 0.9, 1.0, 1.0, 1, 4, None)[0] == "complete"
 
 

@@ -52,9 +52,10 @@ class Api:
     ) -> dict[str, Any]:
         """Add a file (`handle_file("clip.mp4")`); returns what the model gets of it."""
         with self._telling():
+            heard = _flag("use_audio", use_audio)
             path = self.uploads.checked(_named(file))
             conversation = self._of(request)
-            conversation.add(path, use_audio=bool(use_audio))
+            conversation.add(path, use_audio=heard)
             items = {item.path: item for item in conversation.session.media}
             return item_details(items[path])
 
@@ -101,7 +102,7 @@ class Api:
         """Hear the clips of the conversation, or do not; returns all media."""
         with self._telling():
             conversation = self._of(request)
-            conversation.set_audio(bool(on))
+            conversation.set_audio(_flag("on", on))
             return [item_details(item) for item in conversation.session.media]
 
     def stop(self, request: gr.Request) -> str:
@@ -163,6 +164,12 @@ def _text(question: object) -> str:
     if not isinstance(question, str):
         raise RequestError(f"question: {question!r} given, a text expected")
     return question
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise RequestError(f"{name}: {value!r} given, true or false expected")
+    return value
 
 
 def _named(file: Any) -> str:
