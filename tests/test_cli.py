@@ -99,6 +99,13 @@ assert not heavy, heavy
     assert done.stdout.startswith("usage: video-llama")
 
 
+def test_the_help_does_not_call_the_tiny_preset_random(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ask", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "tiny.yaml, which knows a small synthetic world only" in told
+
+
 def test_the_program_answers_in_a_process_of_its_own(tmp_path: Path) -> None:
     picture = tmp_path / "caf\udce9.png"
     try:

@@ -206,7 +206,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="YAML",
         help="configuration of the model "
-        f"(default: {default_config_path().name}, a tiny one with random weights)",
+        f"(default: {default_config_path().name}, which knows a small synthetic world only)",
     )
     _add_overrides(parser)
 
