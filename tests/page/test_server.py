@@ -280,6 +280,14 @@ def test_without_an_audio_branch_there_is_nothing_about_sound() -> None:
         client.close()
 
 
+def test_no_button_hands_a_file_to_another_server(page: Page) -> None:
+    config = httpx.get(f"{page.url}config").json()
+    slots = [p["props"] for p in config["components"] if p["type"] in ("video", "image", "audio")]
+    assert len(slots) == 3
+    for slot in slots:
+        assert "share" not in (slot["buttons"] or ["share"])
+
+
 def test_the_examples_are_real_files(page: Page) -> None:
     from video_llama.page.examples import EXAMPLES
     from video_llama.processors.media import probe

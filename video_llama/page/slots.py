@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
+BUTTONS: list[Any] = ["download"]
+"""Gradio's default has one more, which hands the file to another server: that is forbidden here."""
+
 SlotT = TypeVar("SlotT", gr.Video, gr.Image, gr.Audio)
 
 
@@ -20,6 +23,7 @@ def video_slot() -> gr.Video:
             sources=["upload", "webcam"],
             webcam_options=gr.WebcamOptions(mirror=False),
             show_label=False,
+            buttons=BUTTONS,
             elem_id="video",
         )
     )
@@ -33,6 +37,7 @@ def picture_slot() -> gr.Image:
             sources=["upload", "webcam", "clipboard"],
             webcam_options=gr.WebcamOptions(mirror=False),
             show_label=False,
+            buttons=[*BUTTONS, "fullscreen"],
             elem_id="picture",
         )
     )
@@ -46,6 +51,7 @@ def sound_slot() -> gr.Audio:
             sources=["upload", "microphone"],
             show_label=False,
             editable=False,
+            buttons=BUTTONS,
             elem_id="sound",
         )
     )
