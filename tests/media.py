@@ -8,10 +8,12 @@ and which way up it is.
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import struct
 import wave
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,11 @@ import av
 import numpy as np
 from PIL import Image
 
-os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder talks to stderr otherwise
+AV1 = "libsvtav1"
+"""The AV1 encoder. Run by root it asks for real-time scheduling, and its process then comes before
+all others of the machine for good: so it is only run in a process of its own."""
+
+os.environ.setdefault("SVT_LOG", "0")  # it talks to stderr otherwise
 
 
 def frame_level(index: int, num_frames: int) -> int:
@@ -67,6 +73,10 @@ def write_video(
         codec_options: of the encoder, such as `x264-params`.
         times: seconds of each frame, for a variable frame rate; None spaces them by `1 / fps`.
     """
+    if codec == AV1 and multiprocessing.parent_process() is None:
+        given = {name: value for name, value in locals().items() if name != "path"}
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(write_video, path, **given).result()
     time_base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
     with av.open(str(path), "w", options=options or {}) as container:
         stream: Any = container.add_stream(codec, rate=fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def assert_right_frames(clip: VideoClip, tolerance: int = 6) -> None:
         ("a.mp4", "libx265", "yuv420p"),
         ("a.mkv", "libx264", "yuv444p"),
         ("a.webm", "libvpx-vp9", "yuv420p"),
-        ("a.mp4", "libsvtav1", "yuv420p"),
+        ("a.mp4", media.AV1, "yuv420p"),
         ("a.avi", "mpeg4", "yuv420p"),
         ("a.mov", "mjpeg", "yuvj420p"),
         ("a.ts", "libx264", "yuv420p"),
@@ -157,6 +158,12 @@ def test_what_decord_fails_on_is_read_by_pyav(
 
     monkeypatch.setattr(readers.DecordReader, "read", fail)
     assert_right_frames(load(media.write_video(tmp_path / "a.mp4", codec="mpeg4")))
+
+
+def test_making_av1_does_not_put_the_tests_before_all_other_processes(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    media.write_video(tmp_path / "a.mp4", codec=media.AV1)
+    assert os.sched_getscheduler(0) == before
 
 
 B_FRAMES = {"x264-params": "bframes=8:b-adapt=0:b-pyramid=normal"}
