@@ -17,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml.constructor import ConstructorError, SafeConstructor
+from yaml.scanner import ScannerError
 
 from video_llama.types import ConfigError
 
@@ -165,7 +166,7 @@ def _read_text(path: Path) -> str:
 def _check_events(text: str) -> None:
     """Refuse deep nesting, and tags of what no setting holds, before anything is built."""
     depth = 0
-    for event in yaml.parse(text, Loader=Loader):
+    for event in _events(text):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -179,6 +180,17 @@ def _check_events(text: str) -> None:
             raise ConstructorError(
                 None, None, f"the tag {shown} is for no setting; leave it out", event.start_mark
             )
+
+
+def _events(text: str) -> Iterator[Any]:
+    try:
+        yield from yaml.parse(text, Loader=Loader)
+    except ScannerError as error:
+        # Since 6.0.4 PyYAML has a limit of its own, far above ours but before its first event.
+        if "nesting depth" not in (error.problem or ""):
+            raise
+        line = None if error.problem_mark is None else error.problem_mark.line + 1
+        raise YamlLimitError(f"nested deeper than {MAX_DEPTH} levels", line) from error
 
 
 def _check_nodes(root: yaml.MappingNode) -> None:
