@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from video_llama.models.tokenizer import load_tokenizer
 from video_llama.resources import package_file
 from video_llama.synthetic.pretrain.contrast import TextTower, contrastive_loss, random_batch
+from video_llama.synthetic.pretrain.imagebind import varied
+from video_llama.synthetic.pretrain.language import softened
 from video_llama.synthetic.pretrain.loop import Recipe, fit, save_half
 from video_llama.synthetic.pretrain.muon import orthogonal
 from video_llama.synthetic.pretrain.pictures import SLOTS, Pictures, draw_pictures
 from video_llama.synthetic.pretrain.sounds import play_sounds
-from video_llama.synthetic.pretrain.texts import CONVERSATIONS, TextWorld
+from video_llama.synthetic.pretrain.texts import CONVERSATIONS, Conversation, TextWorld
 from video_llama.synthetic.randomness import generator
 from video_llama.synthetic.sampling import split_of
 from video_llama.synthetic.scene import COLOURS, KINDS
@@ -79,6 +81,44 @@ def test_a_plain_text_has_loss_on_its_answers_alone(world: TextWorld) -> None:
     assert "<Video>" in decoded(world, text.input_ids) or "<Audio>" in decoded(
         world, text.input_ids
     )
+
+
+@pytest.mark.parametrize("form", CONVERSATIONS)
+def test_every_description_is_known_by_its_tokens(world: TextWorld, form: Conversation) -> None:
+    text = world.conversation(generator(0, "test"), form)
+    assert text is not None
+    described = [n for n in text.media if n]
+    assert sorted(set(described)) == ([1, 2] if form == "both" else [1])
+    assert described == sorted(described)
+    assert all(label < 0 for label, n in zip(text.labels, text.media, strict=True) if n)
+
+
+def test_descriptions_are_softened_each_in_its_own_way_and_words_left() -> None:
+    random = torch.Generator().manual_seed(0)
+    embedded = torch.randn(3, 12, 64, generator=random)
+    media = torch.tensor([0, 0, 1, 1, 1, 1, 0, 2, 2, 2, 2, 0]).expand(3, -1)
+    soft = softened(embedded, media, random)
+    assert torch.equal(soft[media == 0], embedded[media == 0])
+    lengths = soft.norm(dim=-1) / embedded.norm(dim=-1)
+    first, second = lengths[:, 2:6].mean(dim=1), lengths[:, 7:11].mean(dim=1)
+    assert len(set(torch.cat([first, second]).round(decimals=2).tolist())) == 6
+    assert lengths[media > 0].min() > 0.3
+    assert lengths[media > 0].max() < 15
+    alike = torch.cosine_similarity(soft, embedded, dim=-1)[media > 0]
+    assert alike.min() > 0.2
+    assert alike.max() < 0.999
+
+
+def test_spectrograms_vary_in_pitch_and_tempo_and_keep_their_values() -> None:
+    random = torch.Generator().manual_seed(0)
+    rising = (torch.arange(128.0)[:, None] + 1000 * torch.arange(204.0)).expand(4, 1, -1, -1)
+    changed = varied(rising, random)
+    assert changed.shape == rising.shape
+    shifts = (changed[:, 0, 64, 0] - 64).tolist()
+    assert len(set(shifts)) > 1
+    assert max(map(abs, shifts)) <= 5
+    ends = (changed[:, 0, 64, 100] / 1000).floor()
+    assert 80 <= ends.min() < ends.max() <= 120
 
 
 def test_pictures_are_of_the_split(pictures: Pictures) -> None:

@@ -49,10 +49,10 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 def describe_sound(scene: Scene, rng: np.random.Generator) -> str:
     """What stands where the sound would.
 
-    Half of the time it is what one would see if the things that are heard were seen: the audio
+    Mostly it is what one would see if the things that are heard were seen: the audio
     branch is trained on pictures, and says no more than that about sounds.
     """
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         return sound_caption(scene, rng)
     still = len(scene.sounds) == 2
     sights = [

@@ -25,10 +25,10 @@ from video_llama.synthetic.pretrain.sounds import Sounds, play_sounds
 from video_llama.synthetic.sampling import Split
 from video_llama.synthetic.scene import KINDS
 
-PICTURES = Recipe(steps=800)
-SOUNDS = Recipe(steps=300)
+PICTURES = Recipe(steps=1600)
+SOUNDS = Recipe(steps=600)
 PICTURE_BATCH, SOUND_BATCH = 64, 32
-NUM_PICTURES, NUM_SOUNDS = 12000, 2500
+NUM_PICTURES, NUM_SOUNDS = 12000, 4000
 NUM_SCORED = 500
 POSITION_STD = 0.3
 SAID = ("kind", "colour", "number")
@@ -36,6 +36,12 @@ SAID = ("kind", "colour", "number")
 
 SCORED: tuple[Split, ...] = ("valid", "test_pairs")
 """Splits that the towers are scored on."""
+
+MOST_SHIFT = 5
+"""Largest shift of a spectrogram, in mel bins: the same sound, higher or lower."""
+
+MOST_STRETCH = 0.2
+"""Largest change of a spectrogram's tempo, as a share of it."""
 
 SHARPNESS = 10.0
 """Factor on the similarity of sounds and pictures in their loss."""
@@ -100,7 +106,8 @@ def _train_sounds(
 
     def loss_at(step: int) -> Tensor:
         index = torch.randint(len(sounds.kinds), (SOUND_BATCH,), generator=random)
-        vectors = F.normalize(_heard(model, sounds, index), dim=-1)
+        spectrograms = varied(sounds.spectrograms[index].float(), random)
+        vectors = F.normalize(model(spectrograms[:, None], "audio")[:, 0], dim=-1)
         shown = torch.stack(
             [
                 seen[place[torch.randint(len(place), (SOUND_BATCH,), generator=random)]]
@@ -114,6 +121,23 @@ def _train_sounds(
         return F.cross_entropy(SHARPNESS * similar, kinds) + (1 - near)
 
     return fit(model, loss_at, SOUNDS, title="imagebind, sounds")
+
+
+def varied(spectrograms: Tensor, random: torch.Generator) -> Tensor:
+    """Spectrograms a little higher or lower, faster or slower; edges are repeated.
+
+    Args:
+        spectrograms: (B, 1, mel, frames).
+        random: source of random numbers.
+    """
+    count, _, bins, frames = spectrograms.shape
+    shift = torch.randint(-MOST_SHIFT, MOST_SHIFT + 1, (count, 1), generator=random)
+    rate = 1 + MOST_STRETCH * (2 * torch.rand(count, 1, generator=random) - 1)
+    rows = (torch.arange(bins) + shift).clamp(0, bins - 1)
+    columns = (torch.arange(frames) * rate).long().clamp(max=frames - 1)
+    return spectrograms[torch.arange(count)[:, None, None], 0, rows[..., None], columns[:, None]][
+        :, None
+    ]
 
 
 def _seen(model: ImageBind, pictures: Pictures, index: Tensor) -> Tensor:

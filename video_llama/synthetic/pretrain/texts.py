@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from video_llama.datasets.conversation import (
     TEMPLATES,
@@ -59,11 +62,13 @@ class Text:
     Attributes:
         input_ids: token ids.
         labels: the same where the model is to learn, IGNORE_INDEX elsewhere.
+        media: of which medium a token is the description, from 1; 0 for all other tokens.
         kinds: of a conversation, what its questions ask for.
     """
 
     input_ids: list[int]
     labels: list[int]
+    media: list[int]
     kinds: tuple[str, ...] = ()
 
 
@@ -95,16 +100,22 @@ class TextWorld:
         scene = random_scene(rng)
         form: Conversation = pick(rng, PLAIN_FORMS)
         asked = _without_rivals(_asked(scene, form, rng), rng)
-        told = [f"<Audio> {describe_sound(scene, rng)} </Audio>"] if form != "video" else []
-        told += [f"<Video> {describe(scene, rng)} </Video>"] if form != "audio" else []
-        ids = [self._tokenizer.bos_token_id, *self._ids(" ".join(told))]
+        told = [("Audio", describe_sound(scene, rng))] if form != "video" else []
+        told += [("Video", describe(scene, rng))] if form != "audio" else []
+        ids, media = [self._tokenizer.bos_token_id], [0]
+        for number, (name, description) in enumerate(told, 1):
+            for text, owner in ((f"<{name}>", 0), (description, number), (f"</{name}>", 0)):
+                tokens = self._ids(text)
+                ids += tokens
+                media += [owner] * len(tokens)
         labels = [IGNORE_INDEX] * len(ids)
         for at in rng.permutation(len(asked))[:MOST_PLAIN_TURNS]:
             question = self._ids(asked[at].question)
             answer = [*self._ids(asked[at].answer), self._tokenizer.eos_token_id]
             ids += question + answer
             labels += [IGNORE_INDEX] * len(question) + answer
-        return Text(input_ids=ids, labels=labels) if asked else None
+        media += [0] * (len(ids) - len(media))
+        return Text(input_ids=ids, labels=labels, media=media) if asked else None
 
     def caption(self, rng: np.random.Generator, *, prompted: bool) -> Text:
         """A caption after a description, as in stage 1, or after a prompt too, as in stage 2."""
@@ -125,8 +136,8 @@ class TextWorld:
             end_sym=template.caption_end if prompted else "\n",
             max_txt_len=64,
         )
-        ids = self._filled(input_ids[0].tolist(), [description])
-        return Text(input_ids=ids, labels=labels[0].tolist())
+        ids, media = self._filled(input_ids[0].tolist(), [description])
+        return Text(input_ids=ids, labels=labels[0].tolist(), media=media)
 
     def guess(self, rng: np.random.Generator) -> Text:
         """A question about nothing, with any of its possible answers.
@@ -142,7 +153,8 @@ class TextWorld:
         encoded = _template(rng).encode(
             [(media_question(media, turn.question), pick(rng, turn.options))], self._tokenizer
         )
-        return Text(input_ids=list(encoded.input_ids), labels=list(encoded.labels))
+        ids = list(encoded.input_ids)
+        return Text(input_ids=ids, labels=list(encoded.labels), media=[0] * len(ids))
 
     def conversation(
         self,
@@ -189,36 +201,44 @@ class TextWorld:
             [(first, turns[0].answer), *((turn.question, turn.answer) for turn in turns[1:])],
             self._tokenizer,
         )
+        ids, owners = self._filled(encoded.input_ids, filling)
         return Text(
-            input_ids=self._filled(encoded.input_ids, filling),
+            input_ids=ids,
             labels=encoded.labels,
+            media=owners,
             kinds=tuple(turn.type for turn in turns),
         )
 
     def _ids(self, text: str) -> list[int]:
         return encode_text(self._tokenizer, text, parse_special=False)
 
-    def _filled(self, input_ids: Sequence[int], descriptions: Sequence[Sequence[int]]) -> list[int]:
-        waiting = iter([token for ids in descriptions for token in ids])
-        return [next(waiting) if token == self._media_id else token for token in input_ids]
+    def _filled(
+        self, input_ids: Sequence[int], descriptions: Sequence[Sequence[int]]
+    ) -> tuple[list[int], list[int]]:
+        """Ids with the descriptions in their places, and of which one each token is."""
+        waiting = iter([(token, n) for n, ids in enumerate(descriptions, 1) for token in ids])
+        filled = [next(waiting) if token == self._media_id else (token, 0) for token in input_ids]
+        return [token for token, _ in filled], [number for _, number in filled]
 
 
-def collate(texts: Sequence[Text]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def collate(texts: Sequence[Text]) -> tuple[Tensor, Tensor, Tensor]:
     """Texts as one batch.
 
     Args:
         texts: B texts.
 
     Returns:
-        Token ids and labels, both (B, L) int64, padded on the right.
+        Token ids, labels and numbers of media, all (B, L) int64, padded on the right.
     """
-    longest = max(len(text.input_ids) for text in texts)
-    ids = np.zeros((len(texts), longest), np.int64)
-    labels = np.full((len(texts), longest), IGNORE_INDEX, np.int64)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.input_ids)] = text.input_ids
-        labels[row, : len(text.labels)] = text.labels
-    return ids, labels
+
+    def padded(rows: list[list[int]], value: int) -> Tensor:
+        return pad_sequence([torch.tensor(row) for row in rows], True, value)
+
+    return (
+        padded([text.input_ids for text in texts], 0),
+        padded([text.labels for text in texts], IGNORE_INDEX),
+        padded([text.media for text in texts], 0),
+    )
 
 
 def _asked(scene: Scene, form: str, rng: np.random.Generator) -> list[Question]:
