@@ -102,7 +102,7 @@ def study(args: argparse.Namespace) -> None:
     if not (args.data / "world.json").is_file():
         raise ConfigError(
             f"--data {args.data}: no world there; "
-            f"video-llama data synth --out {args.data} --num-clips 1500"
+            f"video-llama data synth --out {args.data} --num-clips 2000"
         )
     chosen = STUDIES[args.what]
     plan = Plan(

@@ -61,7 +61,7 @@ class Plan:
     fast: bool = False
     seed: int = 0
     processes: int = 2
-    num_clips: int = 1200
+    num_clips: int = 2000
     limit: int = 42
     steps_scale: float = 1.0
     side_by_side: bool = False
