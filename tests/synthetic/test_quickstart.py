@@ -127,8 +127,9 @@ def test_four_stages_hand_on_their_branches(
         "audiobranch_stage1_pretrain": None,
         "audiobranch_stage2_finetune": "audiobranch_stage1_pretrain.safetensors",
     }
-    size = load_config(STAGES[0].config_path).run.batch_size_train
-    for _, _, options in trainings.calls:
+    sizes = {one.name: load_config(one.config_path).run.batch_size_train for one in STAGES}
+    for name, _, options in trainings.calls:
+        size = sizes[name]
         assert "run.seed=3" in options
         assert f"run.batch_size_train={size if side_by_side else size // 2}" in options
     values = yaml.safe_load((tmp_path / "model.yaml").read_text())
