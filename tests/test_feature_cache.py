@@ -62,16 +62,25 @@ def forbidden(*_: Any, **__: Any) -> NoReturn:
 
 
 @pytest.mark.parametrize("case", [VISION_1, VISION_2, AUDIO_1, AUDIO_2])
-def test_losses_are_the_same_with_and_without(case: Case, data: Path, tmp_path: Path) -> None:
+def test_losses_are_the_same_with_and_without(
+    case: Case, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     more = without_augmentation(case)
-    plain = runner(case, data, tmp_path / "plain", *more)
-    assert plain.train()
+    exact = runner(case, data, tmp_path / "exact", *more, "run.iters_per_epoch=1")
+    assert exact.train()
     cached = runner(case, data, tmp_path / "cached", *more, f"run.feature_cache={tmp_path}/cache")
     assert cached.train()
-    expected = losses(plain.folder)
-    assert len(expected) == 8
-    assert losses(cached.folder) == pytest.approx(expected, rel=1e-3)
-    assert losses(cached.folder) != expected  # float16 has been used
+    # The first loss is off by one rounding. Training amplifies that from step to step, so the later
+    # ones are compared with a run that rounds alike.
+    assert losses(cached.folder)[:1] == pytest.approx(losses(exact.folder), rel=1e-5)
+    encode = VideoLlama.frozen_features
+    monkeypatch.setattr(
+        VideoLlama, "frozen_features", lambda self, batch: encode(self, batch).half().float()
+    )
+    rounded = runner(case, data, tmp_path / "rounded", *more)
+    assert rounded.train()
+    assert len(losses(rounded.folder)) == 8
+    assert losses(cached.folder) == pytest.approx(losses(rounded.folder), rel=1e-4)
 
 
 @pytest.mark.parametrize("case", [VISION_2, AUDIO_1])
