@@ -119,6 +119,17 @@ def test_a_long_run_writes_before_its_end(tmp_path: Path, monkeypatch: pytest.Mo
     assert [is_kept(later, number) for number in range(5)] == [True] * 4 + [False]
 
 
+def test_items_that_come_again_are_written_however_few_there_are(tmp_path: Path) -> None:
+    """Else data workers, who see the disk only, decode a small set in every epoch."""
+    cache, worker = FeatureCache(tmp_path, KEY), FeatureCache(tmp_path, KEY)
+    cache.put(name(1), features(1))
+    assert not is_kept(worker, 1)
+    for _ in range(feature_cache.MOST_IN_VAIN):
+        assert is_kept(cache, 1)
+    assert is_kept(worker, 1)
+    assert is_kept(cache, 1)
+
+
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     fill(tmp_path, [1])
     (shard,) = tmp_path.glob("*.safetensors")

@@ -27,6 +27,8 @@ KEY = "key.json"
 SHARDS = "*.safetensors"
 FEWEST_BYTES, MOST_BYTES = 1 << 20, 1 << 27
 """Sizes of a shard. The first ones are small, so that little is lost if a short run is killed."""
+MOST_IN_VAIN = 32
+"""Items that others may decode because their features are not on the disk yet."""
 SECONDS = ".seconds"
 """Ends the name of the tensor with the times of a clip's frames."""
 
@@ -59,7 +61,7 @@ class FeatureCache:
         self.folder = folder
         _claim(folder, key)
         self._fresh: dict[str, Features] = {}
-        self._fresh_bytes = self._written_bytes = 0
+        self._fresh_bytes = self._written_bytes = self._in_vain = 0
         self._shards: list[Path] = []
         self._readers: list[Any] = []
         self._names = np.zeros(0, np.uint64)
@@ -76,9 +78,17 @@ class FeatureCache:
 
         Args:
             key: 32 hexadecimal digits.
+
+        Raises:
+            DiskFullError: there is no room for a shard.
         """
-        if key in self._fresh:
-            return self._fresh[key]
+        fresh = self._fresh.get(key)
+        if fresh is not None:
+            # Whoever asks has met the item again, and looked for it on the disk before.
+            self._in_vain += 1
+            if self._in_vain >= MOST_IN_VAIN:
+                self.flush()
+            return fresh
         found = self._look_up(key)
         if found is None and self._read_new_shards():
             found = self._look_up(key)
@@ -109,7 +119,7 @@ class FeatureCache:
         with atomic_write(self.folder / f"{uuid.uuid4().hex}.safetensors") as path:
             save_file(tensors, path)
         self._written_bytes += self._fresh_bytes
-        self._fresh, self._fresh_bytes = {}, 0
+        self._fresh, self._fresh_bytes, self._in_vain = {}, 0, 0
 
     def _look_up(self, key: str) -> Features | None:
         name = _number(key)
