@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -50,8 +50,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "set", num_items=6)
 
 
+_STARTED: list[Process] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """A run that a failed test leaves behind would slow down all others."""
+    yield
+    while _STARTED:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(_STARTED.pop().pid, signal.SIGKILL)
+
+
 def start(config: Path, options: Sequence[str], *, processes: int) -> Process:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command(config, options, processes=processes),
         env=environment(),
         stdout=subprocess.PIPE,
@@ -59,6 +71,8 @@ def start(config: Path, options: Sequence[str], *, processes: int) -> Process:
         text=True,
         start_new_session=True,
     )
+    _STARTED.append(process)
+    return process
 
 
 def wait_for_step(process: Process, output: Path, step: int) -> None:
