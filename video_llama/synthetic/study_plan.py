@@ -57,6 +57,7 @@ class Recipe:
             *self.options,
             *(f"datasets.{name}=null" for name in load_config(stage.config_path).datasets),
             f"datasets.{SOUND_SET}={{build_info: {place}}}",
+            "model.prompt_path=null",  # those of stage 2 ask what is in a picture
         ]
 
 
