@@ -222,6 +222,8 @@ def _titled(column: Column) -> str:
 
 def _note(result: Result) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
+    if len(result["seeds"]) == 1:
+        return f"Right answers in percent, seed {seeds}."
     return f"Right answers in percent, mean ± standard deviation over the seeds {seeds}."
 
 
