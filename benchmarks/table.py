@@ -45,6 +45,8 @@ def rows(folder: Path = RESULTS) -> list[Row]:
     found: list[Row] = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text("utf-8"))
+        if "study" in content:  # what is learnt, not how fast: in docs/study.md
+            continue
         where = f"{_machine(content)}: [{path.stem}](benchmarks/results/{path.name})"
         found += _rows_of(path.stem, content, where)
     return found

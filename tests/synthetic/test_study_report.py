@@ -144,12 +144,9 @@ def test_every_table_stands_in_a_page() -> None:
 
 @pytest.mark.parametrize("study", sorted({study for study, _ in TABLES.values()}))
 def test_shipped_results_are_of_whole_studies(study: str) -> None:
-    path = result_path(RESULTS, study)
-    if not path.exists():
-        pytest.skip(f"{path.name} has not been measured yet")
-    result = read_result(path)
+    result = read_result(result_path(RESULTS, study))
     assert (result["steps_scale"], result["limit"], result["options"]) == (1, None, [])
-    assert len(result["seeds"]) >= 3
+    assert len(result["seeds"]) >= (1 if study == "ablations" else 3)
 
 
 def test_the_ablations_of_the_paper_are_all_there() -> None:
