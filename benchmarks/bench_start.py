@@ -86,6 +86,7 @@ def write_model(folder: Path, layers: int) -> Path:
     (llama / "tokenizer.model").write_bytes((tiny / "tokenizer.model").read_bytes())
     content = yaml.safe_load(default_config_path().read_text())
     content["model"] |= {**WIDTHS, "llama_model": str(llama), "precision": "bf16"}
+    content["model"] |= dict.fromkeys(("vit_ckpt", "q_former_model", "ckpt_2"))
     content["model"]["ckpt"] = str(folder / "rest.safetensors")
     content["model"].pop("imagebind_config")
     content["run"]["device"] = "cpu"

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench_train, reference
+from benchmarks import bench_start, bench_train, reference
 from benchmarks.bench_model import Bench, settings_of
+from video_llama.build import build_model
+from video_llama.config import load_config
 from video_llama.models.assembly import build_video_llama
 from video_llama.models.language_model import causal_loss
 from video_llama.models.settings import ImageBindSettings, QFormerSettings, VitSettings
@@ -97,3 +99,9 @@ def gradients(model: VideoLlama) -> dict[str, torch.Tensor]:
         for name, parameter in model.trainable_parameters()
         if parameter.grad is not None
     }
+
+
+def test_the_model_whose_start_is_measured_has_all_its_weights(tmp_path: Path) -> None:
+    config = load_config(bench_start.write_model(tmp_path, layers=1))
+    assert not config.model.random_init
+    build_model(config)
