@@ -64,4 +64,7 @@ class StopOnSignal(Hook):
             logger.warning("%s: saving after this step; once more ends the run at once", name)
         elif now - self._asked_at > SAME_REQUEST:
             self.close()
+            if signal.getsignal(number) is signal.SIG_IGN:
+                # A shell's script starts what it puts in the background without Ctrl-C.
+                signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
