@@ -54,6 +54,7 @@ def test_recipes_change_the_shipped_configurations(recipe: Recipe, tmp_path: Pat
         cfg = load_config(stage.config_path, recipe.options_of(stage, tmp_path))
         assert cfg.model.trained_branch == recipe.branch
         assert (list(cfg.datasets) == ["audio_caption"]) is recipe.on_sound
+        assert (cfg.model.prompt_path is None) or not recipe.on_sound
     assert load_config(default_config_path(), recipe.options)
 
 
