@@ -2,7 +2,7 @@
 
 import sys
 
-from video_llama.cli import main
+from video_llama.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["demo", *sys.argv[1:]]))

@@ -19,9 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from video_llama.runners.errors import LocalError
-from video_llama.terminal import shown
-from video_llama.types import VideoLlamaError
+from video_llama.common.io import shown
+from video_llama.types import LocalError, VideoLlamaError
 
 logger = logging.getLogger("train")
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\ntrain.py: interrupted", file=sys.stderr, flush=True)
         return 130
     except RuntimeError as error:
-        from video_llama.runners.world import is_lost_peer
+        from video_llama.runners.distributed import is_lost_peer
 
         if not is_lost_peer(error):
             raise
@@ -81,14 +80,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Build the run and carry it out; torch is imported here, not before."""
-    from video_llama.build_checks import check_trainable
-    from video_llama.config import load_config
-    from video_llama.doctor import check_paths
+    from video_llama.apps.doctor import check_paths
+    from video_llama.config.build import check_trainable
+    from video_llama.config.load import load_config
 
     cfg = load_config(args.cfg_path, args.options)
     check_trainable(cfg)
     check_paths(cfg)
-    from video_llama.build_run import build_runner
+    from video_llama.config.build_run import build_runner
 
     runner = build_runner(cfg, name=args.cfg_path.stem)
     logger.info("results go to %s", runner.folder)

@@ -23,11 +23,11 @@ from typing import Any
 
 from benchmarks.harness import Comparison, Measurement, write
 from tests.media import tone, write_video
-from video_llama.chat import Chat, Session
-from video_llama.chat_answer import AnswerText
-from video_llama.config import load_config
-from video_llama.models.assembly import build_video_llama
-from video_llama.resources import default_config_path, package_file
+from video_llama.chat.answer import AnswerText
+from video_llama.chat.engine import Chat, Session
+from video_llama.common.io import default_config_path, package_file
+from video_llama.config.load import load_config
+from video_llama.models.build import build_video_llama
 
 QUESTION = "What happens in this part of the clip, who is in it and what can be heard? Part {}."
 

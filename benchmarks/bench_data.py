@@ -28,21 +28,21 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import video_llama.compat
+import video_llama.common.compat
 
 import av
 import numpy as np
 import torch
 from PIL import Image
 
-from video_llama.datasets.conversation import TEMPLATES
+from video_llama.common.io import package_file
+from video_llama.datasets.base import BuildInfo, WebvidSettings
 from video_llama.datasets.loading import TrainBatches, build_train_batches, make_loader
-from video_llama.datasets.pack import pack
-from video_llama.datasets.settings import BuildInfo, WebvidSettings
-from video_llama.models.tokenizer import load_tokenizer
-from video_llama.processors.readers import decord_module
+from video_llama.datasets.prepare.pack import pack
 from video_llama.processors.video import VideoClip, VideoProcessor
-from video_llama.resources import package_file
+from video_llama.processors.video_reader import decord_module
+from video_llama.text.templates import TEMPLATES
+from video_llama.text.tokenizer import load_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "data.json"
 BATCH = 4

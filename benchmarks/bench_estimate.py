@@ -26,16 +26,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import RESULTS, machine
-from video_llama.config import Config, load_config
-from video_llama.estimate.batch import Item, training_items
-from video_llama.estimate.memory import branch_kept, llm_kept
-from video_llama.estimate.phases import training_phases
-from video_llama.estimate.processor import cpu_rates, measure_anew
-from video_llama.estimate.shapes import llama_of
-from video_llama.estimate.timing import seconds_of
-from video_llama.models.assembly import build_video_llama
+from video_llama.apps.estimate.batch import Item, training_items
+from video_llama.apps.estimate.memory import branch_kept, llm_kept
+from video_llama.apps.estimate.phases import training_phases
+from video_llama.apps.estimate.processor import cpu_rates, measure_anew
+from video_llama.apps.estimate.shapes import llama_of
+from video_llama.apps.estimate.timing import seconds_of
+from video_llama.common.io import default_config_path, package_file
+from video_llama.config.load import Config, load_config
+from video_llama.models.build import build_video_llama
 from video_llama.models.video_llama import VideoLlama
-from video_llama.resources import default_config_path, package_file
 from video_llama.types import IGNORE_INDEX, CaptionBatch
 
 FRAMES, ROWS, CAPTION = 4, 2, "a small dog runs over the green field after a red ball and a cat"

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.harness import Comparison, compare, write
-from video_llama.config import load_config
-from video_llama.models.assembly import build_video_llama
-from video_llama.models.file_checks import RELEASED_SIZES
-from video_llama.models.generation import GenerationSettings, generate
+from video_llama.common.io import default_config_path, package_file
+from video_llama.config.load import load_config
+from video_llama.models.build import build_video_llama
+from video_llama.models.generation.generate import GenerationSettings, generate
 from video_llama.models.language_model import causal_loss
 from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama
-from video_llama.resources import default_config_path, package_file
+from video_llama.models.weights.checks import RELEASED_SIZES
 from video_llama.types import IGNORE_INDEX
 
 TEXT_LENGTH = 128

@@ -25,14 +25,14 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.harness import RESULTS, machine
-from video_llama.config import Config, load_config
-from video_llama.estimate.hardware import GPUS
-from video_llama.estimate.shapes import llama_of
-from video_llama.estimate.training import communication
-from video_llama.models.assembly import build_video_llama
-from video_llama.resources import default_config_path
-from video_llama.runners.parts import TrainedPart
-from video_llama.tasks.pretrain import TASKS
+from video_llama.apps.estimate.hardware import GPUS
+from video_llama.apps.estimate.shapes import llama_of
+from video_llama.apps.estimate.training import communication
+from video_llama.common.io import default_config_path
+from video_llama.config.load import Config, load_config
+from video_llama.models.build import build_video_llama
+from video_llama.runners.state import TrainedPart
+from video_llama.runners.task import TASKS
 from video_llama.types import CaptionBatch
 
 ROWS, FRAMES = 8, 8

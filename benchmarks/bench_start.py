@@ -35,10 +35,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.harness import RESULTS, machine
-from video_llama.config import load_config
-from video_llama.models.assembly import build_video_llama
-from video_llama.models.weights import targets_of
-from video_llama.resources import default_config_path, package_file
+from video_llama.common.io import default_config_path, package_file
+from video_llama.config.load import load_config
+from video_llama.models.build import build_video_llama
+from video_llama.models.weights.load import targets_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS = {
@@ -54,13 +54,13 @@ LLM = {
     "num_key_value_heads": 16,
     "vocab_size": 700,
 }
-LIBRARIES = "import video_llama.chat, video_llama.build"
+LIBRARIES = "import video_llama.chat.engine, video_llama.config.build"
 MEMORY = """
 import json, sys, torch
 from pathlib import Path
-from video_llama.build import build_model
-from video_llama.config import load_config
-import video_llama.chat
+from video_llama.config.build import build_model
+from video_llama.config.load import load_config
+import video_llama.chat.engine
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -137,7 +137,7 @@ def read(paths: list[Path]) -> float:
 def first_token(config: Path, picture: Path) -> float:
     """Seconds from the command to its first sign of an answer."""
     start = time.perf_counter()
-    command = ["-m", "video_llama.cli", "ask", str(picture), "What is it?"]
+    command = ["-m", "video_llama.apps.cli.main", "ask", str(picture), "What is it?"]
     command += ["--cfg-path", str(config), "--max-new-tokens", "1"]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
     return time.perf_counter() - start
@@ -173,11 +173,11 @@ def main() -> None:
         ways: dict[str, Callable[[], float]] = {
             "python": partial(run, "-c", ""),
             "import": partial(run, "-c", "import video_llama"),
-            "help": partial(run, "-m", "video_llama.cli", "--help"),
+            "help": partial(run, "-m", "video_llama.apps.cli.main", "--help"),
             "estimate": partial(
                 run,
                 "-m",
-                "video_llama.cli",
+                "video_llama.apps.cli.main",
                 "estimate",
                 "train_configs/visionbranch_stage1_pretrain.yaml",
             ),

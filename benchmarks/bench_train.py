@@ -27,17 +27,16 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.harness import Comparison, compare, write
-from video_llama.models.assembly import build_video_llama
-from video_llama.models.language_model import RELEASED_SIZES, causal_loss
-from video_llama.models.loss import linear_cross_entropy
-from video_llama.models.packing import allow_packing
+from video_llama.common.io import package_file
+from video_llama.models.build import build_video_llama
+from video_llama.models.language_model import RELEASED_SIZES, causal_loss, linear_cross_entropy
+from video_llama.models.llama_training import allow_packing
 from video_llama.models.settings import (
     ImageBindSettings,
     ModelSettings,
     VitSettings,
 )
 from video_llama.models.video_llama import VideoLlama
-from video_llama.resources import package_file
 from video_llama.types import IGNORE_INDEX, CaptionBatch
 
 VOCABULARY = 32000

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from video_llama.config import load_config
-from video_llama.estimate.hardware import GPUS, gpu_rates
-from video_llama.estimate.shapes import llama_of
-from video_llama.estimate.training import TrainingPlan, plan_training
-from video_llama.resources import resource
+from video_llama.apps.estimate.hardware import GPUS, gpu_rates
+from video_llama.apps.estimate.shapes import llama_of
+from video_llama.apps.estimate.training import TrainingPlan, plan_training
+from video_llama.common.io import resource
+from video_llama.config.load import load_config
 
 GPU, CORES = "a100-80g", 16
 FRAMES, BATCHES, WORLDS = (1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16, 32, 64)

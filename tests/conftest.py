@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-import video_llama.compat
+import video_llama.common.compat
 
 import pytest
 

@@ -13,16 +13,16 @@ import torch
 
 from tests.media import tone, write_audio, write_picture, write_video
 from tests.reference import GOLDEN
-from video_llama.datasets.conversation import TEMPLATES
-from video_llama.datasets.loading import TrainBatches, build_train_batches
-from video_llama.datasets.settings import (
+from video_llama.datasets.base import (
     DATASETS,
     BuildInfo,
     DatasetSettings,
     VisProcessors,
 )
-from video_llama.models.tokenizer import load_tokenizer
+from video_llama.datasets.loading import TrainBatches, build_train_batches
 from video_llama.processors.settings import ImageTrainSettings, VideoTrainSettings
+from video_llama.text.templates import TEMPLATES
+from video_llama.text.tokenizer import load_tokenizer
 from video_llama.types import Batch, CaptionBatch
 
 SIZE = 28

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tests.golden_arrays import GoldenArray, read_samples, write_samples
 from tests.reference import GOLDEN, SHARED
-from video_llama.models.assembly import build_video_llama
+from video_llama.models.build import build_video_llama
 from video_llama.models.settings import (
     Branch,
     ImageBindSettings,

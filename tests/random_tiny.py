@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from video_llama.resources import default_config_path, package_file
+from video_llama.common.io import default_config_path, package_file
 
 TRAINED = ("vit_ckpt", "q_former_model", "imagebind_ckpt_path", "ckpt", "ckpt_2")
 

@@ -10,9 +10,9 @@ import torch
 
 from benchmarks import bench_start, bench_train, reference
 from benchmarks.bench_model import Bench, settings_of
-from video_llama.build import build_model
-from video_llama.config import load_config
-from video_llama.models.assembly import build_video_llama
+from video_llama.config.build import build_model
+from video_llama.config.load import load_config
+from video_llama.models.build import build_video_llama
 from video_llama.models.language_model import causal_loss
 from video_llama.models.settings import ImageBindSettings, QFormerSettings, VitSettings
 from video_llama.models.video_llama import VideoLlama

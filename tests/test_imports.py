@@ -36,9 +36,9 @@ NEIGHBOURS = {("datasets", "processors"), ("runners", "tasks"), ("tasks", "runne
 """Parts never import one another, apart from these: (who imports, whom)."""
 
 NEEDS_COMPAT = {"timm", "torchaudio", "torchvision", "transformers"}
-"""Packages that fail to import beside a CPU torch without `video_llama.compat`."""
+"""Packages that fail to import beside a CPU torch without `video_llama.common.compat`."""
 
-NEEDS_NO_COMPAT = {"video_llama/models/tokenizer.py"}
+NEEDS_NO_COMPAT = {"video_llama/text/tokenizer.py"}
 """Files that use only the tokenizers of transformers, which load without torch and torchvision."""
 
 HEAVY = {*NEEDS_COMPAT, "accelerate", "decord", "gradio", "matplotlib", "torch", "webdataset"}
@@ -135,9 +135,13 @@ def test_files_that_need_compat_import_it_first() -> None:
     for source in package_sources():
         found = [i for i in imports(source.tree) if i.when != "check"]
         needy = [i.line for i in found if i.target.split(".")[0] in NEEDS_COMPAT]
-        compat = [i.line for i in found if i.target == "video_llama.compat" and i.when == "import"]
+        compat = [
+            i.line for i in found if i.target == "video_llama.common.compat" and i.when == "import"
+        ]
         if needy and source.name not in NEEDS_NO_COMPAT and not (compat and compat[0] < needy[0]):
-            wrong.append(f"{source.name}:{needy[0]} comes before `import video_llama.compat`")
+            wrong.append(
+                f"{source.name}:{needy[0]} comes before `import video_llama.common.compat`"
+            )
     assert wrong == []
 
 
@@ -156,11 +160,11 @@ def test_settings_and_configuration_import_no_torch() -> None:
 
 
 @pytest.mark.skipif(
-    not {"video_llama.cli", "video_llama.cli.__main__"} & package_modules(),
-    reason="video_llama/cli.py does not exist yet",
+    not {"video_llama.apps.cli.main", "video_llama.apps.cli.main.__main__"} & package_modules(),
+    reason="video_llama/apps/cli/main.py does not exist yet",
 )
 def test_help_of_the_command_imports_no_torch() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "video_llama.cli", "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "video_llama.apps.cli.main", "--help"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "usage" in result.stdout.lower()

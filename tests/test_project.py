@@ -181,7 +181,7 @@ import json, sys
 sys.path.insert(0, {str(target)!r})
 import video_llama
 from importlib.metadata import distribution
-from video_llama.resources import default_config_path, package_file, resource
+from video_llama.common.io import default_config_path, package_file, resource
 places = [default_config_path(), package_file("presets/tiny"), *map(resource, {SHIPPED!r})]
 meta = distribution("video-llama")
 print(json.dumps({{
@@ -198,4 +198,4 @@ print(json.dumps({{
     assert len(report["places"]) == 2 + len(SHIPPED)
     assert all(Path(path).is_relative_to(target) for path in report["places"])
     assert report["version"][0] == report["version"][1]
-    assert report["scripts"] == {"video-llama": "video_llama.cli:main"}
+    assert report["scripts"] == {"video-llama": "video_llama.apps.cli.main:main"}

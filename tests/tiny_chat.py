@@ -16,10 +16,10 @@ import pytest
 
 from tests.media import set_rotation, tone, write_audio, write_picture, write_video
 from tests.random_tiny import random_tiny
-from video_llama.build import build_model
-from video_llama.chat import Chat, Session
-from video_llama.cli import main
-from video_llama.config import load_config
+from video_llama.apps.cli.main import main
+from video_llama.chat.engine import Chat, Session
+from video_llama.config.build import build_model
+from video_llama.config.load import load_config
 from video_llama.models.video_llama import VideoLlama
 
 
@@ -79,7 +79,7 @@ def run_command(
     stdin: str = "",
 ) -> tuple[int, str, str]:
     """Status, output and errors of a command in this process, with the shared tiny model."""
-    monkeypatch.setattr("video_llama.build.build_model", lambda cfg, **_: tiny_model())
+    monkeypatch.setattr("video_llama.config.build.build_model", lambda cfg, **_: tiny_model())
     monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
     capsys.readouterr()
     try:

@@ -1,6 +1,6 @@
 """Video-LLaMA: an audio-visual language model that watches a clip, hears it and talks about it.
 
-The three public names are looked up when they are first used, so that `import video_llama` stays
+The public names are looked up when they are first used, so that `import video_llama` stays
 quick and imports no torch.
 """
 
@@ -10,17 +10,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from video_llama.build import build_model
-    from video_llama.chat import Chat
-    from video_llama.config import load_config
+    from video_llama.chat.engine import Chat
+    from video_llama.config.build import build_model
+    from video_llama.config.load import load_config
+    from video_llama.text.templates import TEMPLATES
+    from video_llama.text.tokenizer import load_tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["Chat", "__version__", "build_model", "load_config"]
+__all__ = ["TEMPLATES", "Chat", "__version__", "build_model", "load_config", "load_tokenizer"]
 
 _HOMES = {
-    "Chat": "video_llama.chat",
-    "build_model": "video_llama.build",
-    "load_config": "video_llama.config",
+    "TEMPLATES": "video_llama.text.templates",
+    "Chat": "video_llama.chat.engine",
+    "build_model": "video_llama.config.build",
+    "load_config": "video_llama.config.load",
+    "load_tokenizer": "video_llama.text.tokenizer",
 }
 """Which module defines a public name."""
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from video_llama.datasets.json_lists import read_json
-from video_llama.datasets.tables import read_tables
+from video_llama.datasets.annotations import read_json, read_tables
 from video_llama.types import ConfigError
 
 

@@ -10,11 +10,10 @@ import pytest
 
 from tests.data_sets import NUM_CLIPS, captions_of, entry, info_of, same, train_batches
 from tests.media import truncate, write_video
-from video_llama.datasets.batches import TrainBatches
+from video_llama.datasets.base import BuildInfo, DatasetSettings
+from video_llama.datasets.batches import ItemError, TrainBatches
 from video_llama.datasets.items import CaptionItems, Item
 from video_llama.datasets.loading import make_loader
-from video_llama.datasets.settings import BuildInfo, DatasetSettings
-from video_llama.datasets.watch import ItemError
 from video_llama.types import Batch, CaptionBatch, ConfigError
 
 ALL = ("webvid", "cc_sbu_align", "llava_instruct", "webvid_instruct", "audio_caption")

@@ -14,8 +14,7 @@ import pytest
 
 from tests.media import write_video
 from tests.reference import ROOT
-from video_llama.datasets.build_info import BuildInfo
-from video_llama.datasets.settings import DATASETS
+from video_llama.datasets.base import DATASETS, BuildInfo
 
 FILES = {
     "webvid": "a.csv",
@@ -51,7 +50,7 @@ def test_every_data_set_is_described() -> None:
 
 FOLLOW = """
 import sys
-from video_llama.cli import main
+from video_llama.apps.cli.main import main
 checked = main(["data", "check", "my_clips", "--anno-dir", "a.csv", "--videos-dir", "clips"])
 import train
 sys.exit(checked or train.main(["--cfg-path", "my.yaml"]))
@@ -88,7 +87,7 @@ def test_a_data_set_is_added_in_two_edits(tmp_path: Path) -> None:
     page = (ROOT / "docs/data.md").read_text("utf-8").partition("## Adding a data set")[2]
     reader, settings = map(textwrap.dedent, re.findall(r"```python\n(.*?)```", page, re.DOTALL))
     (tmp_path / "video_llama/datasets/my_clips.py").write_text(reader, "utf-8")
-    with (tmp_path / "video_llama/datasets/settings.py").open("a", encoding="utf-8") as file:
+    with (tmp_path / "video_llama/datasets/base.py").open("a", encoding="utf-8") as file:
         file.write(f"\n\n{settings}")
 
     (tmp_path / "clips").mkdir()

@@ -23,12 +23,12 @@ from tests.data_sets import (
 )
 from tests.media import tone, write_audio, write_picture, write_video
 from tests.reference import SHARED, needs_shared
-from video_llama.datasets.building import build_items
-from video_llama.datasets.conversation import TEMPLATES
+from video_llama.datasets.base import BuildInfo, VisProcessors
 from video_llama.datasets.items import Item
-from video_llama.datasets.randomness import torch_generator
-from video_llama.datasets.settings import BuildInfo, VisProcessors
+from video_llama.datasets.loading import build_items
+from video_llama.datasets.sampling import torch_generator
 from video_llama.processors.settings import AudioSettings, ImageTrainSettings
+from video_llama.text.templates import TEMPLATES
 from video_llama.types import CaptionBatch, ConfigError, InstructionBatch
 
 

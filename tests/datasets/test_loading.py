@@ -21,8 +21,7 @@ from tests.data_sets import (
     tokenizer,
     train_batches,
 )
-from video_llama.datasets.build_info import BuildInfo, SplitInfo
-from video_llama.datasets.conversation import TEMPLATES
+from video_llama.datasets.base import BuildInfo, DatasetSettings, SplitInfo
 from video_llama.datasets.items import CaptionItems, Item
 from video_llama.datasets.loading import (
     EvalBatches,
@@ -30,7 +29,7 @@ from video_llama.datasets.loading import (
     build_eval_batches,
     make_loader,
 )
-from video_llama.datasets.settings import DatasetSettings
+from video_llama.text.templates import TEMPLATES
 from video_llama.types import Batch, ConfigError
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from video_llama.datasets.randomness import key_of, permuted, torch_generator, uniform
+from video_llama.datasets.sampling import key_of, permuted, torch_generator, uniform
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 1000, 4097])

@@ -8,10 +8,10 @@ import pytest
 
 from tests.data_sets import entry, write_json, write_table
 from tests.media import tone, write_audio, write_picture
-from video_llama.datasets.build_info import BuildInfo
-from video_llama.datasets.building import media_loader, read_records
-from video_llama.datasets.check import check
-from video_llama.datasets.pack import pack
+from video_llama.datasets.base import BuildInfo
+from video_llama.datasets.loading import media_loader, read_records
+from video_llama.datasets.prepare.check import check
+from video_llama.datasets.prepare.pack import pack
 from video_llama.types import MediaError
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from tests.data_sets import captions_of, entry, train_batches
 from tests.media import write_picture
-from video_llama.datasets import arrow_files, shard_index
-from video_llama.datasets.settings import BuildInfo
+from video_llama.datasets import annotations as arrow_files
+from video_llama.datasets import shards as shard_index
+from video_llama.datasets.base import BuildInfo
 from video_llama.datasets.shards import ShardRecords, expand_shards
 from video_llama.types import ConfigError, MediaError
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.data_sets import write_table
-from video_llama.datasets import arrow_files, tables
-from video_llama.datasets.tables import read_tables
+from video_llama.datasets import annotations as arrow_files
+from video_llama.datasets import annotations as tables
+from video_llama.datasets.annotations import read_tables
 from video_llama.datasets.webvid import read_webvid
 from video_llama.types import ConfigError
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from video_llama.datasets.watch import ItemError, Watch
+from video_llama.datasets.batches import ItemError, Watch
 from video_llama.types import ConfigError, MediaError
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from video_llama.models import loss as module
-from video_llama.models.loss import linear_cross_entropy
+from video_llama.models import language_model as module
+from video_llama.models.language_model import linear_cross_entropy
 
 TRANSPOSE = torch.ops.aten.t.default  # of the weights, which makes nothing
 ROWS = torch.tensor([0, 3, 4, 7, 8, 9, 11])

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tests.golden_model import golden, golden_settings, weight
-from video_llama.models.assembly import build_video_llama
+from video_llama.models.build import build_video_llama
 from video_llama.models.video_llama import VideoLlama
-from video_llama.models.weights import LOGIT_SCALE, targets_of
+from video_llama.models.weights.load import targets_of
+from video_llama.models.weights.names import LOGIT_SCALE
 from video_llama.types import WeightsError
 
 PREFIX = "audio_encoder."

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.golden_model import build_golden, golden
-from video_llama.models.recompute import recompute_activations
+from video_llama.models.llama_training import recompute_activations
 from video_llama.models.video_llama import VideoLlama
 from video_llama.types import CaptionBatch
 

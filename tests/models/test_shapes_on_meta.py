@@ -13,11 +13,13 @@ from transformers import LlamaForCausalLM
 
 from tests.full_model import UNUSED_TOWER, Branch, full_model, read_reference
 from tests.reference import ROOT, needs_shared
-from video_llama.build import build_model
-from video_llama.config import load_config
-from video_llama.models import weight_files, weights
+from video_llama.config.build import build_model
+from video_llama.config.load import load_config
 from video_llama.models.video_llama import VideoLlama
-from video_llama.models.weights import LOGIT_SCALE, targets_of
+from video_llama.models.weights import files as weight_files
+from video_llama.models.weights import load as weights
+from video_llama.models.weights.load import targets_of
+from video_llama.models.weights.names import LOGIT_SCALE
 
 YAMLS: list[tuple[str, Branch]] = [
     ("visionbranch_stage1_pretrain", "video"),

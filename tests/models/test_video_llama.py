@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.golden_model import build_golden, golden_model, golden_settings
-from video_llama.models.names import original_name, trainable_prefixes
 from video_llama.models.qformer import TemporalQFormer, video_branch
 from video_llama.models.settings import Branch
+from video_llama.models.weights.names import original_name, trainable_prefixes
 from video_llama.types import CaptionBatch, ConfigError, InstructionBatch
 
 VIDEO, SOUND = (2, 3, 4, 56, 56), (2, 3, 1, 128, 204)

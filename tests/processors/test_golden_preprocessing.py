@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from tests.reference import SHARED, needs_shared
-from video_llama.processors import readers
-from video_llama.processors.pyav_reader import PyAvReader
+from video_llama.processors import video_reader as readers
+from video_llama.processors.audio import clip_spans, log_mel
 from video_llama.processors.settings import (
     AudioSettings,
     ImageEvalSettings,
     ImageTrainSettings,
     VideoEvalSettings,
 )
-from video_llama.processors.sound import clip_spans, log_mel
+from video_llama.processors.video_reader import PyAvReader
 from video_llama.processors.waveform import open_sound
 
 pytestmark = needs_shared

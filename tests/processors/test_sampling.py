@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.reference import GOLDEN
-from video_llama.processors.sampling import at_rate, frame_window, headtail, uniform
+from video_llama.processors.video import at_rate, frame_window, headtail, uniform
 
 INDICES: dict[str, list[int]] = json.loads((GOLDEN / "processors.json").read_text())[
     "uniform_indices"

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.reference import GOLDEN
-from video_llama.processors.settings import VideoEvalSettings, VideoTrainSettings
-from video_llama.processors.transforms import (
+from video_llama.processors.image import (
     CropBox,
     crop_and_resize,
     normalise,
     random_crop_box,
 )
+from video_llama.processors.settings import VideoEvalSettings, VideoTrainSettings
 
 BOXES: dict[str, list[int]] = json.loads((GOLDEN / "processors.json").read_text())["crops_of_224"]
 

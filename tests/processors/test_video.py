@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from tests import media
-from video_llama.processors import pyav_reader, readers
-from video_llama.processors.pyav_reader import PyAvReader
+from video_llama.processors import video_reader as pyav_reader
+from video_llama.processors import video_reader as readers
+from video_llama.processors.image import normalise
 from video_llama.processors.settings import VideoEvalSettings, VideoTrainSettings
-from video_llama.processors.transforms import normalise
 from video_llama.processors.video import VideoClip
+from video_llama.processors.video_reader import PyAvReader
 from video_llama.types import MediaError
 
 READERS = ["decord", "PyAV"]

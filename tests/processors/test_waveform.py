@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
-import video_llama.compat
+import video_llama.common.compat
 
 import numpy as np
 import pytest

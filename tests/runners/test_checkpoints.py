@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from video_llama.files import DiskFullError
+from video_llama.common.io import DiskFullError
 from video_llama.runners.checkpoints import Checkpoint, CheckpointStore
 from video_llama.types import WeightsError
 

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from video_llama.runners.bad_item_list import BadItemList
-from video_llama.runners.errors import TooManyBadItemsError, plain_message
-from video_llama.runners.hooks.bad_items import BadItems
-from video_llama.runners.hooks.base import crossed
-from video_llama.runners.hooks.log import JsonLog
-from video_llama.runners.hooks.progress import Progress
-from video_llama.runners.hooks.stop import SAME_REQUEST, StopOnSignal
+from video_llama.runners.hooks import JsonLog, Progress, crossed
+from video_llama.runners.safeguards import SAME_REQUEST, BadItemList, BadItems, StopOnSignal
 from video_llama.runners.settings import RunSettings
-from video_llama.types import BadItem, CaptionBatch, ConfigError
+from video_llama.types import (
+    BadItem,
+    CaptionBatch,
+    ConfigError,
+    TooManyBadItemsError,
+    plain_message,
+)
 
 
 class OneProcess:
@@ -199,7 +200,7 @@ def test_signals_of_one_request_are_one_and_a_later_one_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("video_llama.runners.hooks.stop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("video_llama.runners.safeguards.time.monotonic", lambda: clock[0])
     runner, hook = fake_runner(tmp_path), StopOnSignal()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     before = signal.getsignal(signal.SIGINT)

@@ -7,7 +7,7 @@ from torch import nn
 from tests.full_model import full_model
 from tests.golden_model import build_golden, golden
 from video_llama.models.settings import Branch
-from video_llama.runners.optimizer import build_optimizer, parameter_groups, step_seed
+from video_llama.runners.optim import build_optimizer, parameter_groups, step_seed
 from video_llama.runners.settings import RunSettings
 from video_llama.types import CaptionBatch
 

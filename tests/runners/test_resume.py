@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.runners.test_checkpoints import save, store
-from video_llama.runners.resume import check_length, check_unchanged, find_checkpoint
+from video_llama.runners.checkpoints import check_length, check_unchanged, find_checkpoint
 from video_llama.types import ConfigError
 
 

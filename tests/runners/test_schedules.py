@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from tests.reference import ROOT, SHARED, needs_shared
-from video_llama.config import load_config
-from video_llama.runners.schedules import SCHEDULES, learning_rate
+from video_llama.config.load import load_config
+from video_llama.runners.optim import SCHEDULES, learning_rate
 from video_llama.runners.settings import RunSettings
 from video_llama.types import ConfigError
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studies.world_picture import main
 from tests.reference import ROOT
-from video_llama.synthetic.icons import ICONS
+from video_llama.synthetic.draw import ICONS, RGB
 from video_llama.synthetic.language import questions
-from video_llama.synthetic.picture import RGB
-from video_llama.synthetic.randomness import generator
-from video_llama.synthetic.sampling import (
+from video_llama.synthetic.splits import (
     DURATIONS,
     GROWTHS,
     PATHS,
@@ -22,10 +21,10 @@ from video_llama.synthetic.sampling import (
     SOUND_RANGES,
     SPLITS,
     SWITCH,
+    generator,
     sample_scene,
     triples,
 )
-from video_llama.synthetic.sheet import main
 from video_llama.synthetic.write import SHARES
 
 TEXT = (ROOT / "docs/world.md").read_text("utf-8")

@@ -8,8 +8,7 @@ from itertools import product
 
 import pytest
 
-from video_llama.models.tokenizer import encode_text, load_tokenizer
-from video_llama.resources import package_file
+from video_llama.common.io import package_file
 from video_llama.synthetic.language import (
     MOVING_TYPES,
     QUESTION_TYPES,
@@ -20,10 +19,10 @@ from video_llama.synthetic.language import (
     questions,
     sound_caption,
 )
-from video_llama.synthetic.randomness import generator
-from video_llama.synthetic.sampling import SPLITS, sample_scene
 from video_llama.synthetic.scene import COLOURS, KINDS, Scene, Sight, Sound
+from video_llama.synthetic.splits import SPLITS, generator, sample_scene
 from video_llama.synthetic.wording import CHINESE, ENGLISH, Wording
+from video_llama.text.tokenizer import encode_text, load_tokenizer
 
 SCENES = [sample_scene(9, split, index) for split in SPLITS for index in range(120)]
 WORDINGS = {"english": ENGLISH, "chinese": CHINESE}

@@ -11,20 +11,19 @@ import pytest
 
 from tests.synthetic import other_hands as others
 from tests.synthetic.other_hands import Easel, Film, Noise, Thing
-from video_llama.build import build_model
-from video_llama.config import load_config
-from video_llama.evaluate import Examiner
-from video_llama.evaluate_questions import read_questions
+from video_llama.apps.evaluate.examine import Examiner
+from video_llama.apps.evaluate.questions import read_questions
+from video_llama.apps.evaluate.scores import Score, scores_of
+from video_llama.common.io import default_config_path
+from video_llama.config.build import build_model
+from video_llama.config.load import load_config
 from video_llama.processors.media import probe
-from video_llama.resources import default_config_path
-from video_llama.synthetic.items import World
+from video_llama.synthetic.draw import render_frames
 from video_llama.synthetic.language import ENGLISH
-from video_llama.synthetic.picture import render_frames
-from video_llama.synthetic.sampling import split_of
+from video_llama.synthetic.play import render_sound
 from video_llama.synthetic.scene import COLOURS, KINDS, MOTIONS, Scene, Sight, Sound
-from video_llama.synthetic.sound import render_sound
-from video_llama.synthetic.write import write_world
-from video_llama.tasks.scoring import Score, scores_of
+from video_llama.synthetic.splits import split_of
+from video_llama.synthetic.write import World, write_world
 
 RATE = 16_000
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from video_llama.datasets.json_lists import (
+from video_llama.datasets.annotations import (
     check_unique_names,
     column,
     entries,
     read_json,
+    read_tables,
     text_of,
 )
 from video_llama.datasets.records import Records, TableRecords
-from video_llama.datasets.tables import read_tables
 
 COLUMNS = ("audio", "caption")
 FORM = '[{"audio": "...", "caption": "..."}, ...]'

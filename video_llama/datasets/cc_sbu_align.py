@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from video_llama.datasets.json_lists import (
+from video_llama.datasets.annotations import (
     check_unique_names,
     column,
     entries,

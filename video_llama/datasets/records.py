@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from video_llama.datasets.randomness import Integers
+from video_llama.datasets.sampling import Integers
 from video_llama.types import MediaError
 
 Turns = list[tuple[str, str]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from video_llama.datasets.annotations import read_tables
 from video_llama.datasets.records import Records, TableRecords
-from video_llama.datasets.tables import read_tables
 
 COLUMNS = ("videoid", "page_dir", "name")
 

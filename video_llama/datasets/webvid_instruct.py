@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from video_llama.datasets.json_lists import column, entries, read_json, text_of
+from video_llama.datasets.annotations import column, entries, read_json, text_of
 from video_llama.datasets.records import Records, TableRecords, Turns, pack_turns
 from video_llama.types import ConfigError
 

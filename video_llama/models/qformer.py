@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import video_llama.compat
+import video_llama.common.compat
 
 import torch
 from einops import rearrange

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from video_llama.checks import (
+from video_llama.common.checks import (
     MAX_LAYERS,
     MAX_POSITIONS,
     MAX_SIDE,
@@ -19,8 +19,8 @@ from video_llama.checks import (
     at_most,
     divisible,
 )
-from video_llama.models.caption_templates import CAPTION_TEMPLATES, STAGE_1_END_SYM
-from video_llama.registry import Registry
+from video_llama.common.registry import Registry
+from video_llama.text.templates import CAPTION_TEMPLATES, STAGE_1_END_SYM
 from video_llama.types import ConfigError
 
 Branch = Literal["video", "audio"]

@@ -1,11 +1,14 @@
-"""The whole model: frozen encoders and language model, and the trained branches between them."""
+"""Training mode for what trains, and for nothing else.
+
+The whole model: frozen encoders and language model, and the trained branches between them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import video_llama.compat
+import video_llama.common.compat
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +18,7 @@ from transformers import LlamaForCausalLM
 
 from video_llama.models.audio_encoder import ImageBind, Modality
 from video_llama.models.language_model import causal_loss, embed_tokens
-from video_llama.models.modes import set_mode
-from video_llama.models.names import original_name, trainable_prefixes
 from video_llama.models.precision import Precision
-from video_llama.models.prompts import caption_inputs, splice
 from video_llama.models.qformer import (
     FrameQFormer,
     TemporalQFormer,
@@ -28,6 +28,9 @@ from video_llama.models.qformer import (
 )
 from video_llama.models.settings import ModelSettings
 from video_llama.models.vision_encoder import VisionEncoder
+from video_llama.models.weights.names import original_name, trainable_prefixes
+from video_llama.models.weights.report import LoadReport
+from video_llama.text.captions import caption_inputs, splice
 from video_llama.types import (
     IMAGE_PLACEHOLDER,
     Batch,
@@ -36,8 +39,22 @@ from video_llama.types import (
     ModelOutput,
 )
 
-if TYPE_CHECKING:
-    from video_llama.models.weights import LoadReport
+
+def set_mode(module: nn.Module, mode: bool) -> None:
+    """Set the mode of a module and all of its parts; a part without gradients stays in eval mode.
+
+    Args:
+        module: changed in place.
+        mode: True for training.
+    """
+    parameters = list(module.parameters())
+    trains = any(parameter.requires_grad for parameter in parameters)
+    # A module without parameters, such as dropout, goes with the one that holds it.
+    mode = mode and (trains or not parameters)
+    module.training = mode
+    for child in module.children():
+        set_mode(child, mode)
+
 
 NO_AUDIO_BRANCH = "this model has no audio branch; set model.equip_audio_branch=true"
 

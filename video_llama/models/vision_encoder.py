@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-import video_llama.compat
+import video_llama.common.compat
 
 import timm
 import torch

@@ -1,4 +1,6 @@
-"""Media files: what is in them, and opening them without trusting them.
+"""The checks that come before a file is opened as media, and reading its bytes.
+
+Media files: what is in them, and opening them without trusting them.
 
 Everything that is wrong with a file becomes a `MediaError` with a reason in plain words.
 """
@@ -18,7 +20,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from video_llama.processors.files import check_file
+from video_llama.common.io import check_file
 from video_llama.processors.image import picture_size
 from video_llama.types import MediaError
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from video_llama.checks import MAX_MEDIA, MAX_SIDE, MAX_WIDTH, at_least, at_most
-from video_llama.registry import Registry, suggestion
+from video_llama.common.checks import MAX_MEDIA, MAX_SIDE, MAX_WIDTH, at_least, at_most
+from video_llama.common.registry import Registry, suggestion
 from video_llama.types import ConfigError
 
 if TYPE_CHECKING:
+    from video_llama.processors.audio import AudioProcessor
     from video_llama.processors.caption import CaptionProcessor
     from video_llama.processors.image import ImageProcessor
-    from video_llama.processors.sound import AudioProcessor
     from video_llama.processors.video import VideoProcessor
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -249,7 +249,7 @@ class AudioSettings(ProcessorSettings):
 
     def build(self) -> AudioProcessor:
         """The processor."""
-        from video_llama.processors.sound import AudioProcessor
+        from video_llama.processors.audio import AudioProcessor
 
         return AudioProcessor(self)
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import video_llama.compat
+import video_llama.common.compat
 
 import av
 import torch

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
-from video_llama.runners.bad_item_list import BadItemList
+from video_llama.runners.distributed import World
+from video_llama.runners.safeguards import BadItemList
 from video_llama.runners.settings import RunSettings
-from video_llama.runners.world import World
-from video_llama.tasks.pretrain import Answer, TextFromMedia
+from video_llama.runners.task import Answer, TextFromMedia
 from video_llama.types import BadItem, Batch, ConfigError
 
 logger = logging.getLogger(__name__)

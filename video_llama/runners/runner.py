@@ -1,4 +1,7 @@
-"""The training loop."""
+"""Batches that are on the GPU before they are needed.
+
+The training loop.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,60 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from video_llama.files import DiskFullError, is_disk_full
-from video_llama.runners.ahead import on_device
-from video_llama.runners.bad_item_list import BadItemList
-from video_llama.runners.checkpoints import Checkpoint
-from video_llama.runners.errors import LocalError, plain_message
+from video_llama.common.io import DiskFullError, is_disk_full
+from video_llama.runners.checkpoints import Checkpoint, check_length, check_unchanged
+from video_llama.runners.distributed import World
 from video_llama.runners.evaluation import Evaluator
 from video_llama.runners.folder import RunFolder
-from video_llama.runners.hooks.base import Hook
-from video_llama.runners.optimizer import build_optimizer, step_seed
-from video_llama.runners.parts import RunParts, TrainedPart, load_branch
-from video_llama.runners.resume import check_length, check_unchanged
+from video_llama.runners.hooks import Hook
+from video_llama.runners.optim import build_optimizer, step_seed
+from video_llama.runners.safeguards import BadItemList
 from video_llama.runners.settings import RunSettings
-from video_llama.runners.world import World
-from video_llama.types import Batch, VideoLlamaError, WeightsError
+from video_llama.runners.state import RunParts, TrainedPart, load_branch
+from video_llama.types import Batch, LocalError, VideoLlamaError, WeightsError, plain_message
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches on a device; to a GPU, each is copied while the one before is computed on.
+
+    Args:
+        batches: on the host, pinned for a GPU.
+        device: where to.
+    """
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    side = torch.cuda.Stream(device)
+    waiting: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(side):
+            copied = batch.to(device)
+            event = side.record_event()
+        if waiting is not None:
+            yield _taken_over(*waiting)
+        waiting = copied, event
+    if waiting is not None:
+        yield _taken_over(*waiting)
+
+
+def _taken_over(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """A batch that the current stream may use, and whose memory is not reused before it has."""
+    current = torch.cuda.current_stream()
+    current.wait_event(event)
+    for name in (field.name for field in fields(batch)):
+        value = getattr(batch, name)
+        if isinstance(value, Tensor):
+            value.record_stream(current)
+    return batch
+
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from video_llama.checks import (
+from video_llama.common.checks import (
     MAX_BATCH,
     MAX_SEED,
     MAX_STEPS,

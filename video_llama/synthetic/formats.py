@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from video_llama.synthetic.items import Item
 from video_llama.synthetic.language import (
     ORDER_TYPES,
     Question,
@@ -20,8 +19,9 @@ from video_llama.synthetic.language import (
     reworded,
     sound_caption,
 )
-from video_llama.synthetic.randomness import generator
+from video_llama.synthetic.splits import generator
 from video_llama.synthetic.wording import CHINESE, ENGLISH, Wording
+from video_llama.synthetic.write import Item
 
 Asked = tuple[Item, Question]
 

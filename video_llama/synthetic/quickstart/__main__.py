@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from video_llama.common.io import one_line, positive
 from video_llama.synthetic.quickstart.steps import Plan, Quickstart
-from video_llama.terminal import one_line, positive
 from video_llama.types import VideoLlamaError
 
 FAST_NUM_CLIPS = 160

@@ -1,0 +1,1 @@
+"""Trains the tiny preset again and again, and compares what it learns."""

@@ -1,0 +1,87 @@
+"""What the frozen encoders make of the clips that models are scored on, computed once for all.
+
+The trained branches of any number of models read it, as they would read it from the encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from video_llama.apps.evaluate.examine import Clip, Part
+from video_llama.chat.media import MediaEncoder, MediaSource
+from video_llama.common.io import atomic_write
+from video_llama.models.video_llama import VideoLlama
+from video_llama.text.templates import Media
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip as the trained branches get it.
+
+    Attributes:
+        segments: (1, S, 1, D) of `VideoLlama.encode_segments`; None: no sound.
+        frames: (1, T, Q, D) of `VideoLlama.encode_frames`.
+        message: what the model is told about the frames.
+    """
+
+    segments: Tensor | None
+    frames: Tensor
+    message: str
+
+
+@torch.inference_mode()
+def encode_clips(model: VideoLlama, paths: Iterable[Path], file: Path) -> None:
+    """Encode clips and keep the result in a file.
+
+    Args:
+        model: whose frozen encoders are used.
+        paths: of the clips.
+        file: to write.
+
+    Raises:
+        MediaError: a clip cannot be used.
+    """
+    encoder = MediaEncoder(model)
+    kept: dict[str, dict[str, Tensor | str | None]] = {}
+    for path in paths:
+        decoded = encoder.decode(path, MediaSource.of(path, "video", None, None))
+        segments, pixels = None, decoded.pixels
+        assert pixels is not None, "a clip has frames"
+        if decoded.spectrograms is not None:
+            segments = model.encode_segments(decoded.spectrograms[None], "audio")
+        frames = model.encode_frames(pixels[None])
+        kept[str(path)] = asdict(EncodedClip(segments, frames, decoded.message))
+    with atomic_write(file) as temporary:
+        torch.save(kept, temporary)
+
+
+def read_clips(file: Path) -> dict[Path, EncodedClip]:
+    """The clips of a file of `encode_clips`, by their paths."""
+    kept = torch.load(file, weights_only=True)
+    return {Path(path): EncodedClip(**values) for path, values in kept.items()}
+
+
+@torch.inference_mode()
+def clip_of(encoded: EncodedClip, model: VideoLlama, random: torch.Generator) -> Clip:
+    """A clip as `Examiner.read` gives it.
+
+    Args:
+        encoded: by the frozen parts that the model has.
+        model: whose branches read it.
+        random: chooses the order of shuffled frames.
+    """
+    sound = None
+    if encoded.segments is not None:
+        tokens = model.temporal_audio(encoded.segments)
+        sound = Part(Media("audio", tokens.shape[1]), tokens)
+    order = torch.randperm(encoded.frames.shape[1], generator=random)
+    picture, shuffled = (
+        model.temporal_video(frames) for frames in (encoded.frames, encoded.frames[:, order])
+    )
+    media = Media("video", picture.shape[1], encoded.message)
+    return Clip(sound, Part(media, picture), Part(media, shuffled))

@@ -1,0 +1,34 @@
+"""From what stands on the page to what the engine is given."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from video_llama.apps.page.wiring import _bubble, _chosen, _options
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [("", None), (None, None), (" ", None), ("7", 7), (" 0 ", 0), ("x", "x"), ("-1", "-1")],
+)
+def test_an_empty_seed_is_none_and_a_bad_one_is_for_the_engine_to_refuse(
+    text: str | None, seed: Any
+) -> None:
+    assert _options(["num_beams", "seed"], [2, text]) == {"num_beams": 2, "seed": seed}
+
+
+def test_empty_slots_are_left_out() -> None:
+    chosen = _chosen(True, None, "a.mp4", None, "b.png")
+    assert (chosen.files, chosen.use_audio) == (["a.mp4", "b.png"], True)
+
+
+def test_what_was_typed_or_said_is_no_html() -> None:
+    hostile = '<img src=x onerror=alert(1)> & "quotes"'
+    for message in ({"role": "user"}, {"role": "assistant", "report": "<details></details>"}):
+        bubble = _bubble({**message, "content": hostile})
+        assert bubble["content"][0] == '&lt;img src=x onerror=alert(1)&gt; &amp; "quotes"'

@@ -1,0 +1,1 @@
+"""What people start: the terminal, the page, evaluation, estimates, checks, conversion."""

@@ -1,0 +1,261 @@
+"""`video-llama ask` and `video-llama chat`: the engine in a terminal.
+
+Torch is imported, and the model loaded, once everything else has been checked.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from video_llama.apps.doctor import check_paths
+from video_llama.common.io import check_file, default_config_path, one_line, shown, without_controls
+from video_llama.config.load import load_config
+from video_llama.types import RequestError, VideoLlamaError
+
+if TYPE_CHECKING:
+    from video_llama.chat.engine import Chat, Session
+    from video_llama.chat.media import MediaItem
+
+HELP = """\
+Type a question and press Enter. Commands:
+  /add FILE   show the model another clip, picture or sound
+  /media      list what it has seen and heard
+  /again      another answer to the last question
+  /undo       take back the last question
+  /restart    forget the conversation and the files
+  /help       this list
+  /quit       leave (or Ctrl-D); Ctrl-C stops an answer
+A question that begins with / needs a space before it."""
+
+
+def ask(args: Namespace) -> int:
+    """Answer one question; the last of `args.inputs` is the question, the others are files."""
+    *files, question = args.inputs
+    _check_request(files, question)
+    start = time.perf_counter()
+    engine = _engine(args, files)
+    loaded = time.perf_counter() - start
+    session = engine.start()
+    for file in files:
+        _add(session, file, args)
+    pieces = session.ask(question, **answer_options(args))
+    if args.json:
+        answer = "".join(pieces)
+        print(json.dumps(_details(session, answer, loaded), ensure_ascii=False, indent=2))
+        return 0
+    _print_notes(engine.notices)
+    _print_answer(pieces)
+    _print_notes(notice for notice in session.report.notices if notice not in engine.notices)
+    return 0
+
+
+def chat(args: Namespace) -> int:
+    """Converse until the user leaves."""
+    terminal = _Terminal(_engine(args, args.inputs), args)
+    if sys.stdin.isatty():
+        print(HELP)
+    terminal.restart(args.inputs)
+    for line in _lines():
+        if line.strip() in ("/quit", "/exit"):
+            break
+        try:
+            terminal.do(line)
+        except VideoLlamaError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+    return 0
+
+
+class _Terminal:
+    """A conversation that lines of text drive.
+
+    Args:
+        engine: makes the sessions.
+        args: of the command.
+    """
+
+    def __init__(self, engine: Chat, args: Namespace) -> None:
+        self._engine = engine
+        self._args = args
+        self._noted: set[str] = set()
+        self._session = engine.start()
+
+    def restart(self, files: Iterable[str] = ()) -> None:
+        """A new conversation about some files."""
+        self._session.close()
+        self._session = self._engine.start()
+        for file in files:
+            self._add(file)
+
+    def do(self, line: str) -> None:
+        """What one line says: a command or, where it does not begin with a slash, a question."""
+        command, _, rest = line.partition(" ")
+        if not line.startswith("/"):
+            if line.strip():
+                self._print(partial(self._session.ask, line.strip()))
+        elif command == "/add":
+            self._add(rest)
+        elif command == "/media":
+            print("\n".join(map(_described, self._session.media)) or "nothing yet: /add FILE")
+        elif command == "/again":
+            self._print(self._session.regenerate)
+        elif command == "/undo":
+            print(f"taken back: {shown(self._session.undo())}")
+        elif command == "/restart":
+            self.restart()
+            print("the conversation and the files are forgotten")
+        elif command == "/help":
+            print(HELP)
+        else:
+            raise RequestError(f"there is no command {command}; /help lists them")
+
+    def _print(self, ask: Callable[..., Iterable[str]]) -> None:
+        try:
+            _print_answer(ask(**answer_options(self._args)))
+        except KeyboardInterrupt:  # stop this answer, not the chat
+            print()
+        self._note(self._session.report.notices)
+
+    def _add(self, name: str) -> None:
+        """Add a file, whose name may be quoted as a terminal does with a dropped file."""
+        file = name.strip().strip("'\"")
+        if not file:
+            raise RequestError("/add needs the name of a file: /add clip.mp4")
+        try:
+            path = Path(file).expanduser()
+        except RuntimeError as error:
+            raise RequestError(f"{file}: there is no user of that name") from error
+        item = _add(self._session, str(path), self._args)
+        print(_described(item))
+        if item.notice:
+            self._noted.discard(item.notice)
+            self._note([item.notice])
+
+    def _note(self, notices: list[str]) -> None:
+        """Show what has not been shown yet."""
+        _print_notes([notice for notice in notices if notice not in self._noted])
+        self._noted.update(notices)
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def _check_request(files: list[str], question: str) -> None:
+    """Find a forgotten file or question before the model is loaded."""
+    if _is_file(question):
+        raise RequestError(
+            f'the last argument is the question, but {question} is a file: ask {question} "..."'
+        )
+    if not files:
+        raise RequestError(
+            f"one argument given ({question[:80]!r}), a file and a question expected: "
+            'ask clip.mp4 "..."'
+        )
+    if not question.strip():
+        raise RequestError("the question is empty")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL: a text
+        return False
+
+
+def _engine(args: Namespace, files: Iterable[str]) -> Chat:
+    """The model of the command, after what can be checked without it."""
+    for file in files:
+        check_file(file)
+    cfg = load_config(args.cfg_path or default_config_path(), args.options)
+    check_paths(cfg)
+    from video_llama.chat.engine import Chat, generation_settings
+    from video_llama.config.build import build_model
+    from video_llama.processors.media import probe
+
+    generation_settings(answer_options(args))
+    for file in files:
+        probe(file)
+    return Chat(build_model(cfg, audio_on_demand=True))
+
+
+def _add(session: Session, file: str, args: Namespace) -> MediaItem:
+    return session.add(
+        file, use_audio=not args.no_audio, num_frames=args.num_frames, num_clips=args.num_clips
+    )
+
+
+def answer_options(args: Namespace) -> dict[str, Any]:
+    """Options of `GenerationSettings` that a command was given."""
+    names = (
+        *("temperature", "top_p", "num_beams", "max_new_tokens", "min_new_tokens"),
+        *("repetition_penalty", "length_penalty", "seed", "compiled"),
+    )
+    return {name: getattr(args, name) for name in names}
+
+
+def _print_answer(pieces: Iterable[str]) -> None:
+    for piece in pieces:
+        print(without_controls(piece), end="", flush=True)
+    print()
+
+
+def _print_notes(notices: Iterable[str]) -> None:
+    for notice in notices:
+        print(f"note: {shown(notice)}", file=sys.stderr)
+
+
+def _described(item: MediaItem) -> str:
+    """One line about a file: what the model sees and hears of it."""
+    told = []
+    if item.frames is not None and item.kind == "video":
+        told.append(f"{item.frames.shape[1]} frames")
+    if item.has_sound is not None:
+        told.append("with sound" if item.sound_used else "without sound")
+    return f"{item.kind}: {shown(str(item.path))}" + (f" ({', '.join(told)})" if told else "")
+
+
+def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
+    """What `--json` prints."""
+    report = session.report
+    first, generated = (report.timings[name] for name in ("first_token", "generate"))
+    media = [
+        {
+            "path": str(item.path),
+            "kind": item.kind,
+            "frames": 0 if item.frames is None else item.frames.shape[1],
+            "frame_seconds": item.frame_seconds,
+            "sound_present": item.has_sound,
+            "sound_used": item.sound_used,
+            "sound_seconds": [[round(second, 4) for second in span] for span in item.sound_spans]
+            if item.sound_used
+            else [],
+            "num_tokens": item.num_tokens,
+            "timings": _rounded(item.timings),
+        }
+        for item in session.media
+    ]
+    return {
+        "answer": answer,
+        "prompt": report.prompt,
+        "media": media,
+        "num_prompt_tokens": report.num_prompt_tokens,
+        "num_answer_tokens": report.num_tokens,
+        "finished": report.finished,
+        "timings": _rounded({"load": loaded, "first_token": first, "generate": generated}),
+        "notices": report.notices,
+    }
+
+
+def _rounded(timings: dict[str, float]) -> dict[str, float]:
+    return {stage: round(seconds, 4) for stage, seconds in timings.items()}

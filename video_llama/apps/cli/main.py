@@ -1,0 +1,302 @@
+"""The `video-llama` program: one parser, one line per error. Torch is imported by the commands."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from video_llama import __version__
+from video_llama.apps.cli.data import add_parser as _add_data
+from video_llama.apps.cli.demo import add_parser as _add_demo
+from video_llama.apps.cli.evaluate import add_parser as _add_evaluate
+from video_llama.apps.cli.tools import add_parser as _add_estimate
+from video_llama.common.io import default_config_path, one_line
+from video_llama.types import VideoLlamaError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+PROG = "video-llama"
+_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+"""How a value of `--options` begins."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments; None: those of the process.
+
+    Returns:
+        The exit status: 0 done, 1 an error that the user can mend, 2 wrong usage.
+    """
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"\n{PROG}: interrupted", file=sys.stderr)
+        return 130
+    except (VideoLlamaError, OSError) as error:
+        print(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _run(argv: Sequence[str]) -> int:
+    for stream in (sys.stdin, sys.stdout):
+        # File names and answers may hold what the terminal's encoding cannot: never fail over it.
+        if isinstance(stream, io.TextIOWrapper):
+            errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+            stream.reconfigure(errors=errors)
+    try:
+        args = parse(argv)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING,
+            format="%(levelname)s: %(message)s",
+            stream=sys.stderr,
+        )
+        logging.captureWarnings(True)
+        module, function = args.handler.split(":")
+        status: int = getattr(importlib.import_module(module), function)(args)
+        return status
+    finally:
+        if sys.stdout is not None:  # None where the caller closed it
+            sys.stdout.flush()
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command; options may stand before, between and after files.
+
+    argparse alone would let `--options` swallow the files after it, and refuse whatever follows an
+    option that stands between files.
+    """
+    parser = build_parser()
+    args, rest = parser.parse_known_args(_spread_options(argv))
+    end = rest.index("--") if "--" in rest else len(rest)
+    if rest and ("inputs" not in args or any(word.startswith("-") for word in rest[:end])):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.inputs += rest[:end] + rest[end + 1 :]
+    return args
+
+
+def _spread_options(argv: Sequence[str]) -> list[str]:
+    """`--options a.b=1 c=2` as `--options=a.b=1 --options=c=2`."""
+    spread: list[str] = []
+    inside = False
+    for index, word in enumerate(argv):
+        if word == "--":
+            return [*spread, *argv[index:]]
+        following = argv[index + 1] if index + 1 < len(argv) else ""
+        if word == "--options" and _OVERRIDE.match(following):
+            inside = True
+        elif inside and _OVERRIDE.match(word):
+            spread.append(f"--options={word}")
+        else:
+            inside = False
+            spread.append(word)
+    return spread
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each names its handler as `module:function`."""
+    parser = argparse.ArgumentParser(
+        prog=PROG, description="An audio-visual language model: watches, hears and answers."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_ask(commands)
+    _add_chat(commands)
+    _add_batch(commands)
+    _add_model_options(_add_demo(commands))
+    _add_doctor(commands)
+    _add_convert(commands)
+    _add_data(commands)
+    _add_model_options(_add_evaluate(commands))
+    _add_estimate(commands, _add_overrides)
+    return parser
+
+
+def _add_ask(commands: Commands) -> None:
+    ask = commands.add_parser(
+        "ask",
+        help="one answer about clips, pictures and sounds",
+        description="Answer one question about clips, pictures and sounds. "
+        'Example: video-llama ask clip.mp4 "What happens?"',
+        usage=f'{PROG} ask [options] FILE [FILE ...] "QUESTION"',
+    )
+    ask.add_argument("inputs", nargs="+", metavar="ARG", help="files, then a question")
+    ask.add_argument("--json", action="store_true", help="print one JSON object with the details")
+    _add_model_options(ask)
+    _add_answer_options(ask)
+    ask.set_defaults(handler="video_llama.apps.cli.ask:ask")
+
+
+def _add_chat(commands: Commands) -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="a conversation in the terminal",
+        description="Talk about clips, pictures and sounds. /help lists what else can be typed.",
+    )
+    chat.add_argument("inputs", nargs="*", metavar="FILE", help="clips, pictures and sounds")
+    _add_model_options(chat)
+    _add_answer_options(chat)
+    chat.set_defaults(handler="video_llama.apps.cli.ask:chat")
+
+
+def _add_batch(commands: Commands) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="many questions of a file, answered together",
+        description="Answer the questions of a JSONL file: one object a line, such as "
+        '{"question": "What happens?", "video": "a.mp4"}. The answers stand in OUT, in the same '
+        "order; run again, it goes on behind the last one.",
+    )
+    batch.add_argument("source", metavar="IN.jsonl", help="the questions")
+    batch.add_argument("target", metavar="OUT.jsonl", help="the answers")
+    batch.add_argument(
+        "--media-dir", metavar="DIR", help="where the files lie (default: beside IN.jsonl)"
+    )
+    batch.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="answers at once (default 8)"
+    )
+    batch.add_argument("--overwrite", action="store_true", help="begin anew where OUT exists")
+    batch.add_argument(
+        "--no-progress", dest="progress", action="store_false", help="show no progress bar"
+    )
+    _add_model_options(batch)
+    _add_answer_options(batch)
+    batch.set_defaults(handler="video_llama.apps.cli.batch:batch")
+
+
+def _add_doctor(commands: Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="check a configuration before anything heavy",
+        description="Check every path, file, shape and setting of a YAML, and estimate its memory.",
+    )
+    doctor.add_argument("cfg_path", metavar="YAML", help="the configuration")
+    _add_overrides(doctor)
+    doctor.set_defaults(handler="video_llama.apps.cli.tools:doctor")
+
+
+def _add_convert(commands: Commands) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="released .pth files to .safetensors, and back",
+        description="Convert weights: .pth to .safetensors (only what is needed, loads faster), "
+        "or a branch .safetensors to a .pth that the original loads.",
+    )
+    convert.add_argument("source", metavar="IN", help="a .pth, .pt, .bin or .safetensors file")
+    convert.add_argument("target", metavar="OUT", help="a .safetensors or .pth file")
+    convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    convert.set_defaults(handler="video_llama.apps.cli.tools:convert")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cfg-path",
+        default=None,
+        metavar="YAML",
+        help="configuration of the model "
+        f"(default: {default_config_path().name}, which knows a small synthetic world only)",
+    )
+    _add_overrides(parser)
+
+
+def _override(value: str) -> str:
+    if "=" not in value:
+        raise argparse.ArgumentTypeError(f"{value!r} given, KEY=VALUE expected")
+    return value
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--options",
+        action="append",
+        type=_override,
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, such as model.precision=fp16; several may follow",
+    )
+
+
+def _add_media_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no-audio", action="store_true", help="do not listen to clips")
+    group.add_argument(
+        "--num-frames",
+        type=int,
+        metavar="N",
+        help="frames taken of a clip (default: as configured)",
+    )
+    group.add_argument(
+        "--num-clips", type=int, metavar="N", help="segments taken of a sound (default: likewise)"
+    )
+
+
+def _add_answer_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("answers")
+    _add_media_options(group)
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 (default): the likeliest answer, always the same; higher: more varied",
+    )
+    group.add_argument(
+        "--seed", type=int, metavar="N", help="with a temperature: the same N, the same answer"
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="with a temperature: only the likeliest words that make up P together (default 0.9)",
+    )
+    group.add_argument(
+        "--num-beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="search over N answers at once: slower, not streamed (default 1)",
+    )
+    group.add_argument(
+        "--max-new-tokens", type=int, default=300, metavar="N", help="longest answer (default 300)"
+    )
+    group.add_argument(
+        "--min-new-tokens", type=int, default=1, metavar="N", help="shortest answer (default 1)"
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1: words that the answer has had become less likely (default 1)",
+    )
+    group.add_argument(
+        "--length-penalty",
+        type=float,
+        default=1.0,
+        metavar="L",
+        help="of beams: above 0 favours long answers, below 0 short ones (default 1)",
+    )
+    group.add_argument(
+        "--compiled",
+        action="store_true",
+        help="compile the decoding: the first answer comes later, the others faster",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Scores of answers: exact match by type of question, with chance and a confidence interval."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from video_llama.runners.task import is_exact_match, normalised
+
+Z = 1.959964
+"""Standard deviations on both sides of the middle that hold 95 % of a normal distribution."""
+
+DIRECTION = "direction"
+"""Type of the scores that compare a motion with its opposite."""
+
+_ORDER = (
+    "kind",
+    "colour",
+    "count",
+    "motion",
+    DIRECTION,
+    "order",
+    "see",
+    "see_nothing",
+    "empty",
+    "hear",
+    "hear_nothing",
+    "sound_order",
+    "silent",
+)
+"""In which types of questions are listed; others follow."""
+
+_NUM_LABELS = 3
+"""Columns of a table before the conditions."""
+
+_SPACE = 2
+"""Blanks between the columns of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredAnswer:
+    """An answer to one question under one condition.
+
+    Attributes:
+        item_id: which question.
+        type: what it asks for.
+        condition: what the model was given.
+        question: its text.
+        reference: the right answer.
+        answer: what the model said.
+        chance: share of right answers of a guesser.
+        opposite: the answer that the same frames in reverse order would have, if any.
+        contradictory: whether sound and picture show different things.
+    """
+
+    item_id: str
+    type: str
+    condition: str
+    question: str
+    reference: str
+    answer: str
+    chance: float
+    opposite: str | None = None
+    contradictory: bool = False
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer matches but for case, punctuation and white space."""
+        return is_exact_match(self.answer, self.reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The share of right answers of a group.
+
+    Attributes:
+        type: of the questions.
+        condition: what the model was given.
+        right: number of right answers.
+        count: number of questions.
+        chance: share of right answers of a guesser.
+    """
+
+    type: str
+    condition: str
+    right: int
+    count: int
+    chance: float
+
+    @property
+    def share(self) -> float:
+        """Right answers over questions."""
+        return self.right / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share."""
+        return wilson_interval(self.right, self.count)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything about it, for a file."""
+        low, high = self.interval
+        return asdict(self) | {"share": self.share, "interval": [low, high]}
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson, Journal of the American Statistical Association, 1927).
+
+    Args:
+        right: number of hits.
+        count: number of trials, at least 1.
+
+    Raises:
+        ValueError: no trials, or more hits than trials.
+    """
+    if not 0 <= right <= count or count == 0:
+        raise ValueError(f"{right} right of {count}: 0 to count expected, and at least one trial")
+    share, weight = right / count, Z * Z / count
+    middle = (share + weight / 2) / (1 + weight)
+    reach = Z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def scores_of(answers: Iterable[ScoredAnswer]) -> list[Score]:
+    """One score for every type and condition; contradictory clips are types of their own.
+
+    Of motions there is also a score `direction`, in all and for each opposite pair: among answers
+    that name the true direction or its opposite, the share of the true one, which a guesser gets
+    half of the time.
+    """
+    groups: dict[tuple[str, str], list[ScoredAnswer]] = defaultdict(list)
+    for answer in answers:
+        kind = f"{answer.type}, contradictory" if answer.contradictory else answer.type
+        groups[kind, answer.condition].append(answer)
+        if answer.opposite is not None and _names_a_direction(answer):
+            pair = " or ".join(sorted((answer.reference, answer.opposite)))
+            for kind in (DIRECTION, f"{DIRECTION}, {pair}"):
+                groups[kind, answer.condition].append(answer)
+    return [
+        Score(
+            type=kind,
+            condition=condition,
+            right=sum(answer.is_right for answer in group),
+            count=len(group),
+            chance=0.5 if _is_direction(kind) else sum(a.chance for a in group) / len(group),
+        )
+        for (kind, condition), group in sorted(groups.items(), key=lambda entry: _rank(entry[0][0]))
+    ]
+
+
+def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
+    """The scores as text: a line for every type, a column for every condition, in percent.
+
+    Args:
+        scores: of any types and conditions.
+        width: most characters of a line; conditions that find no place follow below. None: any.
+    """
+    conditions = list(dict.fromkeys(score.condition for score in scores))
+    kinds = list(dict.fromkeys(score.type for score in scores))
+    found = {(score.type, score.condition): score for score in scores}
+    rows = [["question", "asked", "chance", *conditions]]
+    for kind in kinds:
+        cells = [found.get((kind, condition)) for condition in conditions]
+        (first, *_) = (cell for cell in cells if cell is not None)
+        rows.append([kind, str(first.count), f"{100 * first.chance:.0f}", *map(_cell, cells)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    blocks = []
+    for columns in _fitting(widths, _NUM_LABELS, width):
+        lines = [_line([row[c] for c in columns], [widths[c] for c in columns]) for row in rows]
+        blocks.append("\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]))
+    return "\n\n".join(blocks)
+
+
+def _fitting(widths: Sequence[int], num_labels: int, width: int | None) -> list[list[int]]:
+    """The numbers of the columns of each block, the labels in all of them."""
+    labels = list(range(num_labels))
+    blocks = [list(labels)]
+    for column in range(num_labels, len(widths)):
+        taken = sum(widths[c] + _SPACE for c in blocks[-1]) + widths[column]
+        if width is not None and taken > width and len(blocks[-1]) > num_labels:
+            blocks.append(list(labels))
+        blocks[-1].append(column)
+    return blocks
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return (" " * _SPACE).join([cells[0].ljust(widths[0]), *numbers])
+
+
+def _is_direction(kind: str) -> bool:
+    return kind.split(",")[0] == DIRECTION
+
+
+def _rank(kind: str) -> int:
+    """Where a type stands: contradictions after the others, directions right after motions."""
+    base, *rest = kind.split(", ")
+    if base in _ORDER:
+        return _ORDER.index(base) + (len(_ORDER) if rest == ["contradictory"] else 0)
+    return 2 * len(_ORDER)
+
+
+def _names_a_direction(answer: ScoredAnswer) -> bool:
+    named = normalised(answer.answer)
+    return named in (normalised(answer.reference), normalised(answer.opposite or ""))
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return "-"
+    low, high = score.interval
+    return f"{100 * score.share:.0f} ({100 * low:.0f}-{100 * high:.0f})"

@@ -1,0 +1,99 @@
+"""Clips, a picture and a sound to begin with, made on the spot from the synthetic world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from video_llama.synthetic.draw import frame_times, render_frames
+from video_llama.synthetic.media import write_clip, write_picture, write_sound
+from video_llama.synthetic.play import render_sound
+from video_llama.synthetic.scene import Scene, Sight, Sound
+
+Slot = Literal["video", "picture", "sound"]
+
+SIZE = (192, 256)
+"""Height and width, pixels."""
+
+FRAMES_PER_SECOND = 8
+SAMPLES_PER_SECOND = 16_000
+
+
+@dataclass(frozen=True)
+class Example:
+    """Something to ask about.
+
+    Attributes:
+        label: what people see of it.
+        file: its name.
+        slot: where on the page it goes.
+        question: asked about it.
+        scene: what it shows and plays.
+    """
+
+    label: str
+    file: str
+    slot: Slot
+    question: str
+    scene: Scene
+
+
+_BIRD = Sight(kind="bird", colour="yellow", motion="right", size=0.5, speed=0.38)
+_BELLS = Sight(kind="bell", colour="red", motion="up", number=2, size=0.33, speed=0.3)
+_SIREN = Sight(kind="siren", colour="blue", motion="still", size=0.55)
+_DRUM, _WHISTLE = Sound(kind="drum"), Sound(kind="whistle")
+
+EXAMPLES = (
+    Example(
+        "A clip with sound",
+        "bird.mp4",
+        "video",
+        "What do you see?",
+        Scene(sights=(_BIRD,), sounds=(Sound(kind="bird"),)),
+    ),
+    Example(
+        "Seen and heard differ",
+        "bells_and_a_drum.mp4",
+        "video",
+        "What do you hear?",
+        Scene(sights=(_BELLS,), sounds=(_DRUM,), background="cluttered"),
+    ),
+    Example(
+        "A clip without sound",
+        "silent_siren.mp4",
+        "video",
+        "What do you hear?",
+        Scene(sights=(_SIREN,), background="cluttered"),
+    ),
+    Example("A picture", "two_bells.jpg", "picture", "What do you see?", Scene(sights=(_BELLS,))),
+    Example("A sound", "whistle.wav", "sound", "What do you hear?", Scene(sounds=(_WHISTLE,))),
+)
+
+
+def write_examples(folder: Path) -> dict[str, Path]:
+    """Render every example; the files hold the same bytes each time.
+
+    Args:
+        folder: where to; it exists.
+
+    Returns:
+        The paths, by the name of the file.
+    """
+    for example in EXAMPLES:
+        _write(example, folder / example.file)
+    return {example.file: folder / example.file for example in EXAMPLES}
+
+
+def _write(example: Example, path: Path) -> None:
+    scene, (height, width) = example.scene, SIZE
+    if example.slot == "sound":
+        write_sound(path, render_sound(scene, 0, rate=SAMPLES_PER_SECOND), rate=SAMPLES_PER_SECOND)
+        return
+    if example.slot == "picture":
+        write_picture(path, render_frames(scene, 0, height=height, width=width, times=[0.5])[0])
+        return
+    times = frame_times(scene.duration, FRAMES_PER_SECOND)
+    frames = render_frames(scene, 0, height=height, width=width, times=times)
+    sound = None if scene.silent else render_sound(scene, 0, rate=SAMPLES_PER_SECOND)
+    write_clip(path, frames, sound, fps=FRAMES_PER_SECOND, rate=SAMPLES_PER_SECOND)

@@ -1,0 +1,265 @@
+"""What happens when something is pressed: plain values in, a `View` of the page out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from video_llama.apps.page.uploads import Uploads
+from video_llama.apps.page.view import Message, messages, note_html, open_turn, seen_html
+from video_llama.apps.page.visitors import Conversation, Conversations, Progress
+from video_llama.chat.media import MediaItem
+from video_llama.types import RequestError, VideoLlamaError
+
+SECONDS_BETWEEN_UPDATES = 0.05
+"""A browser is told of new words at most this often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What of the page changes; None leaves a part as it is.
+
+    Attributes:
+        chat: every bubble.
+        seen: HTML of what the model sees and hears.
+        note: HTML about what has just happened.
+        question: the text in the question box.
+        answering: whether an answer is being written.
+        started: whether anything has been added or asked.
+        turns: whether there is a turn to repeat or to take back.
+        cleared: whether the files that were chosen are to be cleared away.
+    """
+
+    chat: list[Message] | None = None
+    seen: str | None = None
+    note: str | None = None
+    question: str | None = None
+    answering: bool = False
+    started: bool | None = None
+    turns: bool | None = None
+    cleared: bool = False
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a visitor has chosen but perhaps not added yet.
+
+    Attributes:
+        files: paths, as the visitor's page names them.
+        use_audio: whether clips are heard.
+    """
+
+    files: Sequence[str]
+    use_audio: bool = True
+
+
+@dataclass(frozen=True)
+class _OpenTurn:
+    """A question that is being answered.
+
+    Attributes:
+        conversation: that it belongs to.
+        question: as it was typed.
+        before: bubbles of the turns before it.
+        media: what came with it.
+        num_restarts: of the conversation when it was asked.
+    """
+
+    conversation: Conversation
+    question: str
+    before: list[Message]
+    media: list[MediaItem]
+    num_restarts: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the page still shows the conversation in which it was asked."""
+        return self.conversation.num_restarts == self.num_restarts
+
+    def chat(self, answer: str) -> list[Message]:
+        """Every bubble, with what there is of the answer."""
+        return [*self.before, *open_turn(self.question, self.media, answer)]
+
+
+class Handlers:
+    """The page's reactions; each is a generator of views and raises nothing of its own.
+
+    Args:
+        conversations: of all visitors.
+        uploads: which files may be read.
+    """
+
+    def __init__(self, conversations: Conversations, uploads: Uploads) -> None:
+        self._conversations = conversations
+        self._uploads = uploads
+
+    def start(self, visitor: str, chosen: Chosen, progress: Progress) -> Iterator[View]:
+        """Add what is chosen to the conversation."""
+        try:
+            conversation = self._conversations.of(visitor)
+            if not chosen.files:
+                raise RequestError("choose a video, a picture or a sound first, or paste one")
+            items = self.added(conversation, chosen, progress)
+        except VideoLlamaError as error:
+            yield self._refused(error)
+            return
+        yield self._whole(conversation, _welcome(items))
+
+    def ask(
+        self,
+        visitor: str,
+        question: str,
+        chosen: Chosen,
+        options: dict[str, Any],
+        progress: Progress,
+    ) -> Iterator[View]:
+        """Answer a question, after adding what was chosen and not added yet."""
+        try:
+            conversation = self._conversations.of(visitor)
+            if not question.strip():
+                raise RequestError("the question is empty: type something to ask")
+            self.added(conversation, chosen, progress)
+            pieces = conversation.ask(question, **options)
+        except VideoLlamaError as error:
+            yield self._refused(error, question)
+            return
+        turn = _OpenTurn(
+            *(conversation, question, messages(conversation), conversation.new_media),
+            conversation.num_restarts,
+        )
+        first = View(chat=turn.chat(""), seen=seen_html(conversation.session.media), note="")
+        yield replace(first, question="", answering=True, started=True)
+        yield from self._written(turn, pieces)
+
+    def regenerate(self, visitor: str, options: dict[str, Any]) -> Iterator[View]:
+        """Answer the last question again."""
+        try:
+            conversation = self._conversations.of(visitor)
+            question = _last_question(conversation)
+            pieces = conversation.regenerate(**options)
+        except VideoLlamaError as error:
+            yield self._refused(error)
+            return
+        turn = _OpenTurn(
+            *(conversation, question, messages(conversation)[:-2]),
+            conversation.exchanges[-1].media,
+            conversation.num_restarts,
+        )
+        yield View(chat=turn.chat(""), note="", answering=True)
+        yield from self._written(turn, pieces)
+
+    def stop(self, visitor: str) -> None:
+        """End the answer that is being written, if there is one."""
+        try:
+            self._conversations.of(visitor).session.stop()
+        except RequestError:  # the conversation has gone, and its answer with it
+            return
+
+    def undo(self, visitor: str) -> Iterator[View]:
+        """Take back the last turn; its question returns to the box."""
+        try:
+            conversation = self._conversations.of(visitor)
+            _last_question(conversation)
+            question = conversation.undo()
+        except VideoLlamaError as error:
+            yield self._refused(error)
+            return
+        yield replace(
+            self._whole(conversation, "The last question was taken back."), question=question
+        )
+
+    def restart(self, visitor: str) -> Iterator[View]:
+        """Forget the conversation and its files."""
+        try:
+            conversation = self._conversations.of(visitor)
+            conversation.restart()
+        except RequestError:  # it was freed already
+            conversation = self._conversations.of(visitor)
+        yield replace(
+            self._whole(conversation, "The conversation and its files are forgotten."),
+            question="",
+            cleared=True,
+        )
+
+    def set_audio(self, visitor: str, on: bool, progress: Progress) -> Iterator[View]:
+        """Hear the clips that were added, or do not."""
+        try:
+            conversation = self._conversations.of(visitor)
+            conversation.set_audio(on, progress)
+        except VideoLlamaError as error:
+            yield self._refused(error)
+            return
+        yield View(seen=seen_html(conversation.session.media))
+
+    def added(
+        self, conversation: Conversation, chosen: Chosen, progress: Progress
+    ) -> list[MediaItem]:
+        """Add files that the conversation does not have yet.
+
+        Raises:
+            VideoLlamaError: one of them cannot be used; those before it have been added.
+        """
+        items = []
+        for number, name in enumerate(chosen.files):
+            path = self._uploads.checked(name)
+            within = _share(progress, number, len(chosen.files))
+            within(0.0, f"reading {path.name}")
+            items.append(conversation.add(path, use_audio=chosen.use_audio, progress=within))
+        return [item for item in items if item is not None]
+
+    def _written(self, turn: _OpenTurn, pieces: Iterator[str]) -> Iterator[View]:
+        """Views of a growing answer, and of the page when it is there."""
+        conversation, answer, told = turn.conversation, "", 0.0
+        try:
+            for piece in pieces if turn.is_current else ():
+                answer += piece
+                if not turn.is_current:
+                    return
+                if time.monotonic() - told >= SECONDS_BETWEEN_UPDATES:
+                    told = time.monotonic()
+                    yield View(chat=turn.chat(answer), answering=True)
+        except VideoLlamaError as error:
+            refused = self._refused(error, turn.question)
+            yield replace(self._whole(conversation), note=refused.note, question=turn.question)
+            return
+        finally:
+            pieces.close()  # type: ignore[attr-defined] # a closed page ends the answer
+        if turn.is_current:
+            stopped = conversation.session.report.stopped
+            yield self._whole(conversation, "The answer was stopped." if stopped else "")
+
+    def _whole(self, conversation: Conversation, note: str = "") -> View:
+        """The page as it is now."""
+        session = conversation.session
+        return View(
+            chat=messages(conversation),
+            seen=seen_html(session.media),
+            note=note_html(note),
+            started=bool(session.media or session.history),
+            turns=bool(session.history),
+        )
+
+    def _refused(self, error: VideoLlamaError, question: str | None = None) -> View:
+        return View(note=note_html(self._uploads.message(error), "error"), question=question)
+
+
+def _last_question(conversation: Conversation) -> str:
+    history = conversation.session.history
+    if not history:
+        raise RequestError("there is no question yet: ask one first")
+    return history[-1].question
+
+
+def _welcome(items: Sequence[MediaItem]) -> str:
+    if not items:
+        return "These files are part of the conversation already. Ask a question."
+    names = ", ".join(item.path.name for item in items)
+    notices = "".join(f" {item.notice}." for item in items if item.notice)
+    return f"{names} can be asked about now.{notices}"
+
+
+def _share(progress: Progress, number: int, count: int) -> Progress:
+    """The progress of one of several files."""
+    return lambda share, text: progress((number + share) / count, text)

@@ -1,0 +1,201 @@
+"""What the page shows of a conversation, as HTML and as messages.
+
+Names of files, questions and answers are text of others: they are escaped here, or handed to a
+part of the page that shows them as plain text.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from video_llama.apps.page.visitors import Conversation, Exchange
+from video_llama.chat.engine import AnswerReport
+from video_llama.chat.media import MediaItem
+from video_llama.common.io import shown, without_controls
+
+Message = dict[str, Any]
+"""One bubble of the chat: `role`, `content` (plain text) and, under an answer, `report` (HTML)."""
+
+NOTHING_SEEN = "Add a clip, a picture or a sound, and look here at what reaches the model."
+WRITING = "…"
+SPECTROGRAM_KEY = (
+    "Mel spectrograms: time from left to right, low tones below, loud is bright; an even stripe "
+    "at the right end is padding."
+)
+MAX_PROMPT_SHOWN = 4000
+"""Characters of a prompt that are shown under an answer."""
+
+_KINDS = {"video": "Video", "image": "Picture", "audio": "Sound"}
+
+
+def note_html(text: str, kind: Literal["info", "error"] = "info") -> str:
+    """A line about what has just happened, which screen readers read out.
+
+    Args:
+        text: plain text; empty shows nothing.
+        kind: what it is about.
+    """
+    if not text:
+        return ""
+    role = "alert" if kind == "error" else "status"
+    return f'<div class="note {kind}" role="{role}">{escape(shown(text))}</div>'
+
+
+def seen_html(items: Sequence[MediaItem]) -> str:
+    """What the model sees and hears: frames with their seconds, a spectrogram for each segment."""
+    if not items:
+        return f'<p class="seen-empty">{NOTHING_SEEN}</p>'
+    return "".join(map(_item_html, items))
+
+
+def _item_html(item: MediaItem) -> str:
+    name = escape(shown(item.path.name))
+    parts = [f"<h3>{_KINDS[item.kind]}: {name}</h3>", f'<p class="seen-facts">{_facts(item)}</p>']
+    if item.notice:
+        parts.append(f'<p class="note info">{escape(shown(item.notice))}</p>')
+    frames = item.frame_pictures()
+    if frames:
+        captions = [f"{second:.1f} s" for second in item.frame_seconds] or ["the picture"]
+        parts.append(_figures("frames", "Frame at", frames, captions, "jpeg"))
+    if item.sound_used:
+        spans = [f"{begin:.1f}-{end:.1f} s" for begin, end in item.sound_spans]
+        pictures = item.spectrogram_pictures()
+        parts.append(_figures("sounds", "Mel spectrogram of", pictures, spans, "png"))
+        parts.append(f'<p class="seen-facts">{SPECTROGRAM_KEY}</p>')
+    return f'<section class="seen-item">{"".join(parts)}</section>'
+
+
+def _facts(item: MediaItem) -> str:
+    """What was taken of a file, and how long that took."""
+    told = []
+    if item.kind == "video":
+        told.append(_counted(len(item.frame_seconds), "frame"))
+    if item.kind != "image":
+        heard = _counted(len(item.sound_spans), "sound segment")
+        off = "sound switched off" if item.has_sound else "no sound"
+        told.append(heard if item.sound_used else off)
+    told.append(_counted(item.num_tokens, "token"))
+    timings = item.timings
+    told.append(f"decoded in {timings['decode']:.2f} s, encoded in {timings['encode']:.2f} s")
+    return " · ".join(told)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _figures(
+    kind: str, what: str, pictures: Sequence[np.ndarray], captions: Sequence[str], form: str
+) -> str:
+    """A grid of (H, W, 3) pictures; inlined, so that no address of them exists for others."""
+    figures = "".join(
+        f'<figure><img src="{_data_url(picture, form)}" alt="{what} {caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for picture, caption in zip(pictures, captions, strict=True)
+    )
+    return f'<div class="seen-grid {kind}">{figures}</div>'
+
+
+def _data_url(picture: np.ndarray, form: str) -> str:
+    buffer = io.BytesIO()
+    quality = {"quality": 90, "subsampling": 0} if form == "jpeg" else {}
+    Image.fromarray(picture).save(buffer, form, **quality)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def messages(conversation: Conversation) -> list[Message]:
+    """The turns so far."""
+    told: list[Message] = []
+    for turn, exchange in zip(conversation.session.history, conversation.exchanges, strict=False):
+        told += [_asked(turn.question, exchange.media), _answered(turn.answer or "", exchange)]
+    return told
+
+
+def open_turn(question: str, media: Sequence[MediaItem], answer: str) -> list[Message]:
+    """A turn whose answer is being written.
+
+    Args:
+        question: as it was typed.
+        media: what came with it.
+        answer: what there is of it.
+    """
+    return [_asked(question, media), {"role": "assistant", "content": answer or WRITING}]
+
+
+def _asked(question: str, media: Sequence[MediaItem]) -> Message:
+    files = [f"{_KINDS[item.kind]}: {shown(item.path.name)}" for item in media]
+    return {"role": "user", "content": "\n".join([*files, without_controls(question)])}
+
+
+def _answered(answer: str, exchange: Exchange) -> Message:
+    words = without_controls(answer) or "(no words)"
+    return {"role": "assistant", "content": words, "report": report_html(exchange.report)}
+
+
+def report_html(report: AnswerReport) -> str:
+    """The line under an answer, which opens to the notices and the prompt."""
+    notices = "".join(f"<li>{escape(shown(notice))}</li>" for notice in report.notices)
+    prompt = report.prompt
+    if len(prompt) > MAX_PROMPT_SHOWN:
+        prompt = f"{prompt[:MAX_PROMPT_SHOWN]} …"
+    return (
+        f'<details class="report"><summary>{escape(report_line(report))}</summary>'
+        f"<ul>{notices}</ul><p>What the language model read:</p>"
+        f"<pre>{escape(without_controls(prompt))}</pre></details>"
+    )
+
+
+def report_line(report: AnswerReport) -> str:
+    """How long an answer took, in one line."""
+    timings = report.timings
+    told = []
+    if "first_token" in timings:
+        told.append(f"first word after {timings['first_token']:.2f} s")
+    told.append(f"{timings.get('generate', 0.0):.2f} s for {_counted(report.num_tokens, 'token')}")
+    if report.num_tokens:
+        told.append(f"{report.tokens_per_second:.0f} per second")
+    if timings.get("wait", 0.0) >= 0.05:
+        told.append(f"waited {timings['wait']:.2f} s for others")
+    kept = f", {report.num_reused_tokens} kept from before" if report.num_reused_tokens else ""
+    told.append(f"prompt of {_counted(report.num_prompt_tokens, 'token')}{kept}")
+    if report.stopped:
+        told.append("stopped")
+    elif not report.finished:
+        told.append("cut at the longest length")
+    return " · ".join(told)
+
+
+def report_details(report: AnswerReport) -> dict[str, Any]:
+    """The same for programs: seconds and counts, the notices and the prompt."""
+    return {
+        "prompt": report.prompt,
+        "num_prompt_tokens": report.num_prompt_tokens,
+        "num_reused_tokens": report.num_reused_tokens,
+        "num_tokens": report.num_tokens,
+        "finished": report.finished,
+        "stopped": report.stopped,
+        "seconds": {name: round(value, 4) for name, value in report.timings.items()},
+        "notices": list(report.notices),
+    }
+
+
+def item_details(item: MediaItem) -> dict[str, Any]:
+    """A file for programs: what the model gets of it."""
+    return {
+        "name": item.path.name,
+        "kind": item.kind,
+        "frame_seconds": [round(second, 4) for second in item.frame_seconds],
+        "has_sound": item.has_sound,
+        "sound_used": item.sound_used,
+        "sound_seconds": [[round(second, 4) for second in span] for span in item.sound_spans],
+        "num_tokens": item.num_tokens,
+        "notice": item.notice,
+        "seconds": {name: round(value, 4) for name, value in item.timings.items()},
+    }

@@ -1,0 +1,285 @@
+"""The visitors of the page: a conversation for each, freed when its visitor has gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from video_llama.chat.engine import AnswerReport, Chat
+from video_llama.chat.media import MediaItem
+from video_llama.types import RequestError, VideoLlamaError
+
+SECONDS_TO_STOP = 30.0
+"""An answer that was stopped ends after the word that is being computed; a slow machine may need
+this long for one."""
+
+Progress = Callable[[float, str], None]
+"""Called with the share that is done, in 0..1, and what is being done."""
+
+
+@dataclass
+class Exchange:
+    """What the page remembers of a turn beside the engine's.
+
+    Attributes:
+        media: items that came with the question.
+        report: of the answer.
+    """
+
+    media: list[MediaItem] = field(default_factory=list)
+    report: AnswerReport = field(default_factory=AnswerReport)
+
+
+def _keep(files: set[Path]) -> set[Path]:
+    """Leaves the files of conversations that have ended where they are."""
+    return set()
+
+
+class Conversation:
+    """One visitor's session, with a report for every turn.
+
+    Args:
+        chat: the engine.
+        forget: called with the files that are not needed any more.
+    """
+
+    def __init__(self, chat: Chat, forget: Callable[[set[Path]], object] = _keep) -> None:
+        self.session = chat.start()
+        self._forget = forget
+        self.exchanges: list[Exchange] = []
+        self.num_restarts = 0
+        self._files: set[Path] = set()
+        self._lock = threading.Lock()
+
+    def add(
+        self, path: Path, *, use_audio: bool, progress: Progress | None = None
+    ) -> MediaItem | None:
+        """Add a file; None where the conversation has it already.
+
+        Raises:
+            VideoLlamaError: of the engine.
+        """
+        with self._lock:  # a visitor's files come one after the other
+            if path in self._files:
+                return None
+            item = self.session.add(path, use_audio=use_audio, progress=progress)
+            self._files.add(path)
+            return item
+
+    @property
+    def new_media(self) -> list[MediaItem]:
+        """What no question has come with yet."""
+        asked = {item.path for exchange in self.exchanges for item in exchange.media}
+        return [item for item in self.session.media if item.path not in asked]
+
+    def set_audio(self, on: bool, progress: Progress | None = None) -> None:
+        """Hear the clips of this conversation, or do not.
+
+        Raises:
+            VideoLlamaError: of the engine.
+        """
+        for item in self.session.media:
+            if item.kind == "video" and item.has_sound and item.sound_used != on:
+                self.session.set_audio(item, on, progress=progress)
+
+    def ask(self, question: str, **options: Any) -> Iterator[str]:
+        """Stream an answer, as `Session.ask` does."""
+        pieces = self.session.ask(question, **options)
+        return self._followed(pieces, len(self.exchanges), self.new_media)
+
+    def regenerate(self, **options: Any) -> Iterator[str]:
+        """Stream another answer to the last question, as `Session.regenerate` does."""
+        pieces = self.session.regenerate(**options)
+        return self._followed(pieces, len(self.exchanges) - 1, self.exchanges[-1].media)
+
+    def undo(self) -> str:
+        """Take back the last turn; returns its question."""
+        question = self.session.undo()
+        self.exchanges.pop()
+        return question
+
+    def restart(self) -> None:
+        """Forget turns and files; an answer that is being written ends first.
+
+        Raises:
+            RequestError: it does not end.
+        """
+        self.num_restarts += 1
+        self.session.stop()
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        while self.session.is_answering and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.session.restart()
+        self.exchanges.clear()
+        self._drop_files()
+
+    def close(self) -> None:
+        """Free everything; an answer that is being written ends."""
+        self.session.close()
+        self._drop_files()
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """What has been added."""
+        return frozenset(self._files)
+
+    def _drop_files(self) -> None:
+        files, self._files = self._files, set()
+        self._forget(files)
+
+    def _followed(self, pieces: Iterator[str], index: int, media: list[MediaItem]) -> Iterator[str]:
+        """The pieces, and at their end the record of turn `index`, if it has come about."""
+        failed = False
+        try:
+            yield from pieces
+        except VideoLlamaError:
+            failed = True
+            raise
+        finally:
+            if not failed and len(self.session.history) > index:
+                self.exchanges[index:] = [Exchange(media, self.session.report)]
+
+
+class Conversations:
+    """The conversations of all visitors, by an id that only the visitor's page knows.
+
+    A conversation is freed a while after its page was closed, or, where nothing keeps a connection
+    open (a script without heartbeat), after it has been idle; and when there are too many the
+    longest idle one, of those without a connection if there are any.
+
+    Args:
+        chat: the engine that all share.
+        most: conversations that are kept.
+        discard: called with files that no conversation needs; returns those to ask about again.
+        grace: seconds for which a page may lose its connection.
+        idle: seconds after which a conversation without a connection is given up.
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        *,
+        most: int = 64,
+        discard: Callable[[set[Path]], set[Path]] = _keep,
+        grace: float = 60.0,
+        idle: float = 1800.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.chat = chat
+        self._most, self._grace, self._idle, self._clock = most, grace, idle, clock
+        self._discard = discard
+        self._unneeded: set[Path] = set()
+        self._open: OrderedDict[str, Conversation] = OrderedDict()  # the longest idle first
+        self._used: dict[str, float] = {}
+        self._connections: dict[str, int] = {}
+        self._left: dict[str, float] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def of(self, visitor: str) -> Conversation:
+        """The conversation of a visitor; a new one at the first call.
+
+        Raises:
+            RequestError: it has been freed since the last call; the next call begins a new one.
+        """
+        with self._lock:
+            if visitor in self._gone:
+                del self._gone[visitor]
+                raise RequestError(
+                    "this conversation was closed because it had been left alone for long, or "
+                    "because too many others came; "
+                    "add the files again to begin a new one"
+                )
+            if visitor not in self._open:
+                self._open[visitor] = Conversation(self.chat, self._forget)
+            self._open.move_to_end(visitor)
+            self._used[visitor] = self._clock()
+            conversation, crowded = self._open[visitor], self._too_many(visitor)
+        for stale in crowded:
+            stale.close()
+        return conversation
+
+    def arrive(self, visitor: str) -> None:
+        """A page has connected."""
+        with self._lock:
+            self._connections[visitor] = self._connections.get(visitor, 0) + 1
+            self._left.pop(visitor, None)
+
+    def leave(self, visitor: str) -> None:
+        """A page has disconnected: its answer is stopped, the rest is kept for a while."""
+        with self._lock:
+            self._connections[visitor] = self._connections.get(visitor, 1) - 1
+            if self._connections[visitor] > 0:
+                return
+            del self._connections[visitor]
+            self._left[visitor] = self._clock()
+            conversation = self._open.get(visitor)
+        if conversation is not None:
+            conversation.session.stop()
+
+    def free_stale(self) -> None:
+        """Free what has been left, and what has been idle without a connection."""
+        now = self._clock()
+        with self._lock:
+            self._left = {
+                visitor: since
+                for visitor, since in self._left.items()
+                if now - since < self._grace or visitor in self._open
+            }
+            stale = [
+                self._remove(visitor)
+                for visitor in list(self._open)
+                if visitor not in self._connections
+                and (
+                    now - self._left.get(visitor, now) >= self._grace
+                    or now - self._used[visitor] >= self._idle
+                )
+            ]
+        for conversation in stale:
+            conversation.close()
+        self._discard_unneeded()
+
+    def close(self) -> None:
+        """Free everything."""
+        with self._lock:
+            stale = [self._remove(visitor) for visitor in list(self._open)]
+        for conversation in stale:
+            conversation.close()
+
+    def _forget(self, files: set[Path]) -> None:
+        with self._lock:
+            self._unneeded |= files
+
+    def _discard_unneeded(self) -> None:
+        with self._lock:  # equal files have one place, whoever uploaded them
+            needed = {file for other in self._open.values() for file in other.files}
+            files, self._unneeded = self._unneeded - needed, set()
+        self._forget(self._discard(files))
+
+    def _too_many(self, newest: str) -> list[Conversation]:
+        """Free the surplus: who keeps no connection goes first, then who is idle for longest."""
+        idle = [
+            visitor
+            for visitor, conversation in self._open.items()
+            if visitor != newest and not conversation.session.is_answering
+        ]
+        idle.sort(key=lambda visitor: visitor in self._connections)
+        surplus = max(0, len(self._open) - self._most)
+        return [self._remove(visitor) for visitor in idle[:surplus]]
+
+    def _remove(self, visitor: str) -> Conversation:
+        self._used.pop(visitor, None)
+        self._left.pop(visitor, None)
+        self._gone[visitor] = None
+        while len(self._gone) > 1000:
+            self._gone.popitem(last=False)
+        return self._open.pop(visitor)

@@ -1,0 +1,1 @@
+"""The chat engine: files and questions to answers. Knows no user interface."""

@@ -1,0 +1,122 @@
+"""The chat engine: a model that several people may ask at once. Knows no user interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from video_llama.chat.answer import AnswerReport, generation_settings
+from video_llama.chat.media import Kind, MediaEncoder, Progress
+from video_llama.chat.prompt import PromptBuilder
+from video_llama.chat.session import Session
+from video_llama.chat.sharing import CachePool, FairLock
+from video_llama.models.video_llama import VideoLlama
+from video_llama.text.templates import TEMPLATES, Template
+from video_llama.types import RequestError
+
+__all__ = ["AnswerReport", "Chat", "Session", "generation_settings"]
+
+
+class Chat:
+    """A model that people ask about media, several at once.
+
+    Its sessions may be used from any threads. They take turns token by token, in the order in which
+    they come, and what they share is only ever read.
+
+    Args:
+        model: of `build_model`.
+        cache_mb: bound on the memory of keys and values that idle sessions keep, together; beyond
+            it the least recently used go, and their next turn computes its whole context.
+
+    Attributes:
+        notices: what holds for every answer.
+
+    Raises:
+        RequestError: the model has shapes only.
+    """
+
+    def __init__(self, model: VideoLlama, *, cache_mb: float = 4096) -> None:
+        if model.device.type == "meta":
+            raise RequestError(
+                "run.device: meta given, which has shapes only and answers nothing; "
+                "use run.device=auto or cpu"
+            )
+        self.model = model
+        self.template: Template = TEMPLATES.get(model.settings.template)
+        self.lock = FairLock()
+        self.encoder = MediaEncoder(model, self.lock.turn)
+        self.caches = CachePool(cache_mb * 1e6)
+        self.notices = _stage_notices(model)
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Makes prompts that fit into the model's context."""
+        return PromptBuilder(self.template, self.model.tokenizer, self.context)
+
+    @property
+    def hears(self) -> bool:
+        """Whether there is an audio branch."""
+        return self.model.audio_branch is not None
+
+    @property
+    def context(self) -> int:
+        """Positions of the model's context, which prompt and answer share."""
+        context: int = self.model.language_model.config.max_position_embeddings
+        return context
+
+    @property
+    def num_waiting(self) -> int:
+        """How many wait for the model."""
+        return self.lock.num_waiting
+
+    def start(
+        self,
+        *,
+        video: str | Path | None = None,
+        image: str | Path | None = None,
+        audio: str | Path | None = None,
+        use_audio: bool = True,
+        num_frames: int | None = None,
+        num_clips: int | None = None,
+        progress: Progress | None = None,
+    ) -> Session:
+        """A new conversation about the given media, or none.
+
+        Args:
+            video: a clip.
+            image: a picture.
+            audio: a sound, or a clip of which only the sound is heard.
+            use_audio: whether the sound of `video` is heard.
+            num_frames: frames of a clip; None: as configured.
+            num_clips: segments of a sound; None: as configured.
+            progress: told what is being done with the media.
+
+        Raises:
+            MediaError: a file cannot be used.
+        """
+        session = Session(self)
+        given: list[tuple[str | Path | None, Kind]] = [
+            (video, "video"),
+            (image, "image"),
+            (audio, "audio"),
+        ]
+        options: dict[str, Any] = {"num_frames": num_frames, "num_clips": num_clips}
+        for path, kind in given:
+            if path is not None:
+                session.add(path, kind, use_audio=use_audio, progress=progress, **options)
+        return session
+
+
+def _stage_notices(model: VideoLlama) -> list[str]:
+    """Branch files that cannot answer questions yet, and weights that are random."""
+    notices = [
+        f"{report.source.path.name} was saved after stage 1, which only learns captions; a chat "
+        "expects a file of stage 2"
+        for report in model.load_reports
+        if report.manifest is not None and report.manifest.stage == 1
+    ]
+    if model.random_parts:
+        notices.append(
+            f"random weights in {', '.join(model.random_parts)}: the answers are nonsense"
+        )
+    return notices

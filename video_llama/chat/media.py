@@ -1,0 +1,471 @@
+"""How a chat reads files: as configured, or as the original did.
+
+A file of a chat: what the model gets of it, and what people may look at.
+
+Files of a chat to tokens of the language model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from video_llama.common.io import check_file
+from video_llama.config.load import Config
+from video_llama.models.video_llama import VideoLlama
+from video_llama.processors.media import MediaInfo, probe
+from video_llama.processors.settings import (
+    AudioSettings,
+    ImageEvalSettings,
+    VideoEvalSettings,
+    VideoSettings,
+)
+from video_llama.text.templates import Media, frames_message
+from video_llama.types import ConfigError, RequestError
+
+
+@dataclass(frozen=True)
+class MediaProcessing:
+    """How a chat reads files.
+
+    Attributes:
+        video: frames of a clip.
+        image: pictures.
+        audio: sounds.
+    """
+
+    video: VideoEvalSettings
+    image: ImageEvalSettings
+    audio: AudioSettings
+
+    @classmethod
+    def of(cls, model: VideoLlama) -> MediaProcessing:
+        """What the model's configuration says, or the original's chat where it says nothing."""
+        size = model.settings.image_size
+        video = VideoEvalSettings(image_size=size)
+        audio = AudioSettings(clips_per_video=min(8, model.settings.max_audio_clips))
+        cfg: Config | None = model.configuration
+        for entry in cfg.datasets.values() if cfg else ():
+            pictures = entry.vis_processor.eval or entry.vis_processor.train
+            if isinstance(pictures, VideoSettings):
+                shared = {key: getattr(pictures, key) for key in vars(video) if key != "name"}
+                video = VideoEvalSettings(**shared)
+                if video.sampling == "headtail":  # random frames are for training
+                    video = replace(video, sampling="uniform")
+            audio = entry.audio_processor.eval or entry.audio_processor.train or audio
+        image = ImageEvalSettings(image_size=size, mean=video.mean, std=video.std)
+        return cls(video, image, audio)
+
+
+Kind = Literal["video", "image", "audio"]
+
+Progress = Callable[[float, str], None]
+"""Told the share that is done, 0 to 1, and what is being done."""
+
+_identities = count()
+"""Tells every encoded medium of the process from every other."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPart:
+    """The sound or the picture of a file as the language model gets it.
+
+    Attributes:
+        media: how it appears in the prompt.
+        tokens: (1, N, D_llm).
+        identity: a number that nothing else encoded in this process has.
+    """
+
+    media: Media
+    tokens: Tensor = field(repr=False)
+    identity: int = field(default_factory=lambda: next(_identities))
+
+
+@dataclass(frozen=True)
+class MediaSource:
+    """What a file was added as: two that are equal give the same media.
+
+    Attributes:
+        path: absolute.
+        size: bytes of the file.
+        changed: time of the file, in nanoseconds.
+        kind: what to take it for; None: what it is.
+        num_frames: frames of a clip; None: as configured.
+        num_clips: segments of a sound; None: as configured.
+    """
+
+    path: Path
+    size: int
+    changed: int
+    kind: Kind | None = None
+    num_frames: int | None = None
+    num_clips: int | None = None
+
+    @classmethod
+    def of(
+        cls, path: str | Path, kind: Kind | None, num_frames: int | None, num_clips: int | None
+    ) -> MediaSource:
+        """What stands at a path now.
+
+        Raises:
+            MediaError: nothing that can be read does.
+        """
+        absolute = check_file(path)
+        status = absolute.stat()
+        return cls(absolute, status.st_size, status.st_mtime_ns, kind, num_frames, num_clips)
+
+
+@dataclass(eq=False)
+class MediaItem:
+    """One file of a chat.
+
+    Attributes:
+        path: the file.
+        kind: what it was taken for.
+        sound: encoded; None if there is none or it has not been needed yet.
+        picture: encoded frames; None for a sound.
+        has_sound: whether the file has a sound track; None for a picture.
+        sound_used: whether its sound is in the prompt.
+        frames: (3, T, H, W) uint8 of what the model sees; None for sounds.
+        frame_seconds: when each frame is shown.
+        spectrograms: (S, 1, mel, frames) of what the model hears; None without sound.
+        sound_spans: begin and end of each sound segment, in seconds.
+        notice: what the user should know about the file; empty if nothing.
+        timings: seconds spent decoding and encoding.
+        source: what was asked for: file with its size and time, kind, frames and segments.
+    """
+
+    path: Path
+    kind: Kind
+    sound: EncodedPart | None = None
+    picture: EncodedPart | None = None
+    has_sound: bool | None = None
+    sound_used: bool = False
+    frames: Tensor | None = field(default=None, repr=False)
+    frame_seconds: list[float] = field(default_factory=list)
+    spectrograms: Tensor | None = field(default=None, repr=False)
+    sound_spans: list[tuple[float, float]] = field(default_factory=list)
+    notice: str = ""
+    timings: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0})
+    source: MediaSource | None = None
+
+    @property
+    def encoded(self) -> list[EncodedPart]:
+        """What of it is in the prompt: the sound of a clip first, then its frames."""
+        parts = [self.sound if self.sound_used else None, self.picture]
+        return [part for part in parts if part is not None]
+
+    @property
+    def parts(self) -> list[Media]:
+        """How it appears in the prompt."""
+        return [part.media for part in self.encoded]
+
+    @property
+    def tokens(self) -> list[Tensor]:
+        """(1, N, D_llm) for each of `parts`."""
+        return [part.tokens for part in self.encoded]
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that it takes in the prompt."""
+        return sum(media.num_tokens for media in self.parts)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Everything that takes memory."""
+        encoded = [part.tokens for part in (self.sound, self.picture) if part is not None]
+        shown = [tensor for tensor in (self.frames, self.spectrograms) if tensor is not None]
+        return [*encoded, *shown]
+
+    def frame_pictures(self) -> list[np.ndarray[Any, Any]]:
+        """(H, W, 3) uint8 of every frame that the model sees."""
+        if self.frames is None:
+            return []
+        return list(rearrange(self.frames, "c t h w -> t h w c").numpy())
+
+    def spectrogram_pictures(self) -> list[np.ndarray[Any, Any]]:
+        """(mel, frames, 3) uint8 of every sound segment: low tones below, loud is bright."""
+        if self.spectrograms is None:
+            return []
+        return [_spectrogram_picture(segment[0]) for segment in self.spectrograms]
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's duration to `timings[stage]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] += time.perf_counter() - start
+
+
+_COLOURS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
+"""From quiet to loud, as bright on a dark page as on a light one."""
+
+
+def _spectrogram_picture(values: Tensor) -> np.ndarray[Any, Any]:
+    """(mel, frames) to (mel, frames, 3) uint8, low tones below, the loudest brightest."""
+    cells = values.flip(0).float().numpy()
+    low, high = float(cells.min()), float(cells.max())
+    shares = (cells - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
+    places = np.arange(len(_COLOURS))
+    channels = [np.interp(shares, places, _COLOURS[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+__all__ = [
+    "DecodedItem",
+    "Kind",
+    "MediaEncoder",
+    "MediaItem",
+    "MediaProcessing",
+    "MediaSource",
+    "Progress",
+]
+
+_MOST_PICTURES = 64
+"""Frames, or segments of sound, that are encoded at once."""
+
+
+@dataclass
+class DecodedItem:
+    """A file that has been read, waiting to be encoded.
+
+    Attributes:
+        item: of the file; gets what is encoded.
+        spectrograms: (S, 1, mel, frames), if its sound is to be heard.
+        pixels: (3, T, H, W), if it has pictures.
+        message: what the model is told about its frames.
+    """
+
+    item: MediaItem
+    spectrograms: Tensor | None = field(default=None, repr=False)
+    pixels: Tensor | None = field(default=None, repr=False)
+    message: str = ""
+
+
+def _silent(share: float, text: str) -> None:
+    """Progress that nobody follows."""
+
+
+class MediaEncoder:
+    """Files to tokens of the language model.
+
+    Args:
+        model: whose branches encode.
+        turn: held while they do; files are decoded outside of it.
+    """
+
+    def __init__(
+        self,
+        model: VideoLlama,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.model = model
+        self.processing = MediaProcessing.of(model)
+        self._turn = turn
+
+    def encode(
+        self,
+        path: str | Path,
+        kind: Kind | None = None,
+        *,
+        use_audio: bool = True,
+        num_frames: int | None = None,
+        num_clips: int | None = None,
+        progress: Progress | None = None,
+    ) -> MediaItem:
+        """Decode and encode a file.
+
+        Args:
+            path: of a clip, picture or sound.
+            kind: what to take it for; None: what it is.
+            use_audio: whether the sound of a clip is heard, if it has any.
+            num_frames: frames of a clip; None: as configured.
+            num_clips: segments of a sound; None: as configured.
+            progress: told what is being done.
+
+        Raises:
+            MediaError: the file cannot be used.
+            RequestError: a sound for a model without an audio branch.
+            ConfigError: more frames or segments than the model has positions for.
+        """
+        source = MediaSource.of(path, kind, num_frames, num_clips)
+        decoded = self.decode(path, source, use_audio=use_audio, progress=progress)
+        self.finish([decoded], progress)
+        return decoded.item
+
+    def decode(
+        self,
+        path: str | Path,
+        source: MediaSource,
+        *,
+        use_audio: bool = True,
+        progress: Progress | None = None,
+    ) -> DecodedItem:
+        """The half of `encode` that needs no model; several threads may decode at once."""
+        tell, info = progress or _silent, probe(path)
+        item = MediaItem(Path(path), source.kind or info.kind, source=source)
+        decoded = DecodedItem(item)
+        if item.kind != "image":
+            item.has_sound = info.has_audio
+            if self._is_heard(item, info, use_audio):
+                tell(0.0, f"reading the sound of {item.path.name}")
+                self._read_sound(decoded)
+        if item.kind != "audio":
+            tell(0.25, f"reading the pictures of {item.path.name}")
+            self._read_picture(decoded)
+        return decoded
+
+    def switch_sound(self, item: MediaItem, on: bool, progress: Progress | None = None) -> None:
+        """Let a clip be heard or not; its sound is read when it is first needed.
+
+        Args:
+            item: a clip.
+            on: whether it is to be heard, if it has sound.
+            progress: told what is being done.
+
+        Raises:
+            MediaError: its sound cannot be read.
+        """
+        hears = self.model.audio_branch is not None
+        item.notice = sound_notice(item, hears) if on else ""
+        item.sound_used = on and hears and bool(item.has_sound)
+        if item.sound_used and item.sound is None:
+            (progress or _silent)(0.0, f"reading the sound of {item.path.name}")
+            decoded = DecodedItem(item)
+            self._read_sound(decoded)
+            self.finish([decoded], progress)
+
+    def finish(self, decoded: Sequence[DecodedItem], progress: Progress | None = None) -> None:
+        """Encode files that have been read, those of one shape together.
+
+        Args:
+            decoded: get their sounds and pictures.
+            progress: told what is being done.
+        """
+        tell, hear, look = progress or _silent, self.model.encode_audio, self.model.encode_video
+        if any(entry.spectrograms is not None for entry in decoded):
+            tell(0.5, "listening")
+        for batch in _batches(decoded, "spectrograms"):
+            sounds = torch.stack([entry.spectrograms for entry in batch])  # type: ignore[misc]
+            for entry, tokens in zip(batch, self._tokens(batch, sounds, hear), strict=True):
+                entry.item.sound = EncodedPart(Media("audio", tokens.shape[1]), tokens)
+                entry.item.sound_used = True
+                entry.spectrograms = None
+        if any(entry.pixels is not None for entry in decoded):
+            tell(0.75, "looking")
+        for batch in _batches(decoded, "pixels"):
+            videos = torch.stack([entry.pixels for entry in batch])  # type: ignore[misc]
+            for entry, tokens in zip(batch, self._tokens(batch, videos, look), strict=True):
+                kind: Literal["image", "video"] = "image" if entry.item.kind == "image" else "video"
+                media = Media(kind, tokens.shape[1], entry.message)
+                entry.item.picture = EncodedPart(media, tokens)
+                entry.pixels = None
+        tell(1.0, "done")
+
+    def _tokens(
+        self, batch: Sequence[DecodedItem], inputs: Tensor, encode: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """(1, N, D_llm) of each entry; the time is divided among them."""
+        with self._turn(), torch.inference_mode():
+            start = time.perf_counter()
+            tokens = encode(inputs.to(self.model.device))
+            seconds = time.perf_counter() - start
+        for entry in batch:
+            entry.item.timings["encode"] += seconds / len(batch)
+        # Copies: a slice would keep the tokens of the whole batch in memory.
+        return [tokens[i : i + 1].clone() for i in range(len(batch))]
+
+    def _is_heard(self, item: MediaItem, info: MediaInfo, use_audio: bool) -> bool:
+        hears = self.model.audio_branch is not None
+        if item.kind == "audio" and not hears:
+            raise RequestError(
+                f"{item.path} is a sound, but this model has no audio branch; use a configuration "
+                "with model.equip_audio_branch=true"
+            )
+        if item.kind == "video":
+            item.notice = sound_notice(item, hears) if use_audio else ""
+            return use_audio and hears and info.has_audio
+        return True
+
+    def _read_picture(self, decoded: DecodedItem) -> None:
+        item = decoded.item
+        if item.kind == "image":
+            with item.timed("decode"):
+                picture = self.processing.image.build()(item.path)
+            item.frames = _displayable(picture, self.processing.image)[:, None]
+            decoded.pixels = rearrange(picture, "c h w -> c 1 h w")
+            return
+        settings = self.processing.video
+        if item.source is not None and item.source.num_frames is not None:
+            self._check_count("frames", item.source.num_frames, "max_frame_pos")
+            settings = replace(settings, n_frms=item.source.num_frames)
+        with item.timed("decode"):
+            clip = settings.build()(item.path)
+        item.frames, item.frame_seconds = clip.frames, clip.seconds
+        decoded.pixels, decoded.message = clip.pixel_values, frames_message(clip.seconds)
+
+    def _check_count(self, things: str, count: int, limit_key: str) -> None:
+        """Refuse what the model has no positions for, before it is decoded."""
+        limit = getattr(self.model.settings, limit_key)
+        if count > limit and not self.model.settings.interpolate_positions:
+            raise ConfigError(
+                f"{count} {things} given, but model.{limit_key} is {limit}; take fewer, or set "
+                "model.interpolate_positions to true"
+            )
+
+    def _read_sound(self, decoded: DecodedItem) -> None:
+        settings, item = self.processing.audio, decoded.item
+        if item.source is not None and item.source.num_clips is not None:
+            self._check_count("segments of sound", item.source.num_clips, "max_audio_clips")
+            settings = replace(settings, clips_per_video=item.source.num_clips)
+        with item.timed("decode"):
+            sound = settings.build()(item.path)
+        item.spectrograms, item.sound_spans = sound.values, sound.spans
+        decoded.spectrograms = sound.values
+
+
+def sound_notice(item: MediaItem, hears: bool) -> str:
+    """What to say where a clip's sound is wanted but cannot be heard."""
+    if not item.has_sound:
+        reason = f"{item.path.name} has no sound track"
+    elif not hears:
+        reason = f"{item.path.name} has sound, but this model has no audio branch"
+    else:
+        return ""
+    return f"{reason}; the answer is from its frames only"
+
+
+def _batches(
+    decoded: Sequence[DecodedItem], name: Literal["spectrograms", "pixels"]
+) -> list[list[DecodedItem]]:
+    """Entries that have this input, in groups of one shape and of bounded size."""
+    shapes: dict[torch.Size, list[DecodedItem]] = defaultdict(list)
+    for entry in decoded:
+        inputs: Tensor | None = getattr(entry, name)
+        if inputs is not None:
+            shapes[inputs.shape].append(entry)
+    batches = []
+    for shape, group in shapes.items():
+        pictures = shape[0] if name == "spectrograms" else shape[1]
+        size = max(1, _MOST_PICTURES // pictures)
+        batches += [group[i : i + size] for i in range(0, len(group), size)]
+    return batches
+
+
+def _displayable(picture: Tensor, settings: ImageEvalSettings) -> Tensor:
+    """Undo the normalisation of (3, H, W), to uint8."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (settings.mean, settings.std))
+    return ((picture * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

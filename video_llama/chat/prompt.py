@@ -1,0 +1,137 @@
+"""The turns of a chat as one prompt that fits into the context."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from video_llama.chat.media import EncodedPart, MediaItem
+from video_llama.text.templates import Template, Turn
+from video_llama.types import IMAGE_PLACEHOLDER, RequestError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_AFTER_DROPPING = 0.75
+"""Share of the room that is filled after turns were dropped.
+
+Were it 1, every further question would drop a turn, and the whole context be computed anew."""
+
+
+@dataclass(frozen=True)
+class AskedTurn:
+    """A question with the files that came with it, and its answer once there is one."""
+
+    question: str
+    items: tuple[MediaItem, ...] = ()
+    answer: str | None = None
+
+    @property
+    def turn(self) -> Turn:
+        """What the template is given."""
+        media = tuple(media for item in self.items for media in item.parts)
+        return Turn(self.question, media, self.answer)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, L positions long.
+
+    Attributes:
+        ids: L token ids, media as placeholders.
+        marks: L marks; equal beginnings mean equal embeddings.
+        text: for people.
+        media: tokens of all media, in order, (1, N, D_llm) each.
+        num_dropped: how many of the oldest turns are not in it.
+    """
+
+    ids: list[int]
+    marks: list[int]
+    text: str
+    media: list[Tensor]
+    num_dropped: int
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """Makes prompts.
+
+    Attributes:
+        template: of the language model.
+        tokenizer: of the language model.
+        context: positions that the language model has.
+    """
+
+    template: Template
+    tokenizer: PreTrainedTokenizerFast
+    context: int
+
+    def build(
+        self, turns: Sequence[AskedTurn], max_new_tokens: int, *, num_dropped: int = 0
+    ) -> Prompt:
+        """The prompt of some turns, of which the oldest go where there is no room; media stay.
+
+        Args:
+            turns: all turns, the last one without answer.
+            max_new_tokens: room that the answer needs.
+            num_dropped: turns that were left out before, which only come back if all fit.
+
+        Raises:
+            RequestError: the last question does not fit.
+        """
+        num_dropped = self._num_dropped(turns, max_new_tokens, min(num_dropped, len(turns) - 1))
+        kept = _without_oldest(turns, num_dropped)
+        spoken = [asked.turn for asked in kept]
+        ids = self.template.chat_ids(spoken, self.tokenizer)
+        parts = [part for asked in kept for item in asked.items for part in item.encoded]
+        return Prompt(
+            ids=ids,
+            marks=self._marks(ids, parts),
+            text=self.template.chat_text(spoken),
+            media=[part.tokens for part in parts],
+            num_dropped=num_dropped,
+        )
+
+    def num_media_tokens(self, items: Sequence[MediaItem]) -> int:
+        """Positions that files take with the sentences that introduce them."""
+        return self._num_tokens([AskedTurn("", tuple(items))])
+
+    def _num_dropped(self, turns: Sequence[AskedTurn], max_new_tokens: int, before: int) -> int:
+        room = self.context - max_new_tokens
+        for count in sorted({0, before}):
+            if self._num_tokens(_without_oldest(turns, count)) <= room:
+                return count
+        most = len(turns) - 1
+        least = self._num_tokens(_without_oldest(turns, most))
+        if least > room:
+            raise RequestError(
+                f"the question and its media take {least} tokens and the answer may take "
+                f"{max_new_tokens}, but the model's context holds {self.context}; ask a shorter "
+                "question or allow a shorter answer (max_new_tokens)"
+            )
+        # The more turns go, the fewer tokens are left: a search by halves.
+        return bisect_left(
+            range(most),
+            -room * _AFTER_DROPPING,
+            key=lambda count: -self._num_tokens(_without_oldest(turns, count)),
+        )
+
+    def _num_tokens(self, turns: Sequence[AskedTurn]) -> int:
+        return len(self.template.chat_ids([asked.turn for asked in turns], self.tokenizer))
+
+    def _marks(self, ids: list[int], parts: Sequence[EncodedPart]) -> list[int]:
+        """Token ids; where media stand, a negative number of each medium."""
+        placeholder = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+        media = iter([-1 - part.identity for part in parts for _ in range(part.media.num_tokens)])
+        return [next(media) if token == placeholder else token for token in ids]
+
+
+def _without_oldest(turns: Sequence[AskedTurn], count: int) -> list[AskedTurn]:
+    """The turns after the first `count`, whose media come with the first that is left."""
+    first = turns[count]
+    items = tuple(item for asked in turns[: count + 1] for item in asked.items)
+    return [replace(first, items=items), *turns[count + 1 :]]

@@ -1,0 +1,158 @@
+"""Many conversations, one model: who may use it next, and whose keys and values are kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from video_llama.models.generation.cache import PrefixCache
+from video_llama.models.generation.settings import Pace
+
+
+class FairLock:
+    """A lock that is given to those who wait in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._held = False
+
+    @property
+    def num_waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the lock."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def acquire(self) -> None:
+        """Wait for one's turn."""
+        with self._guard:
+            if not self._held:
+                self._held = True
+                return
+            ticket = threading.Event()
+            self._waiting.append(ticket)
+        received = False
+        try:
+            received = ticket.wait()
+        finally:
+            if not received:  # interrupted: nobody else must wait for one who has left
+                self._leave(ticket)
+
+    def _leave(self, ticket: threading.Event) -> None:
+        with self._guard:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                return
+        self.release()
+
+    def release(self) -> None:
+        """Hand the lock to the first who waits."""
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._held = False
+
+    def step_aside(self) -> None:
+        """Let everybody who waits go first; the lock is held before and after."""
+        with self._guard:
+            if not self._waiting:
+                return
+        self.release()
+        self.acquire()
+
+
+class SharedPace(Pace):
+    """The pace of one answer among others.
+
+    Args:
+        lock: of the model.
+
+    Attributes:
+        waited: seconds spent waiting for others.
+    """
+
+    def __init__(self, lock: FairLock) -> None:
+        self._lock = lock
+        self._stop = threading.Event()
+        self.waited = 0.0
+
+    def stop(self) -> None:
+        """End the answer at its next token."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Holds the model for one step."""
+        with self._waiting():
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def step_aside(self) -> None:
+        """Within a turn: let others take theirs first."""
+        with self._waiting():
+            self._lock.step_aside()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited += time.perf_counter() - start
+
+
+class CachePool:
+    """Keeps the keys and values of idle conversations within a bound, all together.
+
+    Args:
+        max_bytes: of all of them; beyond it the least recently used go.
+    """
+
+    def __init__(self, max_bytes: float) -> None:
+        self._max_bytes = max_bytes
+        self._guard = threading.Lock()
+        self._idle: OrderedDict[int, weakref.ref[PrefixCache]] = OrderedDict()
+
+    @contextmanager
+    def lease(self, cache: PrefixCache) -> Iterator[None]:
+        """Nobody clears the cache within the block."""
+        with self._guard:
+            self._idle.pop(id(cache), None)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._idle[id(cache)] = weakref.ref(cache)
+                self._shrink()
+
+    def _shrink(self) -> None:
+        alive = {key: cache for key, ref in self._idle.items() if (cache := ref()) is not None}
+        self._idle = OrderedDict((key, self._idle[key]) for key in alive)
+        total = sum(cache.num_bytes for cache in alive.values())
+        for key, cache in alive.items():
+            if total <= self._max_bytes:
+                return
+            total -= cache.num_bytes
+            cache.clear()
+            del self._idle[key]

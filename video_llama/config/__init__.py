@@ -1,0 +1,1 @@
+"""From a YAML to typed settings, and from settings to model, data and runner."""

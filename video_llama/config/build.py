@@ -1,0 +1,86 @@
+"""From a configuration to the objects that it describes.
+
+What keeps a valid configuration from being trained or evaluated. Torch-free.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from video_llama.common.registry import suggestion
+from video_llama.config.load import Config
+from video_llama.datasets.base import SPLITS
+from video_llama.models.build import build_video_llama
+from video_llama.models.video_llama import VideoLlama
+from video_llama.types import ConfigError
+
+
+def build_model(cfg: Config, *, audio_on_demand: bool = False) -> VideoLlama:
+    """The model of a configuration with its weights, in eval mode on `run.device`.
+
+    Args:
+        cfg: of `load_config`; only `model`, `run.device` and `run.seed` are read.
+        audio_on_demand: read ImageBind's file at the first sound; until then the encoder has no
+            weights. For programs that answer; a model that is trained or saved needs all.
+
+    Raises:
+        ConfigError: a folder, package or device is missing.
+        WeightsError: a weight file does not fit.
+    """
+    model = build_video_llama(
+        cfg.model,
+        device=resolve_device(cfg.run.device),
+        seed=cfg.run.seed,
+        audio_on_demand=audio_on_demand,
+    )
+    model.configuration = cfg
+    return model
+
+
+def resolve_device(name: str) -> str:
+    """The torch device of `run.device`: "auto" picks cuda, mps or cpu.
+
+    Raises:
+        ConfigError: the device is not on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next((device for device, there in available.items() if there), "cpu")
+    if not available.get(name.partition(":")[0], True):
+        raise ConfigError(
+            f"run.device: {name} given, but torch {torch.__version__} sees none on this machine; "
+            "use run.device=auto or cpu"
+        )
+    return name
+
+
+def check_trainable(cfg: Config) -> None:
+    """Refuse a configuration that asks for no training or evaluation that there is.
+
+    Args:
+        cfg: of `load_config`.
+
+    Raises:
+        ConfigError: names the key, what was given and what is expected.
+    """
+    run, branch = cfg.run, cfg.model.trained_branch
+    if not cfg.datasets:
+        raise ConfigError("datasets: empty; name the data sets to train or evaluate on")
+    if run.device == "meta":
+        raise ConfigError("run.device: meta has no weights to train; use auto")
+    for key in ("train_splits", "valid_splits", "test_splits"):
+        for split in getattr(run, key):
+            if split not in SPLITS:
+                hint = suggestion(split, list(SPLITS))
+                raise ConfigError(f"run.{key}: unknown split {split!r}; {hint}")
+    if run.evaluate and not run.valid_splits + run.test_splits:
+        raise ConfigError("run.evaluate: true, but run.valid_splits and run.test_splits are empty")
+    if not run.evaluate and len(run.train_splits) != 1:
+        raise ConfigError(f"run.train_splits: {run.train_splits} given, one split expected")
+    if not run.evaluate and branch is None:
+        raise ConfigError(
+            "model.frozen_video_Qformer: true, and no other branch trains; set it to false for the "
+            "video branch, or equip_audio_branch to true and frozen_audio_Qformer to false"
+        )
+    if run.fsdp and cfg.model.quantization != "none":
+        raise ConfigError("run.fsdp: true given, but a quantised LLM cannot be sharded")

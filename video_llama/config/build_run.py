@@ -1,0 +1,395 @@
+"""The cache of frozen features of a run: what it is filed under, and how it is filled.
+
+From a configuration to a run: model, data, hooks and folder, in every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from video_llama.config.build import check_trainable, resolve_device
+from video_llama.config.load import Config
+from video_llama.datasets.features import FeatureCache, Features
+from video_llama.datasets.loading import build_eval_batches, build_train_batches, make_loader
+from video_llama.datasets.records import fingerprint
+from video_llama.models.build import build_video_llama, compile_blocks
+from video_llama.models.generation.labelled import answer_batch
+from video_llama.models.llama_training import allow_packing, recompute_activations
+from video_llama.models.video_llama import VideoLlama
+from video_llama.models.weights.save import Manifest, describe_branch, save_branch
+from video_llama.processors.settings import VideoSettings
+from video_llama.runners.checkpoints import Checkpoint, CheckpointStore, find_checkpoint
+from video_llama.runners.distributed import World, shard_language_model
+from video_llama.runners.folder import RunFolder, describe_run, new_run_folder
+from video_llama.runners.hooks import (
+    Evaluate,
+    Hook,
+    JsonLog,
+    LearningRate,
+    Progress,
+    SaveCheckpoints,
+    Throughput,
+    Tracker,
+)
+from video_llama.runners.optim import build_accelerator
+from video_llama.runners.runner import Runner
+from video_llama.runners.safeguards import BadItems, Guard, StopOnSignal
+from video_llama.runners.settings import RunSettings
+from video_llama.runners.state import RunParts
+from video_llama.runners.task import TASKS, Answer
+from video_llama.text.questions import caption_prompts
+from video_llama.text.templates import TEMPLATES
+from video_llama.types import Batch, CachedFeatures, ConfigError
+
+FORMAT = 1
+"""Raised when the transforms of the media or the encoders compute something else."""
+
+
+def open_feature_cache(cfg: Config, model: VideoLlama) -> FeatureCache | None:
+    """The cache of `run.feature_cache`; None where there is none.
+
+    The branches have a folder each in it, because their encoders differ.
+
+    Args:
+        cfg: of the run.
+        model: with its weights.
+
+    Raises:
+        ConfigError: nothing trains or an encoder does, or the features there are of other weights.
+    """
+    if cfg.run.feature_cache is None:
+        return None
+    settings = cfg.model
+    if settings.trained_branch is None:
+        raise ConfigError("run.feature_cache: given, but no branch trains; set it to null")
+    folder = Path(cfg.run.feature_cache)
+    if settings.trained_branch == "audio":
+        assert model.audio_encoder is not None, "the branch that trains has its encoder"
+        parts: list[nn.Module] = [model.audio_encoder]
+        sizes: dict[str, Any] = asdict(settings.imagebind_config)
+        sizes["audio_feature_norm"] = settings.audio_feature_norm
+        return FeatureCache(folder / "imagebind", _key(parts, sizes))
+    if not (settings.freeze_vit and settings.freeze_qformer):
+        raise ConfigError(
+            "run.feature_cache: given, but model.freeze_vit or model.freeze_qformer is false: "
+            "features of what trains cannot be kept; set run.feature_cache to null"
+        )
+    if sounding := [n for n, d in cfg.datasets.items() if d.data_type.startswith("audio")]:
+        raise ConfigError(
+            f"run.feature_cache: given, but the video branch trains and datasets.{sounding[0]} is "
+            "of sounds; leave it out, or set run.feature_cache to null"
+        )
+    assert model.vision_encoder is not None, "the branch that trains has its encoder"
+    assert model.frame_qformer is not None, "the branch that trains has its encoder"
+    sizes = asdict(settings.vit_config) | asdict(settings.qformer_config)
+    return FeatureCache(
+        folder / "frame_qformer", _key([model.vision_encoder, model.frame_qformer], sizes)
+    )
+
+
+def with_features(
+    batches: Iterable[Batch], cache: FeatureCache | None, model: VideoLlama
+) -> Iterator[Batch]:
+    """Batches with features in the place of media; what the cache has not, is computed and kept.
+
+    Always item by item: what is computed in batches depends in the last bit on who is in them, and
+    a run that is resumed would meet its items in others.
+
+    Args:
+        batches: of loaders that know the cache.
+        cache: None leaves the batches as they are.
+        model: whose encoders compute what is missing.
+    """
+    if cache is None:
+        yield from batches
+        return
+    try:
+        for batch in batches:
+            if batch.cached is None:
+                yield batch
+                continue
+            features = _complete(batch, batch.cached, cache, model)
+            if model.device.type == "cuda":
+                features = features.pin_memory()
+            without = replace(batch, pixel_values=None, audio_values=None)
+            yield replace(without, features=features, cached=None)
+    finally:
+        cache.flush()
+
+
+def _complete(
+    batch: Batch, cached: CachedFeatures, cache: FeatureCache, model: VideoLlama
+) -> Tensor:
+    """(B, T, Q, D) float16."""
+    there = iter(cached.values if cached.values is not None else ())
+    rows, number = [], 0
+    for key, seconds, is_there in zip(cached.keys, cached.seconds, cached.is_there, strict=True):
+        if is_there:
+            rows.append(next(there))
+            continue
+        found = cache.find(key) if key else None  # computed since the batch was loaded?
+        if found is None:
+            found = Features(_encoded(batch, number, model), tuple(seconds))
+            if key:
+                cache.put(key, found)
+        rows.append(found.values)
+        number += 1
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def _encoded(batch: Batch, number: int, model: VideoLlama) -> Tensor:
+    """(T, Q, D) float16, on the host, of one of the items whose media a batch holds."""
+    pixels, sound = (
+        None if values is None else values[number : number + 1]
+        for values in (batch.pixel_values, batch.audio_values)
+    )
+    one = replace(batch, pixel_values=pixels, audio_values=sound)
+    return model.frozen_features(one)[0].to(torch.float16).cpu()
+
+
+def _key(parts: Sequence[nn.Module], sizes: dict[str, Any]) -> dict[str, Any]:
+    """What a folder of features is filed under."""
+    return {"format": FORMAT, "weights": _digest(parts), **sizes}
+
+
+def _digest(parts: Sequence[nn.Module]) -> str:
+    """A hash of names, types and values of all weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            content = tensor.detach().cpu().contiguous()
+            digest.update(content.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+logger = logging.getLogger(__name__)
+
+FREE_RUN_KEYS = (
+    *("lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
+    *("weight_decay", "beta2", "grad_clip", "amp", "max_epoch", "iters_per_epoch"),
+)
+FIXED_RUN_KEYS = ("task", "seed", "batch_size_train", "accum_grad_iters", "train_splits")
+FREE_MODEL_KEYS = (
+    *("llama_model", "vit_ckpt", "q_former_model", "llama_proj_model", "imagebind_ckpt_path"),
+    *("ckpt", "ckpt_2", "prompt_path", "precision", "vit_precision", "imagebind_precision"),
+    *("quantization", "low_resource", "llm_device_map", "use_grad_checkpoint", "random_init"),
+)
+FREE_DATA_KEYS = ("build_info", "tokenizer_name")
+"""Keys that may differ in a resumed run, with a warning, and those of `run` that may not.
+
+All other keys of `model` and `datasets` may not; the other keys of `run` do not matter."""
+
+
+def build_runner(cfg: Config, *, name: str) -> Runner:
+    """Everything that a run needs; the same call in every process of torchrun.
+
+    Args:
+        cfg: of `load_config`.
+        name: what the run's folder is called, before the time.
+
+    Returns:
+        A runner at the first step, or at that of the checkpoint to resume.
+
+    Raises:
+        ConfigError: the configuration cannot be trained or evaluated, or not resumed.
+        WeightsError: a weight file does not fit.
+    """
+    run = cfg.run
+    check_trainable(cfg)
+    world = World(resolve_device(run.device))
+    path, checkpoint = world.on_main(lambda: _run_folder(run, name))
+    folder = RunFolder(path)
+    world.on_main(folder.claim)
+    try:
+        return _runner_in(folder, cfg, world, checkpoint)
+    except BaseException:
+        folder.discard()
+        raise
+
+
+def _runner_in(
+    folder: RunFolder, cfg: Config, world: World, checkpoint: Checkpoint | None
+) -> Runner:
+    run, path = cfg.run, folder.path
+    torch.backends.cudnn.deterministic = True
+    accelerator = build_accelerator(run, device=world.device, folder=path)
+    parts = _build_parts(cfg, _build_model(cfg, world), world)
+    hooks = _build_hooks(run, parts, path)
+    runner = Runner(
+        run, parts=parts, world=world, accelerator=accelerator, folder=folder, hooks=hooks
+    )
+    if checkpoint is not None:
+        runner.resume(checkpoint)
+    step = checkpoint.step if checkpoint else 0
+    describe = partial(describe_run, path, config=parts.config, step=step, world_size=world.size)
+    world.on_main(describe)
+    return runner
+
+
+def _run_folder(run: RunSettings, name: str) -> tuple[Path, Checkpoint | None]:
+    """A new folder, or that of the run to go on with."""
+    output_dir = Path(run.output_dir)
+    if run.resume_ckpt_path:
+        checkpoint = find_checkpoint(run.resume_ckpt_path, output_dir)
+        if checkpoint is not None and not run.evaluate:
+            return checkpoint.path.parent.parent, checkpoint
+        if checkpoint is not None:
+            return new_run_folder(output_dir, name), checkpoint
+    return new_run_folder(output_dir, name), None
+
+
+def _build_model(cfg: Config, world: World) -> VideoLlama:
+    sharded = cfg.run.fsdp and world.size > 1
+    model = build_video_llama(
+        cfg.model,
+        device=str(world.device),
+        seed=cfg.run.seed,
+        llm_device="cpu" if sharded else None,
+    )
+    model.configuration = cfg
+    if cfg.model.use_grad_checkpoint:
+        recompute_activations(model.language_model)
+    if cfg.run.packing:
+        allow_packing(model.language_model)
+    compile_blocks(model, cfg.run.compile)
+    if sharded:
+        shard_language_model(model.language_model, device=world.device, num_processes=world.size)
+    return model
+
+
+def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
+    run = cfg.run
+    cache = open_feature_cache(cfg, model)
+    data: dict[str, Any] = {
+        "tokenizer": model.tokenizer,
+        "template": TEMPLATES.get(cfg.model.template),
+        "prompts": _prompts(cfg),
+        "seed": run.seed,
+        "rank": world.rank,
+        "world_size": world.size,
+        "features": cache,
+    }
+    load: dict[str, Any] = {
+        "num_workers": run.num_workers,
+        "timeout": run.data_timeout,
+        "pins": world.device.type == "cuda",
+    }
+    sizes = {"train": run.batch_size_train, "eval": run.batch_size_eval}
+
+    def train_batches(start: int, stop: int) -> Iterator[Batch]:
+        loader = make_loader(train, start=start, stop=stop, **load)
+        return with_features(loader, cache, model)
+
+    def eval_batches(split: str) -> Iterator[Batch]:
+        batches = evaluated[split]
+        loader = make_loader(batches, start=0, stop=len(batches), **load)
+        return with_features(loader, cache, model)
+
+    evaluated = {  # read now, so that a mistake shows before the first epoch is over
+        split: build_eval_batches(cfg.datasets, split=split, batch_size=sizes["eval"], **data)
+        for split in run.valid_splits + run.test_splits
+    }
+    items = {}
+    if not run.evaluate:
+        train = build_train_batches(
+            cfg.datasets,
+            split=run.train_splits[0],
+            batch_size=sizes["train"],
+            num_views=0 if cache is None else run.num_views,
+            **data,
+        )
+        items = {f"datasets.{s.name} (annotation)": fingerprint(s.records) for s in train.sources}
+    return RunParts(
+        task=TASKS.get(run.task)(model, partial(_answers, model)),
+        trainable=list(model.trainable_parameters()),
+        train_batches=train_batches,
+        eval_batches={split: partial(eval_batches, split) for split in evaluated},
+        data_sets=list(cfg.datasets),
+        write_branch=lambda path, step: save_branch(
+            model.trainable_parameters(), path, _manifest(cfg, model, step)
+        ),
+        identity=identity(cfg, world.size) | {"items": items},
+        config=cfg.to_yaml(),
+    )
+
+
+def _answers(model: VideoLlama, batch: Batch, max_new_tokens: int) -> list[Answer]:
+    answers = answer_batch(model, batch, max_new_tokens=max_new_tokens)
+    return [
+        Answer(item_id=item_id, reference=reference, answer=answer)
+        for item_id, (reference, answer) in zip(batch.item_ids, answers, strict=True)
+    ]
+
+
+def _prompts(cfg: Config) -> list[str]:
+    path = cfg.model.prompt_path
+    if not path:
+        return []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"model.prompt_path: {path} cannot be read: {error}") from error
+    return caption_prompts(lines, cfg.model.prompt_template)
+
+
+def _manifest(cfg: Config, model: VideoLlama, step: int) -> Manifest:
+    entries = cfg.datasets.values()
+    talks = any(entry.has_conversations for entry in entries)
+    pictures = [entry.vis_processor.train for entry in entries]
+    sounds = [entry.audio_processor.train for entry in entries]
+    return describe_branch(
+        cfg.model,
+        model.language_model.config,
+        stage=2 if talks or cfg.model.prompt_path else 1,
+        frames=max((p.n_frms for p in pictures if isinstance(p, VideoSettings)), default=1),
+        clips=max((s.clips_per_video for s in sounds if s is not None), default=0),
+        step=step,
+    )
+
+
+def identity(cfg: Config, world_size: int) -> dict[str, Any]:
+    """What decides whether a resumed run is the same run; see `check_unchanged`.
+
+    Args:
+        cfg: of the run.
+        world_size: number of processes.
+    """
+    fixed: dict[str, Any] = {"number of processes": world_size}
+    free: dict[str, Any] = {}
+    for key, value in asdict(cfg.model).items():
+        (free if key in FREE_MODEL_KEYS else fixed)[f"model.{key}"] = value
+    for name, entry in cfg.datasets.items():
+        for key, value in asdict(entry).items():
+            (free if key in FREE_DATA_KEYS else fixed)[f"datasets.{name}.{key}"] = value
+    for keys, kind in ((FREE_RUN_KEYS, free), (FIXED_RUN_KEYS, fixed)):
+        kind |= {f"run.{key}": getattr(cfg.run, key) for key in keys}
+    if cfg.run.feature_cache:  # its views are other crops than those of a run without
+        fixed |= {"run.feature_cache": "some folder", "run.num_views": cfg.run.num_views}
+    return {"fixed": fixed, "free": free}
+
+
+def _build_hooks(run: RunSettings, parts: RunParts, folder: Path) -> list[Hook]:
+    store = CheckpointStore(folder, keep_last=run.keep_last, keep_best=run.keep_best)
+    return [
+        LearningRate(),
+        StopOnSignal(),
+        Guard(run.max_nonfinite_steps),
+        Throughput(),
+        BadItems(parts.data_sets, run.max_bad_fraction),
+        Evaluate(),
+        JsonLog(),
+        Tracker(),
+        Progress(),
+        SaveCheckpoints(store),
+    ]

@@ -1,0 +1,1 @@
+"""Work on a data set before training: checking and packing."""

@@ -1,0 +1,182 @@
+"""Looking for items that training could not use, before it meets them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from video_llama.common.io import read_file
+from video_llama.datasets.items import MediaLoader
+from video_llama.datasets.prepare.workers import Progress, parallel
+from video_llama.datasets.records import Record, Records
+from video_llama.datasets.sampling import Integers, key_of, permuted, torch_generator
+from video_llama.processors.media import NoSoundError, has_audio
+from video_llama.processors.waveform import open_sound
+from video_llama.types import MediaError
+
+Problem = Literal["missing", "corrupt", "duplicate", "silent"]
+PROBLEMS: tuple[Problem, ...] = ("missing", "corrupt", "duplicate", "silent")
+"""The worst first."""
+
+_JOB_ITEMS = 16
+_HASHED_BYTES = 1 << 20
+_SILENCE = 1e-4
+"""Largest sample of a sound that nobody hears: -80 dB."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An item that is not as it should be.
+
+    Attributes:
+        problem: what kind.
+        item_id: which item.
+        path: its media file.
+        reason: in words.
+    """
+
+    problem: Problem
+    item_id: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found.
+
+    Attributes:
+        name: of the data set.
+        num_items: annotated items.
+        num_checked: items whose media were read.
+        findings: the worst kinds first, each in the order of the items.
+    """
+
+    name: str
+    num_items: int
+    num_checked: int
+    findings: tuple[Finding, ...] = field(repr=False)
+
+    def count(self, problem: Problem) -> int:
+        """Findings of a kind."""
+        return sum(finding.problem == problem for finding in self.findings)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether nothing is missing or corrupt."""
+        return not (self.count("missing") or self.count("corrupt"))
+
+
+@dataclass(frozen=True)
+class _Look:
+    index: int
+    digest: str | None
+    finding: Finding | None
+
+
+def check(
+    name: str,
+    records: Records,
+    loader: MediaLoader,
+    *,
+    sample: int | None = None,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Read media as training does, and list what is missing, corrupt, silent or there twice.
+
+    Items of equal size whose first megabyte is equal count as duplicates. Silence is only looked
+    for where there is a sound track; a clip without one is silent too.
+
+    Args:
+        name: of the data set.
+        records: its items.
+        loader: of their media.
+        sample: how many items to read, chosen at random but always the same; None reads all.
+        num_workers: processes; 0 works in this one.
+        progress: called with the items done and the items in all.
+    """
+    chosen = _chosen(len(records), sample)
+    jobs = [chosen[start : start + _JOB_ITEMS] for start in range(0, len(chosen), _JOB_ITEMS)]
+    looks: list[_Look] = []
+    for found in parallel(partial(_look_at, records, loader), jobs, num_workers=num_workers):
+        looks += found
+        if progress:
+            progress(len(looks), len(chosen))
+    looks.sort(key=lambda look: look.index)
+    findings = [look.finding for look in looks if look.finding] + _duplicates(records, looks)
+    findings.sort(key=lambda finding: PROBLEMS.index(finding.problem))
+    return CheckReport(name, len(records), len(chosen), tuple(findings))
+
+
+def _chosen(size: int, sample: int | None) -> Integers:
+    if sample is None or sample >= size:
+        return np.arange(size)
+    return np.sort(permuted(np.arange(sample), size, key_of("check")))
+
+
+def _look_at(records: Records, loader: MediaLoader, indices: Iterable[int]) -> list[_Look]:
+    return [_look(records, loader, int(index)) for index in indices]
+
+
+def _look(records: Records, loader: MediaLoader, index: int) -> _Look:
+    item_id, name = records.locate(index)
+
+    def finding(problem: Problem, reason: str) -> Finding:
+        return Finding(problem, item_id, str(name), reason)
+
+    digest = None
+    try:
+        record = records[index]
+        with record.media.open() as path:
+            digest = _digest(path)
+        loader.load(record, torch_generator("check", index))
+        reason = _silence(record, loader)
+    except NoSoundError as error:
+        return _Look(index, digest, finding("silent", error.reason))
+    except MediaError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        return _Look(index, digest, finding("missing" if missing else "corrupt", error.reason))
+    return _Look(index, digest, finding("silent", reason) if reason else None)
+
+
+def _digest(path: Path) -> str:
+    start = read_file(path, _HASHED_BYTES)
+    return f"{path.stat().st_size}-{blake2b(start, digest_size=16).hexdigest()}"
+
+
+def _silence(record: Record, loader: MediaLoader) -> str | None:
+    """Why nothing is heard of a clip or sound; None if something is."""
+    if loader.kind == "image":
+        return None
+    with record.media.open() as path:
+        if not has_audio(path):
+            return "it has no sound track"
+        sound = open_sound(path)
+    if sound.kept is not None and float(sound.kept.abs().max()) < _SILENCE:
+        return "its sound track is silent"
+    return None
+
+
+def _duplicates(records: Records, looks: list[_Look]) -> list[Finding]:
+    same: dict[str, list[int]] = defaultdict(list)
+    for look in looks:
+        if look.digest:
+            same[look.digest].append(look.index)
+    found = []
+    for first, *others in same.values():
+        original, original_path = records.locate(first)
+        for index in others:
+            item_id, path = records.locate(index)
+            if path != original_path:  # several conversations about one picture are fine
+                found.append(
+                    Finding("duplicate", item_id, str(path), f"the same content as {original}")
+                )
+    return found

@@ -1,0 +1,343 @@
+"""Making media smaller before they are packed, so that training decodes fewer pixels.
+
+Packing a data set into webdataset tars, which train batch for batch as the files do.
+
+Item i of the data set is sample i of the tars. What cannot be packed keeps its place, with the
+reason, and is replaced in training as the broken file was.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from PIL import Image
+from webdataset.writer import TarWriter
+
+from video_llama.common.io import atomic_write, read_file
+from video_llama.datasets.prepare.workers import Progress, parallel
+from video_llama.datasets.records import Record, Records
+from video_llama.datasets.shards import NOT_MEDIA, open_index
+from video_llama.processors.image import load_image
+from video_llama.processors.media import find_audio, open_container, probe, require_video
+from video_llama.types import ConfigError, MediaError
+
+JPEG_QUALITY = 95
+VIDEO_OPTIONS = {"crf": "20", "preset": "veryfast"}
+MP4_SOUNDS = {"aac", "ac3", "alac", "flac", "mp3", "opus"}
+"""Codecs of sound tracks that an mp4 can hold."""
+
+
+def shrunk(path: Path, size: int) -> tuple[bytes, str]:
+    """A picture or clip whose shorter side is at most `size`; the aspect ratio is kept.
+
+    Frames keep their times and the sound track is copied as it is. A sound file stays untouched.
+
+    Args:
+        path: the media file.
+        size: of the shorter side, pixels.
+
+    Returns:
+        The content of the new file, and its suffix without a dot.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    info = probe(path)
+    if info.kind == "audio":
+        return path.read_bytes(), path.suffix.lstrip(".").lower()
+    if info.kind == "image":
+        return _picture(path, size), "jpg"
+    suffix = "mp4" if info.audio_codec in {None, *MP4_SOUNDS} else "mkv"
+    content = io.BytesIO()
+    with (
+        open_container(path) as source,
+        av.open(content, "w", format="matroska" if suffix == "mkv" else "mp4") as target,
+    ):
+        _copy(source, target, path, size)
+    return content.getvalue(), suffix
+
+
+def _picture(path: Path, size: int) -> bytes:
+    picture = load_image(path)
+    picture = picture.resize(_smaller(picture.size, size), Image.Resampling.BICUBIC)
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=JPEG_QUALITY)
+    return content.getvalue()
+
+
+def _smaller(sides: tuple[int, int], size: int, multiple: int = 1) -> tuple[int, int]:
+    scale = min(1.0, size / min(sides))
+    width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in sides)
+    return width, height
+
+
+def _copy(source: InputContainer, target: OutputContainer, path: Path, size: int) -> None:
+    video, sound = require_video(source, path), find_audio(source)
+    video.thread_type = "NONE"
+    encoder: Any = None
+    copied: AudioStream | None = None
+    waiting: list[Packet[Any]] = []  # sound that comes before the first frame tells the size
+    for packet in source.demux([video, sound] if sound else video):
+        if packet.stream_index != video.index:
+            waiting += [packet] if packet.dts is not None else []
+        for frame in packet.decode() if packet.stream_index == video.index else ():
+            if not isinstance(frame, VideoFrame):
+                continue
+            upright = _upright(frame)
+            if encoder is None:
+                encoder = _encoder(target, video, upright, size)
+                copied = target.add_stream_from_template(sound) if sound else None
+            target.mux(encoder.encode(_fitted(upright, frame, encoder)))
+        if copied is not None:
+            for held in waiting:
+                held.stream = copied
+                target.mux(held)
+            waiting.clear()
+    if encoder is None:
+        raise MediaError(path, "its video track has no frames")
+    target.mux(encoder.encode(None))
+
+
+def _encoder(target: OutputContainer, video: VideoStream, frame: VideoFrame, size: int) -> Any:
+    encoder: Any = target.add_stream("libx264", rate=video.average_rate or 25)
+    encoder.width, encoder.height = _smaller((frame.width, frame.height), size, 2)
+    encoder.pix_fmt, encoder.options = "yuv420p", VIDEO_OPTIONS
+    encoder.codec_context.time_base = video.time_base
+    return encoder
+
+
+def _upright(frame: VideoFrame) -> VideoFrame:
+    turns = round(frame.rotation / 90) % 4
+    if not turns:
+        return frame
+    pixels: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), turns).astype(np.uint8)
+    return VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+
+
+def _fitted(picture: VideoFrame, original: VideoFrame, encoder: Any) -> VideoFrame:
+    fitted = picture.reformat(encoder.width, encoder.height, "yuv420p", interpolation="BILINEAR")
+    fitted.pts, fitted.time_base = original.pts, original.time_base
+    return fitted
+
+
+PLAN = "pack.json"
+_FINGERPRINT_ITEMS = 10_000
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """What is packed and how; a folder holds the tars of one plan.
+
+    Attributes:
+        name: of the data set, which the tars are named after.
+        num_items: items of the data set.
+        samples_per_shard: items per tar; the last one may have fewer.
+        size: shorter side of pictures and clips, pixels; None copies the files as they are.
+        fingerprint: of the annotation.
+    """
+
+    name: str
+    num_items: int
+    samples_per_shard: int
+    size: int | None
+    fingerprint: str
+
+    @property
+    def num_shards(self) -> int:
+        """Tars in all."""
+        return -(-self.num_items // self.samples_per_shard)
+
+    def tar(self, shard: int) -> str:
+        """File name of a tar."""
+        return f"{self.name}-{shard:06d}.tar"
+
+    @property
+    def pattern(self) -> str:
+        """All tars, as `build_info.storage` takes them."""
+        if self.num_shards == 1:
+            return self.tar(0)
+        return f"{self.name}-{{{0:06d}..{self.num_shards - 1:06d}}}.tar"
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What `pack` did.
+
+    Attributes:
+        storage: the tars, as `build_info.storage` takes them.
+        num_items: items of the data set.
+        num_shards: tars in all.
+        num_written: tars written this time; the others were there.
+        failed: item id and reason of what could not be packed this time.
+    """
+
+    storage: str
+    num_items: int
+    num_shards: int
+    num_written: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def pack(
+    name: str,
+    records: Records,
+    folder: Path,
+    *,
+    samples_per_shard: int = 1000,
+    size: int | None = None,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> PackReport:
+    """Write a data set as tars with an index beside each; tars that are there already are kept.
+
+    Args:
+        name: of the data set.
+        records: its items.
+        folder: where the tars go.
+        samples_per_shard: items per tar.
+        size: shorter side of pictures and clips, pixels; None copies the files as they are.
+        num_workers: processes; 0 works in this one.
+        progress: called with the tars done and the tars in all.
+
+    Raises:
+        ConfigError: the folder holds tars of another data set or with other options.
+        DiskFullError: there was no room for a tar; those before it are whole.
+    """
+    plan = PackPlan(name, len(records), samples_per_shard, size, _fingerprint(records))
+    _claim(folder, plan)
+    missing = [shard for shard in range(plan.num_shards) if not _done(folder, plan, shard)]
+    work = partial(_write_shard, records, folder, plan)
+    failed: list[tuple[str, str]] = []
+    done = plan.num_shards - len(missing)
+    for failures in parallel(work, missing, num_workers=num_workers):
+        done += 1
+        failed += failures
+        if progress:
+            progress(done, plan.num_shards)
+    return PackReport(
+        storage=str(folder / plan.pattern),
+        num_items=len(records),
+        num_shards=plan.num_shards,
+        num_written=len(missing),
+        failed=tuple(sorted(failed)),
+    )
+
+
+def _fingerprint(records: Records) -> str:
+    """Of text lengths and some names: tells two annotations of equal length apart."""
+    count = len(records)
+    digest = blake2b(records.lengths(np.arange(count)).tobytes(), digest_size=8)
+    for index in range(0, count, max(1, count // _FINGERPRINT_ITEMS)):
+        digest.update(records.locate(index)[0].encode())
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, plan: PackPlan) -> None:
+    """Make the folder, or see that it belongs to the same plan; clear what a crash left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / PLAN
+    if path.exists():
+        found = _read_plan(path)
+        different = [key for key, value in asdict(plan).items() if found.get(key) != value]
+        if different:
+            given = ", ".join(f"{key} {asdict(plan)[key]}" for key in different)
+            there = ", ".join(f"{key} {found.get(key)}" for key in different)
+            raise ConfigError(
+                f"{folder}: holds tars with {there}, but {given} was asked for; choose an empty "
+                "folder, or the same data set and options to go on"
+            )
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(asdict(plan), indent=1), "utf-8")
+    for leftover in folder.glob(f".{plan.name}-*.tmp"):
+        leftover.unlink()
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{path}: {PLAN} is damaged: delete it to pack anew; nothing then says what the tars "
+            "beside it were made of, so delete them too unless they are of this data set with "
+            "these options"
+        )
+    return found
+
+
+def _done(folder: Path, plan: PackPlan, shard: int) -> bool:
+    tar = folder / plan.tar(shard)
+    if not tar.exists():
+        return False
+    open_index(tar)  # made now if the process died between the two
+    return True
+
+
+def _write_shard(
+    records: Records, folder: Path, plan: PackPlan, shard: int
+) -> list[tuple[str, str]]:
+    failed: list[tuple[str, str]] = []
+    start = shard * plan.samples_per_shard
+    stop = min(start + plan.samples_per_shard, plan.num_items)
+    tar = folder / plan.tar(shard)
+    with (
+        atomic_write(tar) as temporary,
+        temporary.open("wb") as file,
+        TarWriter(file, encoder=False, mtime=0, user="", group="") as writer,
+    ):
+        for sample in _samples(records, range(start, stop), plan.size, failed):
+            writer.write(sample)
+    open_index(tar)
+    return failed
+
+
+def _samples(
+    records: Records, indices: range, size: int | None, failed: list[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    for index in indices:
+        item_id = records.locate(index)[0]
+        text: dict[str, Any] = {"item_id": item_id}
+        sample: dict[str, Any] = {"__key__": f"{index:09d}"}
+        try:
+            record = records[index]
+            text |= _text(record)
+            content, suffix = _media(record, size)
+            sample[suffix] = content
+        except MediaError as error:
+            text["error"] = error.reason
+            failed.append((item_id, error.reason))
+        yield {**sample, "json": json.dumps(text, ensure_ascii=False).encode()}
+
+
+def _text(record: Record) -> dict[str, Any]:
+    if record.turns:
+        return {"turns": [list(turn) for turn in record.turns]}
+    return {"caption": record.caption}
+
+
+def _media(record: Record, size: int | None) -> tuple[bytes, str]:
+    with record.media.open() as path:
+        if size is not None:
+            try:
+                return shrunk(path, size)
+            except MediaError as error:
+                raise MediaError(record.path, error.reason) from error
+        suffix = record.path.suffix.lstrip(".").lower()
+        usable = suffix.isascii() and suffix.isalnum() and suffix not in NOT_MEDIA
+        return read_file(path), suffix if usable else "bin"

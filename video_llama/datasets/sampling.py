@@ -1,0 +1,195 @@
+"""Random numbers that are functions of counters: no state to save, the same in every process.
+
+Which items a batch has: a pure function of seed, step and rank.
+
+All ranks draw the same data set in a step: a rank with pictures would only wait for one with clips.
+Their items are different ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 6
+
+
+def key_of(*parts: int | str) -> int:
+    """A 64-bit key for a purpose, such as `key_of("crop", seed, rank, step)`."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def torch_generator(*parts: int | str) -> torch.Generator:
+    """A generator for a purpose; the same parts give the same numbers."""
+    return torch.Generator().manual_seed(key_of(*parts))
+
+
+def uniform(key: int, counters: Integers) -> NDArray[np.float64]:
+    """One number in 0..1 (exclusive) for every counter."""
+    numbers = _hashed(key, counters.astype(np.uint64)) >> np.uint64(11)
+    fractions: NDArray[np.float64] = numbers.astype(np.float64) / float(1 << 53)
+    return fractions
+
+
+def permuted(positions: Integers, size: int, key: int) -> Integers:
+    """Where a pseudo-random permutation of `range(size)` sends the positions.
+
+    A Feistel network over the next power of four, walked until the value is in range (Black and
+    Rogaway, Ciphers with Arbitrary Finite Domains, 2002): no list of the permutation is needed.
+
+    Args:
+        positions: in `range(size)`.
+        size: of the permutation.
+        key: which permutation.
+    """
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    values = positions.astype(np.uint64)
+    outside = np.arange(len(values))
+    while len(outside):
+        values[outside] = _feistel(values[outside], np.uint64(half), key)
+        outside = outside[values[outside] >= size]
+    return values.astype(np.int64)
+
+
+def _feistel(values: Words, half: np.uint64, key: int) -> Words:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & mask
+    for number in range(_ROUNDS):
+        left, right = right, left ^ (_hashed(key + number, right) & mask)
+    joined: Words = (left << half) | right
+    return joined
+
+
+def _hashed(key: int, counters: Words) -> Words:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    numbers: Words = (counters + np.uint64(1)) * _STEP + np.uint64(key % (1 << 64))
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    numbers = numbers ^ (numbers >> np.uint64(31))
+    return numbers
+
+
+BLOCK = 4096
+"""Steps whose data sets are drawn together."""
+
+
+class Mixture:
+    """Which data set each step takes, drawn in proportion to ratios.
+
+    Args:
+        ratios: of the data sets, not all 0.
+        seed: of the run.
+    """
+
+    def __init__(self, ratios: Sequence[float], *, seed: int) -> None:
+        self._shares = np.cumsum(ratios) / np.sum(ratios)
+        self._key = key_of("mixture", seed)
+        self._before = [np.zeros(len(ratios), np.int64)]
+        self._block: tuple[int, Integers] = (-1, np.zeros(0, np.int64))
+
+    def draw(self, step: int) -> tuple[int, int]:
+        """The number of the data set of a step, and how many earlier steps took the same."""
+        block, offset = divmod(step, BLOCK)
+        while len(self._before) <= block:
+            last = self._draws(len(self._before) - 1)
+            counts = np.bincount(last, minlength=len(self._shares))
+            self._before.append(self._before[-1] + counts)
+        draws = self._draws(block)
+        chosen = int(draws[offset])
+        return chosen, int(self._before[block][chosen] + np.sum(draws[:offset] == chosen))
+
+    def _draws(self, block: int) -> Integers:
+        if self._block[0] != block:
+            steps = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            draws = np.searchsorted(self._shares, uniform(self._key, steps), side="right")
+            self._block = (block, np.minimum(draws, len(self._shares) - 1))
+        return self._block[1]
+
+
+class Order:
+    """In which order the items of a data set are visited, and by whom.
+
+    Every epoch is another permutation of the items; together the ranks visit each item once in it.
+    The items of `bucket_batches` successive batches of all ranks are sorted by text length and
+    dealt out again, so that texts of a batch, on all ranks, are about equally long.
+
+    Args:
+        name: of the data set.
+        size: its items.
+        lengths: text lengths of items, in any unit.
+        batch_size: items per batch and rank.
+        bucket_batches: batches that are sorted together, if they are of one epoch; 1 for none.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        *,
+        lengths: Callable[[Integers], Integers],
+        batch_size: int,
+        bucket_batches: int = 1,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._size = size
+        self._lengths = lengths
+        self._shape = (bucket_batches, batch_size * world_size)
+        self._mine = slice(rank, None, world_size)
+        self._key = partial(key_of, name, seed)
+        self._bucket: tuple[int, Integers] = (-1, np.zeros(0, np.int64))
+
+    def batch(self, number: int) -> list[int]:
+        """The positions of the items of a batch, counted from 0 over all epochs."""
+        bucket, slot = divmod(number, self._shape[0])
+        if self._bucket[0] != bucket:
+            self._bucket = (bucket, self._dealt(bucket))
+        positions: list[int] = self._bucket[1][slot][self._mine].tolist()
+        return positions
+
+    def items(self, positions: Integers) -> Integers:
+        """The items at positions."""
+        found = np.empty_like(positions)
+        epochs, places = np.divmod(positions, self._size)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            found[here] = permuted(places[here], self._size, self._key("order", epoch))
+        return found
+
+    def item(self, position: int) -> int:
+        """The item at a position."""
+        return int(self.items(np.array([position]))[0])
+
+    def _dealt(self, bucket: int) -> Integers:
+        """(batches, items of all ranks) positions of a bucket."""
+        batches, width = self._shape
+        start = bucket * batches * width
+        positions = np.arange(start, start + batches * width).reshape(batches, width)
+        first, last = positions[:, 0] // self._size, positions[:, -1] // self._size
+        for epoch in np.unique(first).tolist():
+            rows = np.flatnonzero((first == epoch) & (last == epoch))
+            if len(rows) > 1:
+                key = self._key("bucket", bucket, epoch)
+                positions[rows] = self._sorted(positions[rows], key)
+        return positions
+
+    def _sorted(self, positions: Integers, key: int) -> Integers:
+        """The same positions in as many batches of about equal length, which come in any order."""
+        places = positions.ravel()
+        order = np.argsort(self._lengths(self.items(places)), kind="stable")
+        turns = permuted(np.arange(len(positions)), len(positions), key)
+        return places[order].reshape(positions.shape)[turns]

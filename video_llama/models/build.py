@@ -1,0 +1,278 @@
+"""Weights that are read when they are first needed.
+
+From settings to a model with weights: build shapes, read the files, fill what may be fresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import video_llama.common.compat
+
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from video_llama.models.audio_encoder import ImageBind
+from video_llama.models.language_model import build_language_model
+from video_llama.models.qformer import audio_branch, frame_qformer, video_branch
+from video_llama.models.settings import ModelSettings
+from video_llama.models.video_llama import VideoLlama
+from video_llama.models.vision_encoder import VisionEncoder
+from video_llama.models.weights.load import load, match, open_source
+from video_llama.models.weights.names import (
+    GROUPS,
+    LOGIT_SCALE,
+    group_of,
+    original_name,
+    trainable_prefixes,
+)
+from video_llama.models.weights.report import WeightSource
+from video_llama.text.tokenizer import load_tokenizer
+from video_llama.types import WeightsError
+
+
+def load_at_first_use(
+    model: VideoLlama, part: nn.Module, source: WeightSource, device: torch.device
+) -> None:
+    """Let a part stay without weights until somebody calls it.
+
+    Names and shapes of the file are checked at once, so that a wrong one is not found out late.
+
+    Args:
+        model: a `VideoLlama`; `part` is still on the meta device.
+        part: what the file is for.
+        source: its weight file.
+        device: where the weights go.
+
+    Raises:
+        WeightsError: the file does not fit.
+    """
+    match(model, source, open_source(source)).check(model.settings, model.language_model.config)
+    guard = threading.Lock()
+
+    def arrive(*_: Any) -> None:
+        with guard, torch.inference_mode(False):
+            if not any(parameter.is_meta for parameter in part.parameters()):
+                return
+            logger.info("%s: needed for the first time, reading %s", source.key, source.path)
+            # A branch file that was read before may have brought this one value of its own.
+            later = any(LOGIT_SCALE in report.loaded for report in model.load_reports)
+            scale = model.get_buffer(LOGIT_SCALE).clone() if later else None
+            model.load_reports.append(load(model, source, device))
+            if scale is not None:
+                model.get_buffer(LOGIT_SCALE).copy_(scale)
+            part.to(device)
+            handle.remove()
+
+    handle = part.register_forward_pre_hook(arrive)
+
+
+logger = logging.getLogger(__name__)
+
+SOURCE_KEYS = {
+    "vision_encoder": "model.vit_ckpt",
+    "vision_norm": "model.q_former_model",
+    "frame_qformer": "model.q_former_model",
+    "video_branch": "model.ckpt",
+    "video_proj": "model.ckpt",
+    "audio_encoder": "model.imagebind_ckpt_path",
+    "audio_branch": "model.ckpt_2",
+    "language_model": "model.llama_model",
+}
+"""The configuration key that usually brings each group of weights, for errors."""
+
+
+EYES = {"vision_encoder", "vision_norm", "frame_qformer"}
+"""The groups that training the audio branch does without."""
+
+
+def build_video_llama(
+    settings: ModelSettings,
+    *,
+    device: str,
+    seed: int,
+    llm_device: str | None = None,
+    audio_on_demand: bool = False,
+) -> VideoLlama:
+    """A model with its weights, in eval mode.
+
+    Args:
+        settings: the model section.
+        device: torch device; "meta" makes shapes only and opens no weight file.
+        seed: of the random values that fresh parts start from.
+        llm_device: where the language model goes, if it goes elsewhere.
+        audio_on_demand: read `imagebind_ckpt_path` at the first sound, for answers without any.
+
+    Raises:
+        ConfigError: a folder or package is missing.
+        WeightsError: a file does not fit, or a part has no file and may not be random.
+    """
+    target = torch.device(device)
+    folder = Path(settings.llama_model)
+    shapes_only = target.type == "meta"
+    tokenizer = None
+    if not shapes_only or (folder / "tokenizer.model").is_file():
+        tokenizer = load_tokenizer(folder)
+    language_model = build_language_model(settings, torch.device(llm_device or device))
+    with torch.device("meta"):
+        model = VideoLlama(
+            settings, language_model=language_model, tokenizer=tokenizer, device_type=target.type
+        )
+    if shapes_only:
+        return model
+    sources = weight_sources(settings)
+    later = [s for s in sources if audio_on_demand and s.groups == ("audio_encoder",)]
+    model.load_reports = [load(model, source, target) for source in sources if source not in later]
+    _drop_unused(model)
+    # Another file may have brought it already, and would have won.
+    later = later if "audio_encoder" in _empty_groups(model) else []
+    _fill(model, target, seed, {group for source in later for group in source.groups})
+    for part in model.children():
+        if part is model.audio_encoder and later:
+            load_at_first_use(model, part, later[0], target)
+        elif part is not language_model:
+            part.to(target)
+    return model
+
+
+def weight_sources(settings: ModelSettings) -> list[WeightSource]:
+    """The weight files that the settings name, in the order in which later ones win."""
+    imagebind = settings.imagebind_file if settings.equip_audio_branch else None
+    named = [
+        ("vit_ckpt", settings.vit_ckpt, "visual_encoder.", ("vision_encoder",)),
+        ("q_former_model", settings.q_former_model, "", ("vision_norm", "frame_qformer")),
+        ("llama_proj_model", settings.llama_proj_model, "", ("video_proj",)),
+        ("imagebind_ckpt_path", imagebind, "audio_encoder.", ("audio_encoder",)),
+        ("ckpt", settings.ckpt, "", ()),
+        ("ckpt_2", settings.ckpt_2, "", ()),
+    ]
+    return [
+        WeightSource(f"model.{key}", Path(path), prefix, groups)
+        for key, path, prefix, groups in named
+        if path
+    ]
+
+
+def fresh_groups(settings: ModelSettings) -> set[str]:
+    """The groups that need no file: what is trained, and what that training does not use."""
+    if settings.random_init:
+        return set(GROUPS)
+    trainable = trainable_prefixes(settings)
+    fresh = {group for group, prefixes in GROUPS.items() if set(prefixes) <= set(trainable)}
+    if settings.trained_branch == "audio":
+        fresh |= {"video_branch", "video_proj"}
+    return fresh
+
+
+def missing_groups(settings: ModelSettings, filled: Set[str | None]) -> Iterator[str]:
+    """A message for every group of weights that no file has and that may not be random.
+
+    Args:
+        settings: of the model.
+        filled: the groups that files have.
+    """
+    optional = fresh_groups(settings)
+    if not settings.equip_audio_branch:
+        optional |= {"audio_encoder", "audio_branch"}
+    if settings.trained_branch == "audio" and not EYES & filled:
+        optional |= EYES
+    for group in GROUPS:
+        if group not in filled and group not in optional:
+            yield (
+                f"no file has the weights of {group}; give it in {SOURCE_KEYS[group]}, or set "
+                "model.random_init=true for random ones"
+            )
+
+
+def _empty_groups(model: VideoLlama) -> set[str | None]:
+    return {
+        group_of(original_name(name))
+        for name, parameter in model.named_parameters()
+        if parameter.is_meta
+    }
+
+
+def _drop_unused(model: VideoLlama) -> None:
+    """Audio training does without the eyes: where no file is given for them, they are not built."""
+    if model.settings.trained_branch == "audio" and _empty_groups(model) >= EYES:
+        logger.info("training the audio branch: no vision encoder is loaded")
+        model.vision_encoder = model.frame_qformer = None
+
+
+def _fill(model: VideoLlama, device: torch.device, seed: int, later: Set[str]) -> None:
+    """Give random values to what no file has filled, or will, where that is allowed."""
+    filled = ({*GROUPS} - _empty_groups(model)) | later
+    for problem in missing_groups(model.settings, filled):
+        raise WeightsError(problem)
+    for name, make in _part_makers(model).items():
+        part = getattr(model, name)
+        if name in later:
+            continue
+        if part is not None and any(parameter.is_meta for parameter in part.parameters()):
+            logger.info("%s: random values, seed %d", name, seed)
+            model.random_parts.append(name)
+            with _seeded(seed, name):
+                _fill_from(part, make(), device)
+
+
+def _part_makers(model: VideoLlama) -> dict[str, Callable[[], nn.Module]]:
+    settings, config = model.settings, model.language_model.config
+    return {
+        "language_model": lambda: LlamaForCausalLM(config),
+        "vision_encoder": lambda: VisionEncoder(settings),
+        "frame_qformer": lambda: frame_qformer(settings),
+        "video_branch": lambda: video_branch(settings, config.hidden_size),
+        "audio_encoder": lambda: ImageBind(settings.imagebind_config),
+        "audio_branch": lambda: audio_branch(settings, config.hidden_size),
+    }
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, name: str) -> Iterator[None]:
+    """Random values that depend on the seed and the part's name, and disturb nobody else's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + zlib.crc32(name.encode()))
+        yield
+
+
+def _fill_from(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
+    values = fresh.state_dict()
+    filled = {
+        name: values[name].to(device, parameter.dtype)
+        for name, parameter in part.named_parameters()
+        if parameter.is_meta
+    }
+    part.load_state_dict(filled, strict=False, assign=True)
+
+
+def compile_blocks(model: VideoLlama, parts: Sequence[str]) -> None:
+    """Compile the blocks of some parts at their first use, each on its own.
+
+    Blocks of a kind share their code, so that a deep part takes no longer than a shallow one, and
+    names of parameters stay as they are.
+
+    Args:
+        model: changed in place.
+        parts: of `COMPILED_PARTS`; those that the model lacks are passed over.
+    """
+    for part in parts:
+        for block in _blocks(model, part):
+            block.compile()
+
+
+def _blocks(model: VideoLlama, part: str) -> Iterator[nn.Module]:
+    if part == "language_model":
+        yield from model.language_model.model.layers
+    elif part == "vision_encoder" and model.vision_encoder is not None:
+        yield from model.vision_encoder.vit.blocks
+    elif part == "qformers":
+        for qformer in (model.frame_qformer, model.video_branch, model.audio_branch):
+            if qformer is not None:
+                yield from qformer.get_submodule("qformer.encoder.layer").children()

@@ -1,0 +1,136 @@
+"""Compiled decoding: one token at a time through a graph that is compiled once.
+
+Keys and values lie in tensors of fixed size, so that every step has the same shapes. On a GPU the
+step is recorded as a CUDA graph, which takes Python out of it; on a CPU it becomes C++.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import video_llama.common.compat
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, StaticCache
+
+from video_llama.models.generation.cache import PrefixCache, keeping
+from video_llama.types import RequestError
+
+LEAST_ROOM = 256
+"""Positions of the smallest static cache; larger ones double, because each is compiled anew."""
+
+Step = Callable[[int], Tensor]
+"""A chosen token to the (1, V) logits of the next one."""
+
+_ATTRIBUTE = "_compiled_decoder"
+"""Where a language model keeps its decoder, so that both are freed together."""
+
+
+def decoder_of(model: LlamaForCausalLM) -> CompiledDecoder:
+    """The one decoder of a language model, with what it has compiled so far.
+
+    Raises:
+        RequestError: nothing here compiles for the model's device.
+    """
+    decoder: CompiledDecoder | None = vars(model).get(_ATTRIBUTE)
+    if decoder is None:
+        _require_compiler(model)
+        decoder = vars(model)[_ATTRIBUTE] = CompiledDecoder(model)
+    return decoder
+
+
+class CompiledDecoder:
+    """Steps of one token on a static cache.
+
+    There is one static cache, for one answer at a time: recorded graphs know its addresses.
+
+    Args:
+        model: the language model, on one device.
+        backend: of `torch.compile`.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, backend: str = "inductor") -> None:
+        recorded = backend == "inductor" and model.device.type == "cuda"
+        self._config = model.config
+        self._free = threading.Lock()
+        self._room = 0
+        self._cache: Any = None
+        self._ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        self._forward: Any = torch.compile(
+            model.forward,
+            backend=backend,
+            dynamic=False,
+            mode="reduce-overhead" if recorded else None,
+        )
+
+    @contextlib.contextmanager
+    def steps(self, cache: PrefixCache, most: int) -> Iterator[Step | None]:
+        """Steps that go on from a conversation; afterwards `cache` holds what they added.
+
+        Args:
+            cache: that holds the prompt; the caller notes the mark of each token after its step.
+            most: how many steps there may be.
+
+        Yields:
+            The step, or None while another answer is being decoded.
+        """
+        if not self._free.acquire(blocking=False):
+            yield None
+            return
+        try:
+            self._enter(cache, most)
+            yield self._step
+        finally:
+            if self._cache is not None:
+                self._leave(cache)
+            self._free.release()
+
+    def _enter(self, cache: PrefixCache, most: int) -> None:
+        """Copy the prompt's keys and values into the static cache, made anew if it is too small."""
+        states: Any = cache.states(self._config)
+        length = len(cache.marks)
+        room = max(LEAST_ROOM, self._room)
+        while room < length + most:
+            room *= 2
+        if room > self._room:
+            self._cache, self._room = StaticCache(config=self._config, max_cache_len=room), room
+        for fixed, grown in zip(self._cache.layers, states.layers, strict=True):
+            keys, values = grown.states()
+            if not fixed.is_initialized:
+                fixed.lazy_initialization(keys, values)
+            fixed.keys[:, :, :length] = keys
+            fixed.values[:, :, :length] = values
+            fixed.cumulative_length.fill_(length)
+
+    def _step(self, token: int) -> Tensor:
+        self._ids.fill_(token)
+        output = self._forward(input_ids=self._ids, **keeping(self._cache), logits_to_keep=1)
+        # A recorded graph writes its next result into the same memory.
+        logits: Tensor = output.logits[:, -1].float().clone()
+        return logits
+
+    def _leave(self, cache: PrefixCache) -> None:
+        """Copy back what the finished steps added."""
+        states: Any = cache.states(self._config)
+        end = len(cache.marks)
+        for fixed, grown in zip(self._cache.layers, states.layers, strict=True):
+            new = slice(grown.get_seq_length(), end)
+            if new.start < end:
+                grown.update(fixed.keys[:, :, new], fixed.values[:, :, new])
+
+
+def _require_compiler(model: LlamaForCausalLM) -> None:
+    if model.device.type != "cpu":
+        return
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise RequestError(
+            f"compiled: needs a C++ compiler on a CPU, and there is no {compiler}; install g++, or "
+            "leave compiled away"
+        )

@@ -1,0 +1,166 @@
+"""Rows of different lengths as one row without padding, in which none sees another.
+
+Less memory in training: activations of the language model that are computed twice.
+
+torch.compile for the repeated blocks of the model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import video_llama.common.compat
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sdpa_by_segments"
+"""Under which transformers knows the attention."""
+
+
+def allow_packing(model: LlamaForCausalLM) -> None:
+    """Let a language model take `packed_hidden_states`; all other calls are as before.
+
+    Args:
+        model: changed in place.
+    """
+    AttentionInterface.register(NAME, attend_by_segments)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.config._attn_implementation = NAME
+
+
+def allows_packing(model: LlamaForCausalLM) -> bool:
+    """Whether a language model takes `packed_hidden_states`."""
+    return bool(model.config._attn_implementation == NAME)
+
+
+def packed_hidden_states(model: LlamaForCausalLM, embeddings: Tensor, mask: Tensor) -> Tensor:
+    """What the layers make of rows, computed without their padding.
+
+    Every segment has positions from 0 and attends to itself only, so that the values are those of
+    the padded rows.
+
+    Args:
+        model: after `allow_packing`.
+        embeddings: (B, L, D).
+        mask: (B, L) bool, False where padded; N are not.
+
+    Returns:
+        (N, D), the rows one after the other.
+    """
+    lengths = mask.sum(dim=1)
+    positions = mask.long().cumsum(dim=1)[mask] - 1
+    packed: Tensor = model.model(
+        inputs_embeds=embeddings[mask][None],
+        position_ids=positions[None],
+        # Of the shape that transformers takes as it is: the segments say what a mask would.
+        attention_mask=mask.new_ones(1, 1, 1, 1),
+        use_cache=False,
+        segments=lengths[lengths > 0].tolist(),
+    ).last_hidden_state
+    return packed[0]
+
+
+def attend_by_segments(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    segments: Sequence[int] | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within segments; that of SDPA where none are given.
+
+    On GPUs in half precision one kernel takes all segments, where torch has it. Elsewhere they are
+    taken one by one, which costs nothing on a CPU: no mask is made, and no product is computed that
+    it would hide.
+
+    Args:
+        module: the attention layer.
+        query: (1, H, N, d).
+        key: (1, H_kv, N, d).
+        value: as `key`.
+        attention_mask: for SDPA.
+        segments: their lengths, N together.
+        options: of transformers; `scaling` is read.
+
+    Returns:
+        (1, N, H, d), and no attention weights.
+    """
+    if segments is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    scale = options["scaling"]
+    if _has_kernel(query):
+        return _in_one_kernel(query, key, value, segments, scale), None
+    grouped = key.shape[1] != query.shape[1]
+    parts = zip(
+        *(states.split(list(segments), dim=2) for states in (query, key, value)), strict=True
+    )
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
+        for q, k, v in parts
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _has_kernel(query: Tensor) -> bool:
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if not (query.is_cuda and half and torch.cuda.get_device_capability(query.device) >= (8, 0)):
+        return False
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+
+
+def _in_one_kernel(
+    query: Tensor, key: Tensor, value: Tensor, segments: Sequence[int], scale: float
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = torch.tensor([0, *segments]).cumsum(dim=0).to(query.device, torch.int32)
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    output: Any = varlen_attn(
+        *(q, k, v),
+        cu_seq_q=ends,
+        cu_seq_k=ends,
+        max_q=max(segments),
+        max_k=max(segments),
+        scale=scale,
+        window_size=(-1, 0),  # causal
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    attended: Tensor = output[None]
+    return attended
+
+
+def recompute_activations(model: LlamaForCausalLM) -> None:
+    """Keep only the input of each layer for the backward pass, and compute the rest again there.
+
+    The language model is frozen, but the gradient of the branch flows through all of it, and its
+    activations are most of the memory of a step. transformers does this in training mode only,
+    which a frozen model is never in.
+
+    Args:
+        model: changed in place; calls without gradients are as before.
+    """
+    for layer in model.model.layers:
+        _recompute(layer)
+
+
+def _recompute(layer: nn.Module) -> None:
+    forward = layer.forward
+
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # Nothing in a frozen layer is random, so no generator's state has to be kept for it.
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    layer.forward = twice

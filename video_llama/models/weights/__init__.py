@@ -1,0 +1,1 @@
+"""Weight files: names, reading, loading into a model, saving."""

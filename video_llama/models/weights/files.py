@@ -1,0 +1,173 @@
+"""Reading weight files of any kind lazily: names and shapes first, tensors one by one."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from video_llama.models.weights.checks import check_weight_file
+from video_llama.types import WeightsError
+
+_UNPICKLER_ERRORS = (
+    *(pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, TypeError, KeyError),
+    *(IndexError, AttributeError, AssertionError, OverflowError, struct.error),
+)
+"""What torch's unpickler raises for bytes that are no torch file."""
+
+_TORCH_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SAFETENSORS_TYPES = ("F16", "BF16", "F32", "F64")
+
+_MOST_OVERLAP = 16
+"""How much larger than its file a tensor may be, for those that store one number many times."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A weight file that has been opened but not read.
+
+    Attributes:
+        path: the file.
+        shapes: shape of every tensor, by name.
+        metadata: text values stored beside the tensors (safetensors only).
+        tensor: reads one tensor by name, memory-mapped where the format allows.
+        extras: what else a training checkpoint holds (`config`, `epoch`, ...), tensors left out.
+        unfit: why a tensor cannot be a weight, by name; buffers of whole numbers are such.
+    """
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+    tensor: Callable[[str], Tensor]
+    extras: Mapping[str, Any]
+    unfit: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_weights(path: Path) -> WeightFile:
+    """Open a .safetensors file, or a .pth/.pt/.bin pickle with nothing but tensors in it.
+
+    A training checkpoint's `model` (or `state_dict`) entry is taken.
+
+    Raises:
+        WeightsError: missing, a folder, empty, a Git-LFS pointer, a web page, truncated, or holding
+            objects that are not tensors, or tensors that are not plain (sparse, quantised, ...).
+    """
+    check_weight_file(path)
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    return _open_pickle(path)
+
+
+def _open_safetensors(path: Path) -> WeightFile:
+    try:
+        file = safe_open(path, framework="pt")
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} is not a complete safetensors file ({error}); download or save it again"
+        ) from error
+    shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+    types = {name: part.get_dtype() for name, part in slices.items()}
+    unfit = {n: _unfit(kind) for n, kind in types.items() if kind not in _SAFETENSORS_TYPES}
+    return WeightFile(path, shapes, file.metadata() or {}, file.get_tensor, {}, unfit)
+
+
+def _open_pickle(path: Path) -> WeightFile:
+    loaded = load_pickle(path)
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"{path} holds a {type(loaded).__name__}, a state dict is needed")
+    entries = (key for key in ("model", "state_dict") if isinstance(loaded.get(key), Mapping))
+    entry = next(entries, None)
+    tensors = dict(_tensors(path, loaded[entry] if entry else loaded))
+    extras = {
+        key: value
+        for key, value in loaded.items()
+        if entry and key != entry and not isinstance(value, Tensor)
+    }
+    if not tensors:
+        names = ", ".join(map(str, loaded)) or "none"
+        raise WeightsError(f"{path} holds no tensors; its entries are: {names}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    types = {name: tensor.dtype for name, tensor in tensors.items()}
+    unfit = {n: _unfit(str(kind)) for n, kind in types.items() if kind not in _TORCH_TYPES}
+    return WeightFile(path, shapes, {}, partial(_bounded, path, tensors), extras, unfit)
+
+
+def load_pickle(path: Path) -> Any:
+    """`torch.load` without running code, memory-mapped where the file's format allows.
+
+    Raises:
+        WeightsError: truncated, not a torch file, or with Python objects in it.
+    """
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNPICKLER_ERRORS as error:
+        found = re.search(r"(?:GLOBAL|unsupported class) (\w[\w.]*)", str(error))
+        if found:
+            raise WeightsError(
+                f"{path} is not a plain weight file (it holds {found[1]}). Python objects are not "
+                "loaded from it, because a pickle can run any code; save its tensors alone"
+            ) from error
+        raise WeightsError(
+            f"{path} cannot be read as a torch file ({_reason(error)}); it may be truncated: "
+            f"compare its size ({path.stat().st_size:,} bytes) with the source's"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch says of a damaged file; the words of its unpickler mean nothing to a reader."""
+    lines = str(error).strip().splitlines()
+    foreign = not lines or "weights_only" in str(error)
+    if foreign or not isinstance(error, (EOFError, OSError, RuntimeError)):
+        return "not a torch file"
+    return lines[0]
+
+
+def _tensors(path: Path, mapping: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in mapping.items():
+        if isinstance(value, Tensor):
+            if value.is_nested or value.is_meta or value.is_quantized or _is_sparse(value):
+                raise WeightsError(
+                    f"{path}: {name} is a sparse, quantised, nested or meta tensor; save it as a "
+                    "plain one"
+                )
+            yield str(name).removeprefix("module."), value
+
+
+def _is_sparse(tensor: Tensor) -> bool:
+    return tensor.layout != torch.strided
+
+
+def _unfit(kind: str) -> str:
+    return f"is of type {kind}, one of float16, bfloat16, float32 and float64 expected"
+
+
+def _bounded(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor whose copy takes no absurdly larger memory than its file.
+
+    Raises:
+        WeightsError: it repeats a few stored numbers.
+    """
+    tensor = tensors[name]
+    size, stored = math.prod(tensor.shape) * tensor.element_size(), path.stat().st_size
+    if size > _MOST_OVERLAP * stored:
+        raise WeightsError(
+            f"{path}: {name} has shape {list(tensor.shape)}, {size:,} bytes, in a file of "
+            f"{stored:,} bytes: its numbers are not stored; save a plain tensor"
+        )
+    return tensor

@@ -1,0 +1,247 @@
+"""Giving back the pages of a memory-mapped file whose numbers have been copied elsewhere.
+
+Putting weight files into a model: matched by name, checked by shape, then read into place.
+
+A model is first built on the meta device, without memory. `match` compares a file with it and reads
+no data (what `doctor` uses); `load` then reads each tensor once, straight into its precision and
+device, so that no second copy of the weights exists in memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import mmap
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from video_llama.models.positions import resize_positions
+from video_llama.models.video_llama import VideoLlama
+from video_llama.models.weights.files import WeightFile, open_weights
+from video_llama.models.weights.names import (
+    LOGIT_SCALE,
+    group_of,
+    not_needed_reason,
+    original_name,
+)
+from video_llama.models.weights.report import LoadReport, WeightSource
+from video_llama.models.weights.save import Manifest
+from video_llama.types import WeightsError
+
+
+class MappedPages:
+    """The places in memory where a file is mapped.
+
+    A tensor that is converted or moved leaves its source behind: pages that have been read count
+    as this process's memory until the file is closed, although nobody looks at them again. Only
+    mappings of the file itself are touched. Their pages come back from the file, should they be
+    read once more; where the system has no such mappings, nothing is done.
+
+    Args:
+        path: of the file, which has been opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._ranges: list[tuple[int, int]] = []
+        if sys.platform == "linux":
+            wanted = str(path.resolve())
+            for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+                fields = line.split(maxsplit=5)
+                if len(fields) == 6 and fields[5] == wanted and "w" not in _shared(fields[1]):
+                    start, _, end = fields[0].partition("-")
+                    self._ranges.append((int(start, 16), int(end, 16)))
+
+    def release(self, tensor: Tensor) -> None:
+        """Give back the pages that lie wholly within a tensor, if they are the file's."""
+        start = tensor.data_ptr()
+        end = start + tensor.numel() * tensor.element_size()
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0 and any(low <= start and end <= high for low, high in self._ranges):
+            libc = ctypes.CDLL(None)
+            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+def _shared(permissions: str) -> str:
+    """The permissions of a shared mapping, which is left alone if it can be written."""
+    return permissions if permissions.endswith("s") else ""
+
+
+logger = logging.getLogger(__name__)
+
+
+_TRAINED = ("video_branch", "video_proj", "audio_branch")
+"""Groups that come out of trainings; small enough to look at every value."""
+
+
+def targets_of(model: nn.Module) -> dict[str, Tensor]:
+    """Everything a file can fill: original name to parameter (or the one buffer that counts)."""
+    targets: dict[str, Tensor] = {
+        original_name(name): parameter for name, parameter in model.named_parameters()
+    }
+    for name, buffer in model.named_buffers():
+        if name == LOGIT_SCALE:
+            targets[name] = buffer
+    return targets
+
+
+def open_source(source: WeightSource) -> WeightFile:
+    """Open the file of a configuration key.
+
+    Raises:
+        WeightsError: it cannot be read; names the key.
+    """
+    try:
+        return open_weights(source.path)
+    except WeightsError as error:
+        raise WeightsError(f"{source.key}: {error}") from error
+
+
+def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadReport:
+    """Compare a file with a model by names and shapes; reads no data.
+
+    Args:
+        model: a `VideoLlama`, on any device.
+        source: what the file is for.
+        file: the opened file.
+    """
+    targets = targets_of(model)
+    report = LoadReport(source, manifest=Manifest.of_file(file))
+    for key, shape in file.shapes.items():
+        name = source.prefix + key
+        target = targets.get(name)
+        if target is None:
+            reason = not_needed_reason(name) or _absent_part(name, targets)
+            if reason:
+                report.not_needed[reason] += 1
+            else:
+                report.unexpected.append(name)
+        elif source.groups and group_of(name) not in source.groups:
+            report.not_needed["other parts"] += 1
+        elif key in file.unfit:
+            report.wrong_shape.append(f"{name} {file.unfit[key]}")
+        elif shape != tuple(target.shape) and not _resizable(name, shape, tuple(target.shape)):
+            report.wrong_shape.append(_shape_message(name, shape, tuple(target.shape)))
+        else:
+            report.loaded.append(name)
+    expected: set[str | None] = {*source.groups} or report.groups
+    present = {*report.loaded, LOGIT_SCALE}
+    report.missing = sorted(
+        name for name in targets if group_of(name) in expected and name not in present
+    )
+    return report
+
+
+def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadReport:
+    """Read a file into a model.
+
+    A tensor whose precision is already right is used where it lies in the memory-mapped file;
+    trainable ones are copied, so that training never writes to the mapping.
+
+    Args:
+        model: a `VideoLlama`; its parameters may still be on meta.
+        source: which file.
+        device: where the tensors go.
+
+    Raises:
+        WeightsError: the file cannot be read, does not fit, or a branch in it is not finite.
+    """
+    file = open_source(source)
+    report = match(model, source, file)
+    report.check(model.settings, model.language_model.config)
+    holders = {original_name(name): name for name, _ in model.named_parameters()}
+    pages = MappedPages(source.path)
+    for name in report.loaded:
+        tensor = file.tensor(name[len(source.prefix) :])
+        if group_of(name) in _TRAINED and not tensor.isfinite().all():
+            raise WeightsError(
+                f"{source.key}: {source.path}: {name} holds values that are not finite; its "
+                "training has diverged: take an earlier checkpoint"
+            )
+        if name == LOGIT_SCALE:
+            model.get_buffer(name).copy_(tensor)
+        else:
+            placed = _assign(model, holders[name], tensor, device)
+            if placed.data_ptr() != tensor.data_ptr():
+                pages.release(tensor)
+    logger.info("%s", report)
+    return report
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    old = module.get_parameter(leaf)
+    if tensor.shape != old.shape:
+        tensor = resize_positions(tensor, *(_grid(x.shape) for x in (tensor, old)))
+    target = old.device if old.device.type != "meta" else device
+    placed = tensor.to(target, old.dtype, copy=old.requires_grad)
+    module.register_parameter(leaf, nn.Parameter(placed, requires_grad=old.requires_grad))
+    return placed
+
+
+def _absent_part(name: str, targets: dict[str, Tensor]) -> str | None:
+    """A reason for names of a part that this configuration does not have."""
+    group = group_of(name)
+    if group is None or any(group_of(target) == group for target in targets):
+        return None
+    return f"the part {group}, which this configuration does not build"
+
+
+def _grid(shape: torch.Size) -> tuple[int, int]:
+    side = math.isqrt(shape[1] - 1)
+    return side, side
+
+
+def _resizable(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether these are patch positions of a square picture at another size."""
+    if not name.endswith(("visual_encoder.pos_embed", "vision.pos_embedding_helper.pos_embed")):
+        return False
+    if len(shape) != 3 or shape[1] < 2 or shape[2] != wanted[2]:
+        return False
+    return all(math.isqrt(s[1] - 1) ** 2 == s[1] - 1 for s in (shape, wanted))
+
+
+_LLM_WIDTHS = {4096: "7B", 5120: "13B"}
+
+
+def _shape_message(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    return (
+        f"{name} has shape {list(shape)} in the file and {list(wanted)} in the model; "
+        f"{_likely_cause(name, shape, wanted)}"
+    )
+
+
+def _likely_cause(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if len(shape) != len(wanted):
+        return "the file is of another kind or damaged"
+    if "llama_proj" in name or name.startswith("llama_model."):
+        theirs, ours = (_LLM_WIDTHS.get(s[0], f"{s[0]}-wide") for s in (shape, wanted))
+        return (
+            f"likely a file for a {theirs} LLM with a {ours} LLM in model.llama_model: "
+            "take the file and the LLM of one size"
+        )
+    settings = {
+        "video_query_tokens": "model.num_video_query_token",
+        "audio_query_tokens": "model.num_audio_query_token",
+        "query_tokens": "model.num_query_token",
+        "video_frame_position_embedding.": "model.max_frame_pos",
+        "audio_position_embedding.": "model.max_audio_clips",
+    }
+    for start, key in settings.items():
+        if name.startswith(start) and shape[-1] == wanted[-1]:
+            axis = 0 if name.endswith("embedding.weight") else 1
+            return f"set {key} to {shape[axis]}, as in the file"
+    sections = {
+        "visual_encoder.": "model.vit_config and model.image_size",
+        "ln_vision.": "model.vit_config",
+        "audio_encoder.": "model.imagebind_config",
+    }
+    for start, key in sections.items():
+        if name.startswith(start):
+            return f"the sizes in {key} are not those of the file"
+    return "the sizes in model.qformer_config are not those of the file"

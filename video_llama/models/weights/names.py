@@ -1,0 +1,131 @@
+"""Parameter names: ours to the original's, what is trained, and what a foreign file may hold.
+
+Pure functions on text. The original's names are those of every released file and of the
+checkpoints that this project writes.
+"""
+
+from __future__ import annotations
+
+import re
+
+from video_llama.models.settings import ModelSettings
+
+_PREFIXES = (
+    ("vision_encoder.vit.", "visual_encoder."),
+    ("vision_encoder.norm.", "ln_vision."),
+    ("frame_qformer.query_tokens", "query_tokens"),
+    ("frame_qformer.qformer.", "Qformer.bert."),
+    ("video_branch.query_tokens", "video_query_tokens"),
+    ("video_branch.position_embedding.", "video_frame_position_embedding."),
+    ("video_branch.qformer.", "video_Qformer.bert."),
+    ("video_branch.proj.", "llama_proj."),
+    ("audio_branch.query_tokens", "audio_query_tokens"),
+    ("audio_branch.position_embedding.", "audio_position_embedding."),
+    ("audio_branch.qformer.", "audio_Qformer.bert."),
+    ("audio_branch.proj.", "audio_llama_proj."),
+    ("audio_encoder.", "audio_encoder."),
+    ("language_model.", "llama_model."),
+)
+
+_QFORMER = (
+    ("bert.layernorm.", "bert.embeddings.LayerNorm."),
+    (".attention.attention.", ".attention.self."),
+    (".crossattention.attention.", ".crossattention.self."),
+)
+
+GROUPS = {
+    "vision_encoder": ("visual_encoder.",),
+    "vision_norm": ("ln_vision.",),
+    "frame_qformer": ("Qformer.", "query_tokens"),
+    "video_branch": ("video_Qformer.", "video_query_tokens", "video_frame_position_embedding."),
+    "video_proj": ("llama_proj.",),
+    "audio_encoder": ("audio_encoder.",),
+    "audio_branch": (
+        "audio_Qformer.",
+        "audio_query_tokens",
+        "audio_position_embedding.",
+        "audio_llama_proj.",
+    ),
+    "language_model": ("llama_model.",),
+}
+"""The sets of weights that come together: a file holds all of a group or nothing of it."""
+
+_ABOVE = "blocks and head above the features read"
+_NOT_NEEDED = (
+    ("text branch of the Q-Former", r"\w*Qformer\.bert\.embeddings\.(word|position)_embeddings\."),
+    (
+        "text branch of the Q-Former",
+        r"\w*Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\.",
+    ),
+    ("heads of the Q-Former", r"\w*Qformer\.cls\."),
+    ("constant buffers", r".*\.(position_ids|inv_freq)$"),
+    (_ABOVE, r"visual_encoder\.(norm|fc_norm|head)\."),
+    ("pre-training of EVA", r"visual_encoder\.(lm_head\.|mask_token$|rel_pos_bias)"),
+    ("ImageBind's unused towers", r"audio_encoder\.modality_\w+\.(text|depth|thermal|imu)\."),
+    ("BLIP-2's own language model", r"(t5_proj|t5_model|opt_proj|opt_model|llm_proj)\."),
+    ("BLIP-2's first-stage heads", r"(vision_proj|text_proj|itm_head)\.|temp$"),
+)
+
+LOGIT_SCALE = "audio_encoder.modality_postprocessors.audio.1.log_logit_scale"
+"""The one buffer of the released files that carries information: the norm of sound embeddings."""
+
+
+def original_name(name: str) -> str:
+    """The original's state-dict key of one of our parameter names.
+
+    Raises:
+        KeyError: the name belongs to no part.
+    """
+    for ours, theirs in _PREFIXES:
+        if name.startswith(ours):
+            renamed = theirs + name[len(ours) :]
+            break
+    else:
+        raise KeyError(name)
+    if "Qformer.bert." in renamed:
+        for ours, theirs in _QFORMER:
+            renamed = renamed.replace(ours, theirs)
+    return renamed
+
+
+def group_of(original: str) -> str | None:
+    """The group that an original name belongs to, or None for a name of no part."""
+    for group, prefixes in GROUPS.items():
+        if original.startswith(prefixes):
+            return group
+    return None
+
+
+def not_needed_reason(original: str) -> str | None:
+    """Why a key that is none of a model's has no place in it, or None if that is not known."""
+    # Which blocks are surplus depends on the depth of the model.
+    if original.startswith("visual_encoder.blocks."):
+        return _ABOVE
+    return never_needed_reason(original)
+
+
+def never_needed_reason(original: str) -> str | None:
+    """Why no model, of whatever size, has a place for a key; None if that is not known."""
+    for reason, pattern in _NOT_NEEDED:
+        if re.match(pattern, original):
+            return reason
+    return None
+
+
+def trainable_prefixes(settings: ModelSettings) -> tuple[str, ...]:
+    """Prefixes of the original names of everything that is trained.
+
+    The one list that drives gradients, training mode, optimiser groups and checkpoints.
+    """
+    prefixes: tuple[str, ...] = ()
+    if not settings.freeze_vit:
+        prefixes += GROUPS["vision_encoder"] + GROUPS["vision_norm"]
+    if not settings.freeze_qformer:
+        prefixes += GROUPS["frame_qformer"]
+    if not settings.frozen_video_Qformer:
+        prefixes += GROUPS["video_branch"]
+    if not settings.frozen_llama_proj:
+        prefixes += GROUPS["video_proj"]
+    if settings.equip_audio_branch and not settings.frozen_audio_Qformer:
+        prefixes += GROUPS["audio_branch"]
+    return prefixes

@@ -1,0 +1,235 @@
+"""What a branch file of ours says about itself, and whether a model can use it.
+
+Saving: the trained parameters of a branch under the original's names, with their manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from video_llama.common.io import atomic_write
+from video_llama.models.settings import ModelSettings
+from video_llama.models.weights.files import WeightFile
+from video_llama.types import WeightsError
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+FORMAT = "video-llama-branch"
+"""Marks the metadata of a branch file."""
+
+ABLATIONS = ("video_frame_positions", "video_fusion")
+"""Settings that make the video branch another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a branch file is: stored as text beside its tensors."""
+
+    branch: Literal["video", "audio"]
+    """Which branch was trained."""
+    stage: int
+    """1: captions; 2: instructions."""
+    template: str
+    """Conversation format that it was trained with."""
+    llm_width: int
+    """Width of the language model that its projection feeds."""
+    llm_layers: int
+    """Depth of that language model."""
+    frames: int
+    """Frames per clip in training."""
+    clips: int
+    """Sound segments per item in training."""
+    num_query_token: int
+    """Queries of the frame Q-Former."""
+    num_branch_query_token: int
+    """Queries of the branch: positions of the language model per item."""
+    step: int
+    """Training steps that it has seen."""
+    frozen_hash: str
+    """Hash of the configuration of the frozen parts."""
+    video_frame_positions: bool = True
+    """Setting of that name; true for the audio branch, which it does not concern."""
+    video_fusion: str = "qformer"
+    """Setting of that name; qformer for the audio branch."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """The text values that a safetensors file can hold."""
+        return {"format": "pt", "kind": FORMAT, "manifest": json.dumps(asdict(self))}
+
+    @classmethod
+    def of_file(cls, file: WeightFile) -> Manifest | None:
+        """The manifest of a file; None for a file that is not one of ours.
+
+        Raises:
+            WeightsError: it is one of ours, but damaged or of another version.
+        """
+        # A .pth made from a branch file carries the same text beside its "model" entry.
+        metadata = file.metadata or file.extras
+        if metadata.get("kind") != FORMAT:
+            return None
+        try:
+            values = json.loads(metadata["manifest"])
+            known = {field.name for field in fields(cls)}
+            manifest = cls(**{key: value for key, value in values.items() if key in known})
+            manifest._check()
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise WeightsError(
+                f"{file.path}: its manifest is damaged ({error}); save it again"
+            ) from error
+        return manifest
+
+    def _check(self) -> None:
+        if self.branch not in ("video", "audio"):
+            raise ValueError(f"branch {self.branch!r}")
+        for name, value in asdict(self).items():
+            if name in ("branch", "template", "frozen_hash", "video_fusion"):
+                good = isinstance(value, str)
+            elif name == "video_frame_positions":
+                good = isinstance(value, bool)
+            else:
+                good = type(value) is int and value >= 0
+            if not good:
+                raise ValueError(f"{name} {value!r}")
+
+
+def describe_branch(
+    settings: ModelSettings,
+    llm: LlamaConfig,
+    *,
+    stage: int,
+    frames: int,
+    clips: int,
+    step: int,
+) -> Manifest:
+    """The manifest of the branch that trains.
+
+    Args:
+        settings: of the model.
+        llm: configuration of its language model.
+        stage: 1 or 2.
+        frames: frames per clip of the data.
+        clips: sound segments per item of the data.
+        step: steps done.
+
+    Raises:
+        ValueError: no branch trains.
+    """
+    branch = settings.trained_branch
+    if branch is None:
+        raise ValueError("no branch trains, so there is nothing to describe")
+    audio = branch == "audio"
+    return Manifest(
+        branch=branch,
+        stage=stage,
+        template=settings.template,
+        llm_width=llm.hidden_size,
+        llm_layers=llm.num_hidden_layers,
+        frames=frames,
+        clips=clips,
+        num_query_token=settings.num_query_token,
+        num_branch_query_token=(
+            settings.num_audio_query_token if audio else settings.num_video_query_token
+        ),
+        step=step,
+        frozen_hash=frozen_hash(settings, llm),
+        video_frame_positions=audio or settings.video_frame_positions,
+        video_fusion="qformer" if audio else settings.video_fusion,
+    )
+
+
+def frozen_hash(settings: ModelSettings, llm: LlamaConfig) -> str:
+    """A short hash of what shapes the inputs of the trained branches."""
+    shape = {
+        "image_size": settings.image_size,
+        "vit": asdict(settings.vit_config),
+        "qformer": asdict(settings.qformer_config),
+        "num_query_token": settings.num_query_token,
+        "imagebind": asdict(settings.imagebind_config),
+        "llm": [llm.hidden_size, llm.num_hidden_layers],
+    }
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def misfit(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str | None:
+    """What keeps a branch file from being used in a model, and what fits; None if nothing does.
+
+    Args:
+        manifest: of the file.
+        settings: of the model.
+        llm: configuration of its language model.
+    """
+    if manifest.branch == "audio" and not settings.equip_audio_branch:
+        return (
+            "it holds the audio branch, but model.equip_audio_branch is false; set it to true, or "
+            "give a file of the video branch"
+        )
+    if (manifest.llm_width, manifest.llm_layers) != (llm.hidden_size, llm.num_hidden_layers):
+        return (
+            f"it was trained with a language model {manifest.llm_width} wide and "
+            f"{manifest.llm_layers} layers deep, but that of model.llama_model is "
+            f"{llm.hidden_size} wide and {llm.num_hidden_layers} deep; give the language model or "
+            "the branch of the other size"
+        )
+    if manifest.template != settings.template:
+        return (
+            f"it was trained with the template {manifest.template}, but the configuration has "
+            f"{settings.template}; set model.model_type=pretrain_{manifest.template} and "
+            "model.llama_model to its language model"
+        )
+    for key in ABLATIONS if manifest.branch == "video" else ():
+        theirs, ours = (str(getattr(part, key)).lower() for part in (manifest, settings))
+        if theirs != ours:
+            return (
+                f"it was trained with model.{key}={theirs}, but the configuration has {ours}; set "
+                f"model.{key}={theirs}, or give another file"
+            )
+    return None
+
+
+def save_branch(parameters: Iterable[tuple[str, Tensor]], path: Path, manifest: Manifest) -> None:
+    """Write the trainable parameters, atomically.
+
+    Args:
+        parameters: of `VideoLlama.trainable_parameters`, saved in their precision.
+        path: a .safetensors file.
+        manifest: of `describe_branch`.
+
+    Raises:
+        DiskFullError: no room; an older file of that name is as it was.
+    """
+    save_tensors(dict(parameters), path, manifest.to_metadata())
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors with text metadata as safetensors, atomically."""
+    plain: dict[str, Tensor] = {}
+    owners: set[int] = set()
+    for name, tensor in tensors.items():
+        plain[name] = _with_own_memory(tensor.detach().cpu(), owners)
+    with atomic_write(path) as temporary:
+        save_file(plain, temporary, metadata)
+
+
+def save_pickle(content: Mapping[str, object], path: Path) -> None:
+    """Write a torch file, atomically."""
+    # Through a file of Python's, because torch's own writer does not say that a disk is full.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)
+
+
+def _with_own_memory(tensor: Tensor, owners: set[int]) -> Tensor:
+    """The tensor, copied if it shares its memory: safetensors refuses two names for one memory."""
+    shares = tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.data_ptr() in owners
+    own = tensor.clone() if shares else tensor
+    owners.add(own.data_ptr())
+    return own.contiguous()

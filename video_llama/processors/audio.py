@@ -1,0 +1,131 @@
+"""Sound clips: log-mel spectrograms of a few seconds from all over a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import video_llama.common.compat
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchaudio.compliance.kaldi import fbank
+
+from video_llama.processors.settings import AudioSettings
+from video_llama.processors.waveform import open_sound
+from video_llama.types import MediaError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AudioClips:
+    """Spectrograms of S clips.
+
+    Attributes:
+        values: (S, 1, num_mel_bins, target_length) float32, normalised.
+        spans: begin and end of each clip, in seconds.
+        duration: of the whole sound, in seconds.
+        sample_rate: of the decoded sound, in Hz; the file's, unless that is an odd number.
+        num_channels: of the file.
+    """
+
+    values: Tensor
+    spans: list[tuple[float, float]]
+    duration: float
+    sample_rate: int
+    num_channels: int
+
+
+class AudioProcessor:
+    """`imagebind_audio`: what the original feeds to ImageBind's audio tower.
+
+    Args:
+        settings: clips, spectrogram and normalisation.
+    """
+
+    def __init__(self, settings: AudioSettings) -> None:
+        self.settings = settings
+
+    def __call__(self, path: str | Path) -> AudioClips:
+        """Decodes the clips that the settings ask for; memory does not grow with the file.
+
+        Args:
+            path: a sound file, or a video with sound.
+
+        Raises:
+            NoSoundError: the file is fine but has no sound track.
+            MediaError: it cannot be read, or is shorter than one spectrogram window (25 ms).
+        """
+        s = self.settings
+        sound = open_sound(path)
+        length = sound.resampled_length(s.sample_rate)
+        window = int(s.sample_rate * 0.025)
+        if length < window:
+            reason = f"the sound lasts {1000 * length / s.sample_rate:.3g} ms"
+            raise MediaError(path, f"{reason}, at least 25 ms are needed")
+        spans = clip_spans(length, s)
+        clips = sound.read(spans, rate=s.sample_rate)
+        return AudioClips(
+            values=log_mel(clips, s),
+            spans=[(begin / s.sample_rate, end / s.sample_rate) for begin, end in spans],
+            duration=sound.num_samples / sound.rate,
+            sample_rate=sound.rate,
+            num_channels=sound.num_channels,
+        )
+
+
+def clip_spans(num_samples: int, settings: AudioSettings) -> list[tuple[int, int]]:
+    """Begin and end of each clip, as pytorchvideo 0.1.5 places them, in exact fractions.
+
+    The clips begin at i * slack / n for i = 0 .. n - 1, so the last n-th of the slack is not heard.
+    A sound shorter than a clip gives n times the whole sound.
+
+    Args:
+        num_samples: of the sound, at `settings.sample_rate`.
+        settings: number and duration of the clips.
+
+    Returns:
+        Pairs of sample indices, the end exclusive.
+    """
+    length, count = settings.clip_samples, settings.clips_per_video
+    slack = max(num_samples - length, Fraction(0))
+    begins = [i * slack / count for i in range(count)]
+    return [(int(begin), min(int(begin + length), num_samples)) for begin in begins]
+
+
+def log_mel(clips: list[Tensor], settings: AudioSettings) -> Tensor:
+    """Normalised log-mel spectrograms of clips, as the original computes them.
+
+    Each clip loses its mean over all channels, and channel 0 is heard. Short spectrograms are
+    padded with zeros *before* normalisation, so the padding is -mean / std.
+
+    Args:
+        clips: (channels, samples) float32 each, at `settings.sample_rate`.
+        settings: bands, frames and normalisation.
+
+    Returns:
+        (S, 1, num_mel_bins, target_length) float32.
+    """
+    s = settings
+    window, shift = int(s.sample_rate * 0.025), int(s.sample_rate * 0.01)
+    # One call for all clips: each is padded to a whole number of shifts, so that its windows are
+    # where they would be if it stood alone; windows that reach into the padding are dropped.
+    slot = -(-max(clip.shape[1] for clip in clips) // shift)
+    heard = [pad(c[0] - c.mean(), (0, slot * shift - c.shape[1])) for c in clips]
+    mel = fbank(
+        pad(torch.cat(heard), (0, window))[None],
+        htk_compat=True,
+        sample_frequency=s.sample_rate,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=s.num_mel_bins,
+        dither=0.0,
+        frame_length=25,
+        frame_shift=10,
+    )
+    values = torch.zeros(len(clips), 1, s.num_mel_bins, s.target_length)
+    for index, clip in enumerate(clips):
+        frames = min(1 + (clip.shape[1] - window) // shift, s.target_length)
+        values[index, 0, :, :frames] = mel[index * slot : index * slot + frames].T
+    return values.sub_(s.mean).div_(s.std)

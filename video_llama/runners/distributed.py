@@ -1,0 +1,134 @@
+"""The processes of a run, and what they tell one another.
+
+A frozen language model that is too large for one device, spread over all of them (FSDP2).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from video_llama.types import ConfigError, VideoLlamaError
+
+T = TypeVar("T")
+
+
+_LOST = ("closed by peer", "reset by peer", "Broken pipe", "communicator was aborted", "NCCL")
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether an error means that another process has ended, which has said why."""
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in _LOST)
+
+
+class World:
+    """The processes that torchrun has started, or this one alone.
+
+    Args:
+        device: "cuda", "cuda:N" (one process only), "mps" or "cpu".
+
+    Attributes:
+        rank: of this process.
+        size: how many there are.
+        device: of this process.
+
+    Raises:
+        ConfigError: one numbered GPU for several processes.
+    """
+
+    def __init__(self, device: str) -> None:
+        if device.startswith("cuda:"):
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise ConfigError(
+                    f"run.device: {device} given with several processes, which need a GPU each; "
+                    "use cuda, and CUDA_VISIBLE_DEVICES to choose"
+                )
+            torch.cuda.set_device(device)
+        # accelerate keeps its state per process; a second run may need another precision or device.
+        AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
+        GradientState._reset_state()
+        state = PartialState(cpu=device == "cpu")
+        self.rank: int = state.process_index
+        self.size: int = state.num_processes
+        self.device: torch.device = state.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def sum(self, figures: dict[str, float]) -> dict[str, float]:
+        """The sum over the processes of each figure; the names must be the same everywhere."""
+        if self.size == 1:
+            return dict(figures)
+        kind = torch.float32 if self.device.type == "mps" else torch.float64
+        values = torch.tensor(list(figures.values()), dtype=kind, device=self.device)
+        dist.all_reduce(values)
+        return dict(zip(figures, values.tolist(), strict=True))
+
+    def gather(self, values: list[T]) -> list[T]:
+        """The values of all processes, in the order of their ranks, in every process."""
+        if self.size == 1:
+            return list(values)
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, values)
+        return [value for part in parts for value in part]
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """What `function` gives in the main process, in every process.
+
+        Raises:
+            VideoLlamaError: it raised one; then every process does.
+        """
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = function()
+            except VideoLlamaError as error:
+                outcome[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        value: T = outcome[0]
+        return value
+
+    def close(self) -> None:
+        """Wait for the others, so that none ends while another still talks to it.
+
+        The group is left as it is: torch may deadlock while it takes one down (see `train.py`).
+        """
+        if self.size > 1:
+            dist.barrier()
+
+
+def shard_language_model(model: nn.Module, *, device: torch.device, num_processes: int) -> None:
+    """Give each process an equal part of every layer, which are gathered when they are needed.
+
+    The word table and the output layer are called on their own and are small beside the layers:
+    each process keeps them whole. The model has to lie on the host: every layer goes to the device
+    on its own, so that the whole is never there.
+
+    Args:
+        model: a frozen LLaMA, on the CPU; changed in place.
+        device: of this process.
+        num_processes: over which it is spread.
+    """
+    llama: Any = model
+    mesh = init_device_mesh(device.type, (num_processes,))
+    for layer in llama.model.layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    table = llama.model.embed_tokens
+    whole = {*table.parameters(), *llama.lm_head.parameters()}
+    fully_shard(llama.model, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+    for part in (table, llama.lm_head, llama.model.rotary_emb):
+        part.to(device)

@@ -1,1 +1,0 @@
-"""What happens beside the steps of training: one concern per file."""

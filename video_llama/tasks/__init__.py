@@ -1,1 +1,0 @@
-"""What one step of training or evaluation is."""

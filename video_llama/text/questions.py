@@ -1,0 +1,175 @@
+"""Questions about media as typed pieces, and the sentences that introduce each kind of medium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+from video_llama.text.encoding import encode_pieces
+from video_llama.types import IMAGE_PLACEHOLDER, ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LISTEN = "Close your eyes, open your ears and you imagine only based on the sound that: "
+LOOK = "Close your ears, open your eyes and you see that "
+ANSWER_SOUND = "Now answer my question based on what you have just heard. "
+ANSWER_BOTH = "Now answer my question based on what you have just seen and heard. "
+MARKS = {"image": ("<Image>", "</Image>"), "video": ("<Video>", "</Video>"), "audio": ("", "")}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a conversation.
+
+    Attributes:
+        text: plain text, or the name of a special token.
+        supervised: whether its tokens carry loss.
+        special: whether `text` is one special token rather than text to tokenise.
+        count: how often a special token is repeated.
+    """
+
+    text: str
+    supervised: bool = False
+    special: bool = False
+    count: int = 1
+
+
+Question = str | Sequence[Piece]
+"""What is asked: a text in which every `<ImageHere>` is a placeholder, or pieces."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture, clip or sound in a question.
+
+    Attributes:
+        kind: what it is.
+        num_tokens: how many token positions it takes.
+        message: what is said about it, such as `frames_message`; empty or with a trailing space.
+    """
+
+    kind: Literal["image", "video", "audio"]
+    num_tokens: int
+    message: str = ""
+
+
+def frames_message(seconds: Sequence[float]) -> str:
+    """What the model is told about the frames of a clip, with a trailing space.
+
+    Args:
+        seconds: the time of every frame.
+    """
+    times = ", ".join(str(round(float(second), 1)) for second in seconds)
+    return f"The video contains {len(seconds)} frames sampled at {times} seconds. "
+
+
+def expand_placeholders(text: str, num_tokens: int) -> str:
+    """The text with every `<ImageHere>` repeated `num_tokens` times."""
+    return text.replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER * num_tokens)
+
+
+def media_question(media: Sequence[Media], question: str) -> list[Piece]:
+    """A question led by media, in their order; the question itself stays plain text.
+
+    Pictures and clips stand in their marks, as in training. With sound among them, every item gets
+    a sentence: the original's prompt for sound and picture, with single spaces and with the message
+    of a clip, which the original forgot there.
+
+    Args:
+        media: none for a question that follows up.
+        question: what was typed or annotated.
+    """
+    with_sound = any(item.kind == "audio" for item in media)
+    pieces: list[Piece] = []
+    for item in media:
+        if not with_sound:
+            pieces += [*_marked(item), Piece(f" {item.message}")]
+        else:
+            lead = LISTEN if item.kind == "audio" else LOOK
+            pieces += [Piece(lead), *_marked(item), Piece(f". {item.message}")]
+    if with_sound:
+        only_sound = all(item.kind == "audio" for item in media)
+        pieces.append(Piece(ANSWER_SOUND if only_sound else ANSWER_BOTH))
+    return [*pieces, Piece(question)]
+
+
+def image_question(question: str, num_tokens: int, *, mark: str = "<image>") -> list[Piece]:
+    """A question of LLaVA's data: every mark in it becomes a picture of `num_tokens` positions."""
+    first, *rest = question.split(mark)
+    pieces = [Piece(first)]
+    for text in rest:
+        pieces += [*_marked(Media("image", num_tokens)), Piece(text)]
+    return pieces
+
+
+def caption_prompts(lines: Iterable[str], frame: str) -> list[str]:
+    """The stage-2 caption prompts of the lines of a prompt file.
+
+    Args:
+        lines: those with `<ImageHere>` are used.
+        frame: `model.prompt_template` or `Template.caption_prompt`, with one `{}` for the line.
+
+    Raises:
+        ConfigError: no line has a placeholder, one has several, or `{}` is not there once.
+    """
+    if frame.count("{}") != 1:
+        raise ConfigError(
+            f"model.prompt_template: {frame!r} has {frame.count('{}')} times {{}}; it needs one, "
+            "where the prompt goes"
+        )
+    prompts = [line.strip("\r\n") for line in lines if IMAGE_PLACEHOLDER in line]
+    if not prompts:
+        raise ConfigError(f"model.prompt_path: no line of the file has an {IMAGE_PLACEHOLDER}")
+    for prompt in prompts:
+        if prompt.count(IMAGE_PLACEHOLDER) > 1:
+            raise ConfigError(
+                f"model.prompt_path: more than one {IMAGE_PLACEHOLDER} in the line {prompt!r}"
+            )
+    return [frame.replace("{}", prompt) for prompt in prompts]
+
+
+def as_pieces(question: Question) -> Sequence[Piece]:
+    """The pieces of a question; in a text every `<ImageHere>` is a placeholder."""
+    if not isinstance(question, str):
+        return question
+    first, *rest = question.split(IMAGE_PLACEHOLDER)
+    pieces = [Piece(first)]
+    for text in rest:
+        pieces += [_placeholder(1), Piece(text)]
+    # Empty text between two placeholders would be harmless, but there are many of them.
+    return [piece for piece in pieces if piece.text]
+
+
+def render(pieces: Sequence[Piece]) -> str:
+    """The pieces as one text for people to read."""
+    return "".join(piece.text * piece.count for piece in pieces)
+
+
+def encode_all(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """The ids of every piece. Text between two special tokens is tokenised as a whole."""
+    groups: list[list[int]] = []
+    for special, run in groupby(pieces, key=lambda piece: piece.special):
+        if not special:
+            groups += encode_pieces(tokenizer, [piece.text for piece in run])
+            continue
+        for piece in run:
+            token_id = tokenizer.backend_tokenizer.token_to_id(piece.text)
+            if token_id is None:
+                raise ValueError(
+                    f"the tokenizer has no special token {piece.text}; make it with load_tokenizer"
+                )
+            groups.append([token_id] * piece.count)
+    return groups
+
+
+def _marked(item: Media) -> list[Piece]:
+    before, after = MARKS[item.kind]
+    pieces = [Piece(before), _placeholder(item.num_tokens), Piece(after)]
+    return [piece for piece in pieces if piece.text]
+
+
+def _placeholder(count: int) -> Piece:
+    return Piece(IMAGE_PLACEHOLDER, special=True, count=count)
