@@ -30,7 +30,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed-$(TORCH)
 QUICKSTART := output/quickstart
 QUICKSTART_OPTIONS ?= --side-by-side
-SOURCES := video_llama tests $(wildcard benchmarks train.py demo_audiovideo.py)
+SOURCES := video_llama tests studies $(wildcard benchmarks train.py demo_audiovideo.py)
 
 # One thread per process: the tests run side by side, and OpenMP threads that wait for one another
 # on a shared core slow small models down a hundredfold.

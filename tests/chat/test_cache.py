@@ -112,7 +112,7 @@ def test_an_answer_that_is_written_as_it_was_said_is_known(
     long = chat.template.encode([(question, "it is a red ball")], tokenizer).input_ids
     wanted = iter(long[len(ids) :])
     monkeypatch.setattr(
-        "video_llama.models.generation.settings.TokenChooser.choose",
+        "video_llama.models.generation.decoding.TokenChooser.choose",
         lambda chooser, logits: chooser.ids.append(next(wanted)) or chooser.ids[-1],
     )
     assert answer(session, question, max_new_tokens=5).startswith("it is")
@@ -186,7 +186,7 @@ def test_a_long_prompt_is_computed_in_chunks(
 ) -> None:
     whole = answer(chat.start(), "word " * 150)
     computed.clear()
-    monkeypatch.setattr("video_llama.models.generation.settings.PREFILL_CHUNK", 64)
+    monkeypatch.setattr("video_llama.models.generation.decoding.PREFILL_CHUNK", 64)
     assert answer(chat.start(), "word " * 150) == whole
     assert max(computed) == 64
 

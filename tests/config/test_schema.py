@@ -31,7 +31,10 @@ from video_llama.runners.settings import RunSettings
 from video_llama.text.templates import CAPTION_TEMPLATES, TEMPLATES
 from video_llama.types import ConfigError
 
-SETTINGS_FILES = sorted((ROOT / "video_llama").glob("*/settings.py"))
+SETTINGS_FILES = [
+    *sorted((ROOT / "video_llama").glob("*/settings.py")),
+    ROOT / "video_llama/datasets/base.py",
+]
 
 
 def model(**given: Any) -> ModelSettings:

@@ -25,19 +25,13 @@ from video_llama.processors.media import probe
 from video_llama.processors.settings import AudioSettings, VideoEvalSettings
 from video_llama.synthetic.draw import frame_times, render_frames
 from video_llama.synthetic.formats import balanced, conversations, without_rivals
+from video_llama.synthetic.items import SAMPLE_RATE, Item, World
 from video_llama.synthetic.language import questions
 from video_llama.synthetic.media import write_clip, write_sound
 from video_llama.synthetic.play import render_sound
 from video_llama.synthetic.scene import Scene, Sight, Sound
 from video_llama.synthetic.splits import SPLITS, sample_scene
-from video_llama.synthetic.write import (
-    SAMPLE_RATE,
-    Item,
-    World,
-    annotation_files,
-    plan,
-    write_world,
-)
+from video_llama.synthetic.write import annotation_files, plan, write_world
 from video_llama.text.templates import TEMPLATES
 from video_llama.text.tokenizer import load_tokenizer
 from video_llama.types import ConfigError, InstructionBatch
@@ -335,7 +329,7 @@ def test_a_world_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("video_llama.synthetic.write.write_clip", fail)
+    monkeypatch.setattr("video_llama.synthetic.items.write_clip", fail)
     with pytest.raises(OSError, match="no space left"):
         write_world(tmp_path / "data", num_clips=1, world=SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from video_llama.models.generation.cache import PrefixCache
-from video_llama.models.generation.settings import Pace
+from video_llama.models.generation.decoding import Pace
 
 
 class FairLock:

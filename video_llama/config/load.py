@@ -13,10 +13,11 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from video_llama.common.io import resource
+from video_llama.common.registry import suggestion
 from video_llama.config.schema import merged_settings
 from video_llama.config.source import Source
 from video_llama.config.yaml_file import read_yaml
-from video_llama.datasets.base import DatasetSettings
+from video_llama.datasets.base import SPLITS, DatasetSettings
 from video_llama.models.settings import ModelSettings
 from video_llama.processors.settings import AudioSettings, PictureSettings, VideoSettings
 from video_llama.runners.settings import RunSettings
@@ -151,3 +152,35 @@ def _escaped(value: object) -> object:
     if isinstance(value, list):
         return [_escaped(item) for item in value]
     return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def check_trainable(cfg: Config) -> None:
+    """Refuse a configuration that asks for no training or evaluation that there is.
+
+    Args:
+        cfg: of `load_config`.
+
+    Raises:
+        ConfigError: names the key, what was given and what is expected.
+    """
+    run, branch = cfg.run, cfg.model.trained_branch
+    if not cfg.datasets:
+        raise ConfigError("datasets: empty; name the data sets to train or evaluate on")
+    if run.device == "meta":
+        raise ConfigError("run.device: meta has no weights to train; use auto")
+    for key in ("train_splits", "valid_splits", "test_splits"):
+        for split in getattr(run, key):
+            if split not in SPLITS:
+                hint = suggestion(split, list(SPLITS))
+                raise ConfigError(f"run.{key}: unknown split {split!r}; {hint}")
+    if run.evaluate and not run.valid_splits + run.test_splits:
+        raise ConfigError("run.evaluate: true, but run.valid_splits and run.test_splits are empty")
+    if not run.evaluate and len(run.train_splits) != 1:
+        raise ConfigError(f"run.train_splits: {run.train_splits} given, one split expected")
+    if not run.evaluate and branch is None:
+        raise ConfigError(
+            "model.frozen_video_Qformer: true, and no other branch trains; set it to false for the "
+            "video branch, or equip_audio_branch to true and frozen_audio_Qformer to false"
+        )
+    if run.fsdp and cfg.model.quantization != "none":
+        raise ConfigError("run.fsdp: true given, but a quantised LLM cannot be sharded")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from video_llama.synthetic.items import Item
 from video_llama.synthetic.language import (
     ORDER_TYPES,
     Question,
@@ -21,7 +22,6 @@ from video_llama.synthetic.language import (
 )
 from video_llama.synthetic.splits import generator
 from video_llama.synthetic.wording import CHINESE, ENGLISH, Wording
-from video_llama.synthetic.write import Item
 
 Asked = tuple[Item, Question]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.golden_model import golden_model
+from video_llama.models.generation.decoding import GenerationSettings
 from video_llama.models.generation.generate import generate, generate_batch
-from video_llama.models.generation.settings import GenerationSettings
 
 
 def prompts() -> list[Tensor]:

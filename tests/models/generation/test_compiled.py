@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.golden_model import build_golden
+from video_llama.models.generation import compiled as compiled_decoding
 from video_llama.models.generation.compiled import CompiledDecoder, decoder_of
+from video_llama.models.generation.decoding import Context
 from video_llama.models.generation.generate import GenerationSettings, generate
-from video_llama.models.generation.generate import compiled as compiled_decoding
-from video_llama.models.generation.settings import Context
 from video_llama.models.video_llama import VideoLlama
 from video_llama.types import RequestError
 

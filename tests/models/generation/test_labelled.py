@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.golden_model import build_golden
-from video_llama.models.generation.generate import labelled as answering
+from video_llama.models.generation import labelled as answering
 from video_llama.models.generation.labelled import answer_batch
 from video_llama.models.video_llama import VideoLlama
 from video_llama.text.templates import TEMPLATES

@@ -99,7 +99,7 @@ def test_released_file_fits(name: str, tmp_path: Path) -> None:
     assert report.wrong_shape == []
     assert len(report.loaded) == num_loaded
     assert dict(report.not_needed) == not_needed
-    report.check(model_7b())
+    report.check(model_7b().settings, model_7b().language_model.config)
     assert str(num_loaded) in str(report)
     assert all(str(count) in str(report) for count in not_needed.values())
 
@@ -125,7 +125,7 @@ def test_vicuna_files_fit_the_model_of_their_size(llm: str, tmp_path: Path) -> N
     width = {"vicuna-7b": 4096, "vicuna-13b": 5120}[llm]
     model = model_7b(llm=llm)
     report = report_of(tmp_path, "ckpt", branch_file("video", width), model)
-    report.check(model)
+    report.check(model.settings, model.language_model.config)
     assert len(report.loaded) == 58
 
 
@@ -140,7 +140,7 @@ def test_vicuna_files_fit_the_model_of_their_size(llm: str, tmp_path: Path) -> N
 def test_13b_file_on_7b_is_refused(key: str, content: dict[str, Any], tmp_path: Path) -> None:
     report = report_of(tmp_path, key, content)
     with pytest.raises(WeightsError) as error:
-        report.check(model_7b())
+        report.check(model_7b().settings, model_7b().language_model.config)
     message = str(error.value)
     for part in (f"model.{key}", "file.pth", "llama_proj.", "[5120", "[4096", "13B", "7B"):
         assert part in message
@@ -150,23 +150,23 @@ def test_13b_file_on_7b_is_refused(key: str, content: dict[str, Any], tmp_path: 
 def test_files_of_the_other_keys_are_refused(tmp_path: Path) -> None:
     report = report_of(tmp_path, "vit_ckpt", branch_file("video"))
     with pytest.raises(WeightsError, match=r"expected visual_encoder\.\*"):
-        report.check(model_7b())
+        report.check(model_7b().settings, model_7b().language_model.config)
     report = report_of(tmp_path, "imagebind_ckpt_path", eva_vit_g())
     with pytest.raises(WeightsError, match=r"no tensor .* audio_encoder\.\*"):
-        report.check(model_7b())
+        report.check(model_7b().settings, model_7b().language_model.config)
 
 
 def test_parts_that_are_not_built_are_counted_and_named(tmp_path: Path) -> None:
     model = model_7b(equip_audio_branch=False)
     whole = report_of(tmp_path, "ckpt", {"model": stand_in(full_model().shapes)}, model)
-    whole.check(model)
+    whole.check(model.settings, model.language_model.config)
     absent = {reason: n for reason, n in whole.not_needed.items() if "does not build" in reason}
     assert len(absent) == 2
     assert sum(absent.values()) == 569 + 58
 
     audio = report_of(tmp_path, "ckpt_2", branch_file("audio"), model)
     with pytest.raises(WeightsError, match="audio_branch, which this configuration does not build"):
-        audio.check(model)
+        audio.check(model.settings, model.language_model.config)
 
 
 def test_a_branch_file_does_not_count_as_imagebind(tmp_path: Path) -> None:

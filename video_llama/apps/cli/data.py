@@ -63,8 +63,9 @@ def synth(args: argparse.Namespace) -> int:
     """Write the world that `args` describe, and say what came of it."""
     from tqdm import tqdm
 
+    from video_llama.synthetic.items import World
     from video_llama.synthetic.splits import SPLITS
-    from video_llama.synthetic.write import World, write_world
+    from video_llama.synthetic.write import write_world
 
     unknown = [name for name in args.splits or () if name not in SPLITS]
     if unknown:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_llama.apps.doctor import path_problems
+from video_llama.apps.doctor.paths import path_problems
 from video_llama.common.io import one_line, positive
 from video_llama.config.load import load_config
 from video_llama.types import VideoLlamaError
@@ -33,7 +33,7 @@ def doctor(args: Namespace) -> int:
     if problems:
         return _report(problems)
     # Only now torch is imported: shapes are worth looking at when every file is there.
-    from video_llama.apps.doctor import examine, memory_table
+    from video_llama.apps.doctor.shapes import examine, memory_table
 
     problems, model = examine(cfg)
     if problems or model is None:

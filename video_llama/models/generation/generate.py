@@ -24,7 +24,7 @@ from transformers import (
 
 from video_llama.models.generation.cache import GrowingCache, PrefixCache, keeping
 from video_llama.models.generation.compiled import Step, decoder_of
-from video_llama.models.generation.settings import (
+from video_llama.models.generation.decoding import (
     Context,
     GenerationSettings,
     NoEarlyStop,

@@ -27,6 +27,7 @@ from video_llama.apps.evaluate.scores import Score, score_table
 from video_llama.common.io import atomic_write, default_config_path
 from video_llama.config.load import load_config
 from video_llama.models.settings import Branch
+from video_llama.synthetic.items import World
 from video_llama.synthetic.quickstart.stages import (
     STAGES,
     Launch,
@@ -36,7 +37,7 @@ from video_llama.synthetic.quickstart.stages import (
     run_stage,
 )
 from video_llama.synthetic.splits import Split
-from video_llama.synthetic.write import World, plan
+from video_llama.synthetic.write import plan
 from video_llama.types import VideoLlamaError
 
 TrainStage = Callable[[Stage, Path | None], Trained]

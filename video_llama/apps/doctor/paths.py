@@ -1,34 +1,18 @@
-"""What is wrong with the paths and files of a configuration, told without torch in a moment.
-
-The part of `doctor` that looks into files: annotations, shapes, and memory.
-"""
+"""What is wrong with the paths and files of a configuration, told without torch in a moment."""
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from torch import nn
-
-from video_llama.config.build import resolve_device
 from video_llama.config.load import Config
 from video_llama.datasets.base import SplitInfo
-from video_llama.datasets.shards import expand_shards
-from video_llama.models.build import build_video_llama, missing_groups, weight_sources
-from video_llama.models.language_model import has_weights
-from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.checks import check_weight_file, llama_values
-from video_llama.models.weights.files import open_weights
-from video_llama.models.weights.load import match, open_source
 from video_llama.text.questions import caption_prompts
-from video_llama.text.tokenizer import load_tokenizer
-from video_llama.types import ConfigError, VideoLlamaError, WeightsError
+from video_llama.types import ConfigError, WeightsError
 
 
 def path_problems(cfg: Config) -> Iterator[str]:
@@ -227,167 +211,3 @@ def _output_problems(cfg: Config) -> Iterator[str]:
             f"run.resume_ckpt_path: {_absent(resume)}; give latest, the folder of a run or a "
             "checkpoint in it"
         )
-
-
-BYTES_PER_WEIGHT = {"none": None, "int8": 1.0, "nf4": 0.55}
-"""Bytes of a quantised weight with its scales; None: those of its precision."""
-TRAINING_BYTES = 4 + 8
-"""Gradient and AdamW's two moments of a trained weight, in bytes."""
-
-
-MAX_ANNOTATION_BYTES = 50_000_000
-"""Annotations larger than this are not read: that is for `video-llama data check`."""
-
-
-def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
-    """What only torch and the data sets' readers can see.
-
-    Args:
-        cfg: a configuration whose paths are all there.
-
-    Returns:
-        The problems, and the model in shapes; None if not even that can be made.
-    """
-    problems = []
-    try:
-        resolve_device(cfg.run.device)
-    except VideoLlamaError as error:
-        problems.append(str(error))
-    problems += annotation_problems(cfg)
-    try:
-        load_tokenizer(cfg.model.llama_model)
-    except VideoLlamaError as error:
-        return [*problems, f"model.llama_model: {error}"], None
-    try:
-        model = build_video_llama(cfg.model, device="meta", seed=0)
-    except VideoLlamaError as error:
-        return [*problems, str(error)], None
-    return [*problems, *shape_problems(cfg, model)], model
-
-
-def annotation_problems(cfg: Config) -> Iterator[str]:
-    """Annotations that are not what their data set expects."""
-    for name, split, info in data_splits(cfg):
-        if info is None or _annotation_bytes(info) > MAX_ANNOTATION_BYTES:
-            continue
-        try:
-            if info.shards:
-                expand_shards(info.shards)
-            else:
-                cfg.datasets[name].read(info)
-        except ConfigError as error:
-            yield f"datasets.{name} ({split}): {error}"
-
-
-def _annotation_bytes(info: SplitInfo) -> int:
-    path = Path(info.anno_dir or info.storage or "")
-    files = [path] if path.is_file() else path.glob("*") if path.is_dir() else []
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
-    """Weight files whose tensors do not fit, and parts without weights."""
-    filled: set[str | None] = set()
-    for source in weight_sources(cfg.model):
-        try:
-            report = match(model, source, open_source(source))
-            report.check(model)
-        except VideoLlamaError as error:
-            yield str(error)
-            continue
-        filled |= report.groups
-        if report.manifest and report.manifest.stage == 1 and cfg.model.trained_branch is None:
-            yield (
-                f"{source.key}: {source.path} was saved after stage 1 (captions), a chat expects a "
-                "stage-2 file; train stage 2 from it, or give the finetuned file"
-            )
-    if has_weights(Path(cfg.model.llama_model)):
-        yield from _llm_shapes(cfg, model)
-        filled.add("language_model")
-    yield from missing_groups(cfg.model, filled)
-
-
-def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
-    """Tensors of the LLM's shards whose shapes are not those of its config.json."""
-    folder = Path(cfg.model.llama_model)
-    wanted = {name: tuple(p.shape) for name, p in model.language_model.named_parameters()}
-    shards = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    found: set[str] = set()
-    for shard in shards:
-        try:
-            shapes = open_weights(shard).shapes
-        except VideoLlamaError as error:
-            yield f"model.llama_model: {error}"
-            return
-        found |= set(shapes)
-        for name, shape in shapes.items():
-            if name in wanted and shape != wanted[name]:
-                yield (
-                    f"model.llama_model: {name} has shape {list(shape)} in {shard.name}, but "
-                    f"config.json asks for {list(wanted[name])}; they belong to different models"
-                )
-                return
-    missing = sorted(set(wanted) - found)
-    if missing:
-        yield (
-            f"model.llama_model: {folder} lacks {len(missing)} tensors, first {missing[0]}; a "
-            "shard is missing: download it again"
-        )
-
-
-def memory_table(cfg: Config, model: VideoLlama) -> str:
-    """Parameters and memory of each part as configured, and of the LLM in other precisions."""
-    table = Table(title="parameters and memory of the weights")
-    for column, right in (
-        ("part", False),
-        ("parameters", True),
-        ("precision", False),
-        ("MB", True),
-    ):
-        table.add_column(column, justify="right" if right else "left")
-    total = 0.0
-    for name, part in model.named_children():
-        size = _megabytes(part, cfg.model.quantization if name == "language_model" else "none")
-        total += size
-        table.add_row(name, f"{_count(part):,}", _precision(cfg, name, part), f"{size:,.0f}")
-    trained = sum(parameter.numel() for _, parameter in model.trainable_parameters())
-    if cfg.model.trained_branch:
-        training = trained * TRAINING_BYTES / 1e6
-        total += training
-        table.add_row("gradients, AdamW", f"{trained:,}", "fp32", f"{training:,.0f}")
-    table.add_section()
-    table.add_row("sum, without activations", f"{_count(model):,}", "", f"{total:,.0f}")
-    for name, size in _alternatives(model):
-        table.add_row(f"  LLM in {name}", "", name, f"{size:,.0f}")
-    console = Console(file=io.StringIO(), width=80)
-    console.print(table)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
-
-
-def _count(part: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in part.parameters())
-
-
-def _megabytes(part: nn.Module, quantization: str) -> float:
-    per_weight = BYTES_PER_WEIGHT[quantization]
-    return sum(
-        p.numel() * (per_weight if per_weight and p.ndim == 2 else p.element_size()) / 1e6
-        for p in part.parameters()
-    )
-
-
-def _precision(cfg: Config, name: str, part: nn.Module) -> str:
-    if name == "language_model" and cfg.model.quantization != "none":
-        return cfg.model.quantization
-    largest = max(part.parameters(), key=lambda parameter: parameter.numel())
-    return str(largest.dtype).removeprefix("torch.")
-
-
-def _alternatives(model: VideoLlama) -> Iterator[tuple[str, float]]:
-    count = _count(model.language_model)
-    yield "float32", count * 4 / 1e6
-    yield "bfloat16", count * 2 / 1e6
-    yield "int8", _megabytes(model.language_model, "int8")
-    yield "nf4", _megabytes(model.language_model, "nf4")

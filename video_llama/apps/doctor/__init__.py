@@ -1,0 +1,1 @@
+"""What is wrong with a configuration, told before anything heavy is done."""
