@@ -1,4 +1,7 @@
-"""Reading the package's source files without importing them, for the tests of style and imports."""
+"""Reading the package's source files without importing them, for the tests of style and imports.
+
+`python -m tests.sources` prints the import circles of the package.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
@@ -90,3 +94,44 @@ def _imported_module(node: ast.ImportFrom, name: str) -> str:
     base = "." * node.level + (node.module or "")
     full = f"{base}.{name}"
     return full if full in package_modules() else base
+
+
+def import_graph(*kinds: When) -> dict[str, set[str]]:
+    """What each module imports of the package: {importer: imported}.
+
+    Without `video_llama/__init__`, which hands out names of every layer when they are first used.
+
+    Args:
+        kinds: which imports count; all of them if none is named.
+    """
+    return {
+        source.module: {
+            i.target
+            for i in imports(source.tree)
+            if (not kinds or i.when in kinds) and i.target in package_modules()
+        }
+        - {source.module, "video_llama"}
+        for source in package_sources()
+        if source.module != "video_llama"
+    }
+
+
+def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """One circle after the other; each is named by an edge that the next search leaves out."""
+    graph = {module: set(imported) for module, imported in graph.items()}
+    circles = []
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            # The sorter names what is imported first: reversed, each module imports the next one.
+            circle = error.args[1][::-1]
+            circles.append(circle)
+            graph[circle[0]].discard(circle[1])
+        else:
+            return circles
+
+
+if __name__ == "__main__":
+    for circle in import_circles(import_graph()):
+        print(" -> ".join(circle))
