@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import video_llama.common.compat
 
@@ -13,9 +14,24 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchaudio.compliance.kaldi import fbank
 
-from video_llama.processors.settings import AudioSettings
 from video_llama.processors.waveform import open_sound
 from video_llama.types import MediaError
+
+
+class ClipOptions(Protocol):
+    """What `AudioProcessor` reads of its settings; `settings.AudioSettings` provides it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    sample_rate: int
+    clips_per_video: int
+    num_mel_bins: int
+    target_length: int
+    mean: float
+    std: float
+
+    @property
+    def clip_samples(self) -> Fraction:
+        """Samples of one clip, at `sample_rate`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +60,7 @@ class AudioProcessor:
         settings: clips, spectrogram and normalisation.
     """
 
-    def __init__(self, settings: AudioSettings) -> None:
+    def __init__(self, settings: ClipOptions) -> None:
         self.settings = settings
 
     def __call__(self, path: str | Path) -> AudioClips:
@@ -75,7 +91,7 @@ class AudioProcessor:
         )
 
 
-def clip_spans(num_samples: int, settings: AudioSettings) -> list[tuple[int, int]]:
+def clip_spans(num_samples: int, settings: ClipOptions) -> list[tuple[int, int]]:
     """Begin and end of each clip, as pytorchvideo 0.1.5 places them, in exact fractions.
 
     The clips begin at i * slack / n for i = 0 .. n - 1, so the last n-th of the slack is not heard.
@@ -94,7 +110,7 @@ def clip_spans(num_samples: int, settings: AudioSettings) -> list[tuple[int, int
     return [(int(begin), min(int(begin + length), num_samples)) for begin in begins]
 
 
-def log_mel(clips: list[Tensor], settings: AudioSettings) -> Tensor:
+def log_mel(clips: list[Tensor], settings: ClipOptions) -> Tensor:
     """Normalised log-mel spectrograms of clips, as the original computes them.
 
     Each clip loses its mean over all channels, and channel 0 is heard. Short spectrograms are

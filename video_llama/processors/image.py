@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,11 +19,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from video_llama.common.io import check_file
-from video_llama.processors.settings import ImageSettings, ImageTrainSettings
 from video_llama.types import MediaError
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 """Range of width / height of a random crop."""
+
+
+class PictureOptions(Protocol):
+    """What the processors read of their settings; `settings.PictureSettings` provides it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: str
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def crop_scale(self) -> tuple[float, float] | None:
+        """Smallest and largest share of the area that a random crop keeps; None: no crop."""
 
 
 class CropBox(NamedTuple):
@@ -145,7 +158,7 @@ class ImageProcessor:
         settings: size and normalisation; the training settings ask for a random crop.
     """
 
-    def __init__(self, settings: ImageSettings) -> None:
+    def __init__(self, settings: PictureOptions) -> None:
         self.settings = settings
 
     def __call__(
@@ -165,8 +178,7 @@ class ImageProcessor:
         """
         image = to_rgb(picture) if isinstance(picture, Image.Image) else load_image(picture)
         size = self.settings.image_size
-        if isinstance(self.settings, ImageTrainSettings):
-            scale = (self.settings.min_scale, self.settings.max_scale)
+        if (scale := self.settings.crop_scale) is not None:
             random = require_generator(generator, self.settings.name)
             crop = random_crop_box(image.height, image.width, scale=scale, generator=random)
             # Cropped first: with `resize(box=...)` pixels outside the box would have a part in it.

@@ -1,4 +1,8 @@
-"""Settings of the processors, by the names that a YAML gives them. Imports no torch."""
+"""Define the settings of every processor, under the names that a YAML gives them.
+
+This module imports no torch: `build` imports the implementation when it is needed, and the
+implementations never import this module, so there is no circle.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +62,11 @@ class PictureSettings(ProcessorSettings):
         if min(self.std) <= 0:
             raise ConfigError(f"std: {list(self.std)} given, three numbers above 0 expected")
 
+    @property
+    def crop_scale(self) -> tuple[float, float] | None:
+        """Smallest and largest share of the area that a random crop keeps; None: no crop."""
+        return None
+
 
 @dataclass(kw_only=True)
 class VideoSettings(PictureSettings):
@@ -96,7 +105,7 @@ class VideoSettings(PictureSettings):
             raise ConfigError(f"fps: {self.fps} given, a number above 0 expected")
 
     def build(self, *, auto_sampling: str = "uniform") -> VideoProcessor:
-        """The processor.
+        """Build the processor.
 
         Args:
             auto_sampling: what `sampling: auto` means to the caller.
@@ -124,6 +133,11 @@ class VideoTrainSettings(VideoSettings):
         super().__post_init__()
         _check_scales(self.min_scale, self.max_scale)
 
+    @property
+    def crop_scale(self) -> tuple[float, float]:
+        """Smallest and largest share of the area that a random crop keeps."""
+        return self.min_scale, self.max_scale
+
 
 @PROCESSORS.register("alpro_video_eval")
 @dataclass(kw_only=True)
@@ -139,7 +153,7 @@ class ImageSettings(PictureSettings):
     """How a picture is normalised."""
 
     def build(self) -> ImageProcessor:
-        """The processor."""
+        """Build the processor."""
         from video_llama.processors.image import ImageProcessor
 
         return ImageProcessor(self)
@@ -161,6 +175,11 @@ class ImageTrainSettings(ImageSettings):
         """Check the values; see `ConfigError`."""
         super().__post_init__()
         _check_scales(self.min_scale, self.max_scale)
+
+    @property
+    def crop_scale(self) -> tuple[float, float]:
+        """Smallest and largest share of the area that a random crop keeps."""
+        return self.min_scale, self.max_scale
 
 
 @PROCESSORS.register("blip2_image_eval")
@@ -189,10 +208,10 @@ class CaptionSettings(ProcessorSettings):
         at_least(self, 1, "max_words")
 
     def build(self) -> CaptionProcessor:
-        """The processor."""
+        """Build the processor."""
         from video_llama.processors.caption import CaptionProcessor
 
-        return CaptionProcessor(self)
+        return CaptionProcessor(prompt=self.prompt, max_words=self.max_words)
 
 
 @PROCESSORS.register("imagebind_audio")
@@ -238,7 +257,7 @@ class AudioSettings(ProcessorSettings):
 
     @property
     def clip_samples(self) -> Fraction:
-        """Samples of one clip, exact; not a whole number when the duration is none of the rate."""
+        """Samples of one clip as an exact fraction (0.3333 s at 16 kHz is no whole number)."""
         return Fraction(str(self.clip_duration)) * self.sample_rate
 
     @property
@@ -248,14 +267,14 @@ class AudioSettings(ProcessorSettings):
         return max(0, 1 + (int(self.clip_samples) - window) // shift)
 
     def build(self) -> AudioProcessor:
-        """The processor."""
+        """Build the processor."""
         from video_llama.processors.audio import AudioProcessor
 
         return AudioProcessor(self)
 
 
 def _three(settings: object, name: str) -> tuple[float, float, float]:
-    """Three finite numbers: red, green, blue."""
+    """Return red, green and blue of a setting; three finite numbers are required."""
     values = getattr(settings, name)
     if len(values) != 3 or not all(math.isfinite(value) for value in values):
         raise ConfigError(f"{name}: {list(values)} given, three finite numbers expected")

@@ -9,17 +9,18 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from video_llama.processors.image import (
+    PictureOptions,
     crop_and_resize,
     normalise,
     random_crop_box,
     require_generator,
 )
-from video_llama.processors.settings import VideoSettings, VideoTrainSettings
 from video_llama.processors.video_reader import read_frames
 from video_llama.types import MediaError
 
@@ -117,6 +118,15 @@ class VideoClip:
     duration: float
 
 
+class FrameOptions(PictureOptions, Protocol):
+    """What `VideoProcessor` reads of its settings; `settings.VideoSettings` provides it."""
+
+    n_frms: int
+    fps: float | None
+    start: float
+    end: float | None
+
+
 class VideoProcessor:
     """`alpro_video_train` (one random crop for all frames) and `alpro_video_eval` of the original.
 
@@ -125,7 +135,7 @@ class VideoProcessor:
         sampling: `uniform`, `headtail` or `fps`.
     """
 
-    def __init__(self, settings: VideoSettings, *, sampling: str = "uniform") -> None:
+    def __init__(self, settings: FrameOptions, *, sampling: str = "uniform") -> None:
         self.settings = settings
         self.sampling = sampling
 
@@ -197,10 +207,9 @@ class VideoProcessor:
             (3, T, size, size) float32.
         """
         s = self.settings
-        if isinstance(s, VideoTrainSettings):
+        if (scale := s.crop_scale) is not None:
             random = require_generator(generator, s.name)
             height, width = frames.shape[-2:]
-            scale = (s.min_scale, s.max_scale)
             box = random_crop_box(height, width, scale=scale, generator=random)
             frames = crop_and_resize(frames, box, s.image_size)
         return normalise(frames, mean=s.mean, std=s.std)
