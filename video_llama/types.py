@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+MediaKind = Literal["image", "video", "audio"]
+"""What a media file is to the model: a picture, a clip or a sound."""
 
 IMAGE_PLACEHOLDER = "<ImageHere>"
 """Text mark that the encoders' output replaces; one special token of the tokenizer."""

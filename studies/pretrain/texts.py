@@ -28,14 +28,9 @@ from video_llama.synthetic.language import (
 )
 from video_llama.synthetic.scene import Scene
 from video_llama.text.captions import caption_inputs
-from video_llama.text.encoding import encode_text
-from video_llama.text.templates import (
-    TEMPLATES,
-    Media,
-    Template,
-    frames_message,
-    media_question,
-)
+from video_llama.text.questions import Media, frames_message, media_question
+from video_llama.text.templates import TEMPLATES, Template
+from video_llama.text.tokenizer import encode_text
 from video_llama.types import IGNORE_INDEX, IMAGE_PLACEHOLDER
 
 Item = TypeVar("Item")

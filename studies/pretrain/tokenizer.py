@@ -18,7 +18,8 @@ from sentencepiece import SentencePieceTrainer
 from video_llama.common.io import package_file
 from video_llama.synthetic.scene import KINDS
 from video_llama.synthetic.wording import CHINESE, ENGLISH, Wording
-from video_llama.text.templates import TEMPLATES, Media, Turn, frames_message
+from video_llama.text.questions import Media, frames_message
+from video_llama.text.templates import TEMPLATES, Turn
 
 VOCAB_SIZE = 700
 """Pieces: three special ones, 256 bytes, and characters, words and parts of words."""

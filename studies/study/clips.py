@@ -16,7 +16,7 @@ from video_llama.apps.evaluate.examine import Clip, Part
 from video_llama.chat.media import MediaEncoder, MediaSource
 from video_llama.common.io import atomic_write
 from video_llama.models.video_llama import VideoLlama
-from video_llama.text.templates import Media
+from video_llama.text.questions import Media
 
 
 @dataclass(frozen=True)

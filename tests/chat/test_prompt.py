@@ -19,7 +19,7 @@ from video_llama.chat.prompt import AskedTurn, PromptBuilder
 from video_llama.datasets.base import BuildInfo
 from video_llama.datasets.loading import build_items
 from video_llama.datasets.sampling import torch_generator
-from video_llama.text.templates import Media
+from video_llama.text.questions import Media
 from video_llama.types import IGNORE_INDEX, RequestError
 
 TEMPLATES = {"llama_v2": (), "vicuna": VICUNA}

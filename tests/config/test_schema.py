@@ -28,7 +28,6 @@ from video_llama.models.settings import (
 )
 from video_llama.processors.settings import AudioSettings, VideoTrainSettings
 from video_llama.runners.settings import RunSettings
-from video_llama.text.templates import CAPTION_TEMPLATES, TEMPLATES
 from video_llama.types import ConfigError
 
 SETTINGS_FILES = [
@@ -89,13 +88,6 @@ def test_model_type_gives_template_prompt_and_end_symbol(
     settings = model(**given)
     assert (settings.template, settings.prompt_template) == (template, prompt)
     assert settings.end_sym == end_sym
-
-
-@pytest.mark.parametrize("name", list(CAPTION_TEMPLATES))
-def test_captions_are_written_as_the_conversation_templates_say(name: str) -> None:
-    template, caption = TEMPLATES.get(name), CAPTION_TEMPLATES[name]
-    assert (template.caption_prompt, template.caption_end) == (caption.prompt, caption.end_sym)
-    assert list(TEMPLATES) == sorted(CAPTION_TEMPLATES)
 
 
 def test_template_goes_before_model_type() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.golden_model import build_golden, golden_model, golden_settings
 from video_llama.models.qformer import TemporalQFormer, video_branch
 from video_llama.models.settings import Branch
+from video_llama.models.video_llama import splice
 from video_llama.models.weights.names import original_name, trainable_prefixes
 from video_llama.types import CaptionBatch, ConfigError, InstructionBatch
 
@@ -290,3 +291,43 @@ def test_embed_without_media_is_plain_text() -> None:
     model, ids = golden_model(), torch.tensor([[1, 20, 21]])
     table = model.language_model.get_input_embeddings().weight
     assert torch.equal(model.embed(ids, None), table[ids])
+
+
+MEDIA_ID = 9
+IDS = torch.tensor([[1, MEDIA_ID, MEDIA_ID, 4], [MEDIA_ID, 5, 6, MEDIA_ID]])
+
+
+def test_media_replace_their_placeholders_in_order() -> None:
+    text, media = torch.zeros(2, 4, 3), torch.arange(1.0, 13.0).view(2, 2, 3)
+    result = splice(text, IDS, media, MEDIA_ID)
+    assert torch.equal(result[0, 1:3], media[0])
+    assert torch.equal(result[1, [0, 3]], media[1])
+    assert result[0, [0, 3]].abs().max() == result[1, 1:3].abs().max() == 0
+    assert text.abs().max() == 0
+
+
+def test_gradients_reach_the_media() -> None:
+    media = torch.ones(2, 2, 3, requires_grad=True)
+    splice(torch.zeros(2, 4, 3), IDS, media, MEDIA_ID).sum().backward()
+    assert media.grad is not None
+    assert torch.equal(media.grad, torch.ones(2, 2, 3))
+
+
+def test_media_take_the_precision_of_the_text() -> None:
+    text = torch.zeros(2, 4, 3, dtype=torch.bfloat16)
+    assert splice(text, IDS, torch.ones(2, 2, 3), MEDIA_ID).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_counts_that_differ_are_named(num_tokens: int) -> None:
+    with pytest.raises(ValueError, match=r"row 0 has 2 <ImageHere>.*have") as error:
+        splice(torch.zeros(2, 4, 3), IDS, torch.ones(2, num_tokens, 3), MEDIA_ID)
+    assert f"{num_tokens} tokens" in str(error.value)
+    assert "num_video_query_token" in str(error.value)
+
+
+def test_the_row_that_differs_is_named() -> None:
+    ids = IDS.clone()
+    ids[1, 0] = 0
+    with pytest.raises(ValueError, match="row 1 has 1 <ImageHere> but its media have 2 tokens"):
+        splice(torch.zeros(2, 4, 3), ids, torch.ones(2, 2, 3), MEDIA_ID)

@@ -10,22 +10,17 @@ import pytest
 from transformers import LlamaTokenizer
 
 from tests.reference import GOLDEN, SHARED, needs_shared
-from video_llama.common.io import package_file, resource
-from video_llama.text.templates import (
-    LLAMA_V2,
-    TEMPLATES,
-    VICUNA,
+from video_llama.common.io import package_file
+from video_llama.text.questions import (
     Media,
     Piece,
     Question,
-    Template,
-    Turn,
-    caption_prompts,
     expand_placeholders,
     frames_message,
     image_question,
     media_question,
 )
+from video_llama.text.templates import LLAMA_V2, TEMPLATES, VICUNA, Template, Turn
 from video_llama.text.tokenizer import load_tokenizer
 from video_llama.types import IGNORE_INDEX, IMAGE_PLACEHOLDER, ConfigError
 
@@ -308,38 +303,6 @@ def test_answers_end_at_the_stop_sign_and_lose_role_names() -> None:
     assert VICUNA.clean_answer("Assistant: no ASSISTANT:  yes \n") == "yes"
     assert LLAMA_V2.clean_answer(" # ### bell </s> more") == "# ### bell"
     assert LLAMA_V2.clean_answer("") == ""
-
-
-def test_frames_message_is_that_of_the_original() -> None:
-    assert frames_message(SECONDS) == MESSAGE
-    assert frames_message([0]) == "The video contains 1 frames sampled at 0.0 seconds. "
-
-
-def test_caption_prompts_of_the_original() -> None:
-    lines = resource("prompts/alignment_image.txt").read_text("utf-8").splitlines()
-    prompts = caption_prompts(lines, VICUNA.caption_prompt)
-    assert len(prompts) == 4
-    assert prompts[0] == (
-        "###Human: <Image><ImageHere></Image> Describe this image in detail. ###Assistant: "
-    )
-    assert caption_prompts(lines[:1], LLAMA_V2.caption_prompt) == [
-        "[INST] <<SYS>>\n \n<</SYS>>\n\n"
-        "<Image><ImageHere></Image> Describe this image in detail. [/INST] "
-    ]
-
-
-@pytest.mark.parametrize(
-    ("lines", "frame", "message"),
-    [
-        (["no place"], "{}", "prompt_path: no line"),
-        ([IMAGE_PLACEHOLDER * 2], "{}", "more than one"),
-        ([IMAGE_PLACEHOLDER], "Human:", "prompt_template.*0 times"),
-        ([IMAGE_PLACEHOLDER], "{} {}", "prompt_template.*2 times"),
-    ],
-)
-def test_unusable_caption_prompts(lines: list[str], frame: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        caption_prompts(lines, frame)
 
 
 def test_unknown_template_and_unknown_special_token(tokenizer: LlamaTokenizer) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer gives the ids that the released weights were trained with, and streams text."""
+"""The tokenizer gives the ids that the released weights were trained with."""
 
 from __future__ import annotations
 
@@ -13,74 +13,12 @@ import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import LlamaTokenizer
 
-from tests.reference import GOLDEN, SHARED, needs_shared
-from video_llama.common.io import package_file
-from video_llama.text.tokenizer import (
-    StreamDecoder,
-    encode_pieces,
-    encode_text,
-    load_tokenizer,
-)
+from tests.reference import SHARED, needs_shared
+from tests.text.tokenizers import FOLDERS, SHIPPED, random_texts
+from video_llama.text.tokenizer import encode_pieces, encode_text, load_tokenizer
 from video_llama.types import IMAGE_PLACEHOLDER, ConfigError, WeightsError
 
-SHIPPED = package_file("presets/tiny/llama")
-FOLDERS = {
-    "shipped": SHIPPED,
-    "tiny": GOLDEN / "tiny_tokenizer",
-    "llama": SHARED / "tokenizers" / "llama",
-}
 SPECIALS = ["<unk>", "<s>", "</s>", IMAGE_PLACEHOLDER]
-ALPHABETS = [
-    " ",
-    " a",
-    "ab ",
-    " #",
-    "0 1.",
-    "aeiou ",
-    "\n\t ",
-    "红色铃鼓 的",
-    "é\u3000\xa0 中",
-    "<>/s0xA",
-]
-
-
-@pytest.fixture(scope="module", params=list(FOLDERS))
-def folder(request: pytest.FixtureRequest) -> Path:
-    path: Path = FOLDERS[request.param]
-    if not path.is_dir():
-        pytest.skip(f"the reference folder is not at {SHARED}")
-    return path
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> LlamaTokenizer:
-    return load_tokenizer(folder)
-
-
-def random_texts(count: int) -> list[str]:
-    rng = random.Random(0)
-    words = [
-        "A red",
-        " bell",
-        "\n",
-        "###",
-        "</s>",
-        "<s>",
-        "😀",
-        "👩‍👧",
-        "中文",
-        "<0x0A>",
-        " ",
-        "  ",
-        "12.5",
-    ]
-    plain = ["".join(rng.choices(a, k=rng.randint(0, 60))) for a in ALPHABETS for _ in range(count)]
-    return plain + ["".join(rng.choices(words, k=rng.randint(0, 12))) for _ in range(4 * count)]
-
-
-def stream(tokenizer: LlamaTokenizer, ids: list[int]) -> list[str]:
-    decoder = StreamDecoder(tokenizer)
-    return [*(decoder.push(token_id) for token_id in ids), decoder.finish()]
 
 
 @needs_shared
@@ -170,35 +108,6 @@ def test_tokenizer_survives_pickling(tokenizer: LlamaTokenizer) -> None:
     text = f"  a  bell</s> {IMAGE_PLACEHOLDER} x"
     assert copy(text).input_ids == tokenizer(text).input_ids
     assert copy.image_token_id == tokenizer.image_token_id
-
-
-def test_streamed_text_equals_the_decoded_text(tokenizer: LlamaTokenizer) -> None:
-    for text in random_texts(10):
-        ids = encode_text(tokenizer, text, parse_special=True)
-        assert "".join(stream(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def test_streamed_text_of_any_ids_equals_the_decoded_text(tokenizer: LlamaTokenizer) -> None:
-    rng = random.Random(3)
-    for _ in range(500):
-        ids = rng.choices(range(rng.choice([260, len(tokenizer) + 3])), k=rng.randint(0, 30))
-        assert "".join(stream(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def test_stream_gives_words_at_once_and_never_half_a_character(tokenizer: LlamaTokenizer) -> None:
-    ids = encode_text(tokenizer, "a bell 🔔🥁, a drum", parse_special=False)
-    texts = stream(tokenizer, ids)
-    assert "\ufffd" not in "".join(texts)
-    # Only an id that is a byte piece may leave the reader waiting.
-    assert [id_ for id_, text in zip(ids, texts, strict=False) if not text and id_ >= 259] == []
-
-
-def test_decoder_serves_one_sequence_after_another() -> None:
-    tokenizer = load_tokenizer(SHIPPED)
-    decoder = StreamDecoder(tokenizer)
-    for text in ("a bell\n", " two  spaces", "铃"):
-        ids = encode_text(tokenizer, text, parse_special=False)
-        assert "".join(map(decoder.push, ids)) + decoder.finish() == text
 
 
 def broken_folder(tmp_path: Path, content: bytes | None) -> Path:

@@ -17,9 +17,8 @@ from video_llama.chat.sharing import SharedPace
 from video_llama.models.generation.cache import PrefixCache
 from video_llama.models.generation.generate import Context, GenerationSettings, generate
 from video_llama.models.video_llama import VideoLlama
-from video_llama.text.stream import AnswerStream
+from video_llama.text.stream import AnswerStream, StreamDecoder
 from video_llama.text.templates import Template
-from video_llama.text.tokenizer import StreamDecoder
 from video_llama.types import RequestError
 
 

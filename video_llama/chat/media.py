@@ -31,7 +31,7 @@ from video_llama.processors.settings import (
     VideoEvalSettings,
     VideoSettings,
 )
-from video_llama.text.templates import Media, frames_message
+from video_llama.text.questions import Media, frames_message
 from video_llama.types import ConfigError, RequestError
 
 

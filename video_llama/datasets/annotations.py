@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from video_llama.common.io import atomic_write
-from video_llama.text.encoding import clean_text
+from video_llama.text.tokenizer import clean_text
 from video_llama.types import ConfigError
 
 

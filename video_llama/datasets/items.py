@@ -23,15 +23,15 @@ from video_llama.processors.audio import AudioProcessor
 from video_llama.processors.image import ImageProcessor
 from video_llama.processors.settings import ImageTrainSettings, VideoTrainSettings
 from video_llama.processors.video import VideoProcessor
-from video_llama.text.templates import (
+from video_llama.text.questions import (
     Media,
     Piece,
     Question,
-    Template,
     frames_message,
     image_question,
     media_question,
 )
+from video_llama.text.templates import Template
 from video_llama.types import (
     IGNORE_INDEX,
     BadItem,

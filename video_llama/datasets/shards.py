@@ -33,7 +33,7 @@ from video_llama.datasets.annotations import (
 )
 from video_llama.datasets.records import MAX_LENGTH, Record, file_identity, pack_turns
 from video_llama.datasets.sampling import Integers
-from video_llama.text.encoding import clean_text
+from video_llama.text.tokenizer import clean_text
 from video_llama.types import ConfigError, MediaError
 
 NOT_MEDIA = {"json", "txt"}

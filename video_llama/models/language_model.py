@@ -27,7 +27,8 @@ from video_llama.models.llama_training import allows_packing, packed_hidden_stat
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.models.settings import ModelSettings
 from video_llama.models.weights.checks import RELEASED_SIZES, llama_values
-from video_llama.text.tokenizer import StreamDecoder, encode_text, load_tokenizer
+from video_llama.text.stream import StreamDecoder
+from video_llama.text.tokenizer import encode_text, load_tokenizer
 from video_llama.types import IGNORE_INDEX, ConfigError, WeightsError
 
 CHUNK_BYTES = 1 << 24

@@ -20,7 +20,7 @@ from video_llama.common.checks import (
     divisible,
 )
 from video_llama.common.registry import Registry
-from video_llama.text.templates import CAPTION_TEMPLATES, STAGE_1_END_SYM
+from video_llama.text.templates import STAGE_1_END_SYM, TEMPLATES
 from video_llama.types import ConfigError
 
 Branch = Literal["video", "audio"]
@@ -278,10 +278,10 @@ class ModelSettings:
     def _settle_text(self) -> None:
         if self.template == "auto":
             self.template = "vicuna" if self.model_type == "pretrain_vicuna" else "llama_v2"
-        style = CAPTION_TEMPLATES[self.template]
-        self.prompt_template = self.prompt_template or style.prompt
+        template = TEMPLATES.get(self.template)
+        self.prompt_template = self.prompt_template or template.caption_prompt
         stage_1 = self.trained_branch is not None and not self.prompt_path
-        self.end_sym = self.end_sym or (STAGE_1_END_SYM if stage_1 else style.end_sym)
+        self.end_sym = self.end_sym or (STAGE_1_END_SYM if stage_1 else template.caption_end)
         if self.prompt_template.count("{}") != 1:
             raise ConfigError(
                 f"prompt_template: {self.prompt_template!r} given, text with exactly one {{}} "

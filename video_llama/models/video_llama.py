@@ -30,7 +30,7 @@ from video_llama.models.settings import ModelSettings
 from video_llama.models.vision_encoder import VisionEncoder
 from video_llama.models.weights.names import original_name, trainable_prefixes
 from video_llama.models.weights.report import LoadReport
-from video_llama.text.captions import caption_inputs, splice
+from video_llama.text.captions import caption_inputs
 from video_llama.types import (
     IMAGE_PLACEHOLDER,
     Batch,
@@ -309,6 +309,35 @@ class VideoLlama(nn.Module):
         if self.settings.trained_branch == "audio":
             return self.encode_segments(rearrange(video, "b c t h w -> b t c h w"), "vision")
         return self.encode_frames(video)
+
+
+def splice(embeddings: Tensor, input_ids: Tensor, media: Tensor, media_token_id: int) -> Tensor:
+    """Return embeddings with media tokens in the place of the placeholders.
+
+    Args:
+        embeddings: (B, L, D) of `input_ids`; the values at the placeholders do not matter.
+        input_ids: (B, L).
+        media: (B, N, D) tokens, all N of a row's media in the order of its text.
+        media_token_id: id of `<ImageHere>`.
+
+    Returns:
+        (B, L, D) in the precision of `embeddings`.
+
+    Raises:
+        ValueError: a row does not have exactly N placeholders.
+    """
+    places = input_ids == media_token_id
+    counts = places.sum(dim=1)
+    wrong = (counts != media.shape[1]).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"row {row} has {int(counts[row])} {IMAGE_PLACEHOLDER} but its media have "
+            f"{media.shape[1]} tokens; num_video_query_token (num_audio_query_token for the audio "
+            "branch) of the data set must be that of the model, and no placeholder truncated"
+        )
+    media = media.to(embeddings.device, embeddings.dtype)
+    return embeddings.masked_scatter(places[..., None].to(embeddings.device), media)
 
 
 def _check_dims(media: Tensor, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Token sequences with places for media: building them for captions, and filling them."""
+"""Build the token sequences of caption data: media, prompt, caption and end symbol, with labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def caption_inputs(
     end_sym: str,
     max_txt_len: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids of `BOS [before] media [after] caption end`, one row per caption.
+    """Return token ids of `BOS [before] media [after] caption end`, one row per caption.
 
     Args:
         tokenizer: of the language model, with `<ImageHere>` added.
@@ -38,6 +38,7 @@ def caption_inputs(
     Raises:
         ValueError: the prompt does not have exactly one `<ImageHere>`.
     """
+    # Every row begins in the same way, and nothing of that beginning has a label.
     before, after = _split_prompt(prompt)
     media = [tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)] * num_media_tokens
     wrapped = [
@@ -82,32 +83,3 @@ def _caption_ids(tokenizer: Any, caption: str, end_sym: str, max_txt_len: int) -
     if len(ids) > max_txt_len:
         ids = ids[: max(0, max_txt_len - len(end))] + end
     return ids
-
-
-def splice(embeddings: Tensor, input_ids: Tensor, media: Tensor, media_token_id: int) -> Tensor:
-    """Put media tokens where the placeholders are.
-
-    Args:
-        embeddings: (B, L, D) of `input_ids`; the values at the placeholders do not matter.
-        input_ids: (B, L).
-        media: (B, N, D) tokens, all N of a row's media in the order of its text.
-        media_token_id: id of `<ImageHere>`.
-
-    Returns:
-        (B, L, D) in the precision of `embeddings`.
-
-    Raises:
-        ValueError: a row does not have exactly N placeholders.
-    """
-    places = input_ids == media_token_id
-    counts = places.sum(dim=1)
-    wrong = (counts != media.shape[1]).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(
-            f"row {row} has {int(counts[row])} {IMAGE_PLACEHOLDER} but its media have "
-            f"{media.shape[1]} tokens; num_video_query_token (num_audio_query_token for the audio "
-            "branch) of the data set must be that of the model, and no placeholder truncated"
-        )
-    media = media.to(embeddings.device, embeddings.dtype)
-    return embeddings.masked_scatter(places[..., None].to(embeddings.device), media)

@@ -1,14 +1,17 @@
-"""Questions about media as typed pieces, and the sentences that introduce each kind of medium."""
+"""Compose questions about media from typed pieces: text, placeholders, special tokens.
+
+The sentences that introduce each kind of medium stand here, and nowhere else. Torch-free.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from video_llama.text.encoding import encode_pieces
-from video_llama.types import IMAGE_PLACEHOLDER, ConfigError
+from video_llama.text.tokenizer import encode_pieces
+from video_llama.types import IMAGE_PLACEHOLDER, ConfigError, MediaKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,7 +41,7 @@ class Piece:
 
 
 Question = str | Sequence[Piece]
-"""What is asked: a text in which every `<ImageHere>` is a placeholder, or pieces."""
+"""Pieces, or a text in which every `<ImageHere>` is a placeholder."""
 
 
 @dataclass(frozen=True)
@@ -46,33 +49,28 @@ class Media:
     """A picture, clip or sound in a question.
 
     Attributes:
-        kind: what it is.
         num_tokens: how many token positions it takes.
         message: what is said about it, such as `frames_message`; empty or with a trailing space.
     """
 
-    kind: Literal["image", "video", "audio"]
+    kind: MediaKind
     num_tokens: int
     message: str = ""
 
 
 def frames_message(seconds: Sequence[float]) -> str:
-    """What the model is told about the frames of a clip, with a trailing space.
-
-    Args:
-        seconds: the time of every frame.
-    """
+    """Return the sentence about the times of a clip's frames, in seconds, with a trailing space."""
     times = ", ".join(str(round(float(second), 1)) for second in seconds)
     return f"The video contains {len(seconds)} frames sampled at {times} seconds. "
 
 
 def expand_placeholders(text: str, num_tokens: int) -> str:
-    """The text with every `<ImageHere>` repeated `num_tokens` times."""
+    """Repeat every `<ImageHere>` of a text `num_tokens` times."""
     return text.replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER * num_tokens)
 
 
 def media_question(media: Sequence[Media], question: str) -> list[Piece]:
-    """A question led by media, in their order; the question itself stays plain text.
+    """Lead a question with media, in their order; the question itself stays plain text.
 
     Pictures and clips stand in their marks, as in training. With sound among them, every item gets
     a sentence: the original's prompt for sound and picture, with single spaces and with the message
@@ -97,7 +95,7 @@ def media_question(media: Sequence[Media], question: str) -> list[Piece]:
 
 
 def image_question(question: str, num_tokens: int, *, mark: str = "<image>") -> list[Piece]:
-    """A question of LLaVA's data: every mark in it becomes a picture of `num_tokens` positions."""
+    """Replace every mark in a question of LLaVA's data by a picture of `num_tokens` positions."""
     first, *rest = question.split(mark)
     pieces = [Piece(first)]
     for text in rest:
@@ -106,7 +104,7 @@ def image_question(question: str, num_tokens: int, *, mark: str = "<image>") -> 
 
 
 def caption_prompts(lines: Iterable[str], frame: str) -> list[str]:
-    """The stage-2 caption prompts of the lines of a prompt file.
+    """Return the stage-2 caption prompts of the lines of a prompt file.
 
     Args:
         lines: those with `<ImageHere>` are used.
@@ -132,7 +130,7 @@ def caption_prompts(lines: Iterable[str], frame: str) -> list[str]:
 
 
 def as_pieces(question: Question) -> Sequence[Piece]:
-    """The pieces of a question; in a text every `<ImageHere>` is a placeholder."""
+    """Split a text into pieces, with a placeholder for every `<ImageHere>`; keep given pieces."""
     if not isinstance(question, str):
         return question
     first, *rest = question.split(IMAGE_PLACEHOLDER)
@@ -144,12 +142,12 @@ def as_pieces(question: Question) -> Sequence[Piece]:
 
 
 def render(pieces: Sequence[Piece]) -> str:
-    """The pieces as one text for people to read."""
+    """Join the pieces to one text for people to read."""
     return "".join(piece.text * piece.count for piece in pieces)
 
 
 def encode_all(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    """The ids of every piece. Text between two special tokens is tokenised as a whole."""
+    """Return the ids of every piece; text between two special tokens is tokenised as a whole."""
     groups: list[list[int]] = []
     for special, run in groupby(pieces, key=lambda piece: piece.special):
         if not special:

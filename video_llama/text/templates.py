@@ -1,6 +1,6 @@
-"""How caption data is written for each conversation format. Torch-free.
+"""Write conversations and captions as each family of language models was trained to read them.
 
-Conversations as token ids: the only place that knows how the language models are prompted.
+The only place that knows how the language models are prompted. Torch-free.
 
 A conversation is a list of typed pieces: text, media placeholders, special tokens. What a user or a
 data set wrote only ever becomes text, so nothing in it can act as a mark. Training text, loss mask
@@ -14,61 +14,27 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from video_llama.common.registry import Registry
-from video_llama.text.encoding import clean_text, encode_pieces
 from video_llama.text.questions import (
     Media,
     Piece,
     Question,
     as_pieces,
-    caption_prompts,
     encode_all,
-    expand_placeholders,
-    frames_message,
-    image_question,
     media_question,
     render,
 )
+from video_llama.text.tokenizer import clean_text, encode_pieces
 from video_llama.types import IGNORE_INDEX, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-class CaptionTemplate(NamedTuple):
-    """How caption data of stage 2 is written for one kind of LLM (MiniGPT-4's format)."""
-
-    prompt: str
-    """Text around the prompt, which replaces `{}`."""
-    end_sym: str
-    """What ends the caption."""
-
-
-CAPTION_TEMPLATES = {
-    "vicuna": CaptionTemplate("###Human: {} ###Assistant: ", "###"),
-    "llama_v2": CaptionTemplate("[INST] <<SYS>>\n \n<</SYS>>\n\n{} [/INST] ", "</s>"),
-}
 STAGE_1_END_SYM = "\n"
-
-
-__all__ = [
-    "LLAMA_V2",
-    "TEMPLATES",
-    "VICUNA",
-    "Encoded",
-    "Media",
-    "Piece",
-    "Question",
-    "Template",
-    "Turn",
-    "caption_prompts",
-    "expand_placeholders",
-    "frames_message",
-    "image_question",
-    "media_question",
-]
+"""What ends a caption of stage 1, in every family."""
 
 MAX_LENGTH = 512
 """Longest training conversation of the original, in tokens."""
@@ -107,8 +73,8 @@ class Template:
         default_system: the system text that it was trained with.
         opening: before the first question; `{system}` stands for the system text.
         reopening: before every later question.
-        ask: between question and answer.
-        close: after an answer, which itself is always led by a space.
+        before_answer: between question and answer.
+        after_answer: after an answer, which itself is always led by a space.
         end: after the last answer.
         marks: regular expression for the places where a space breaks a mark that is plain text.
         stop_texts: texts that end an answer.
@@ -120,8 +86,8 @@ class Template:
     default_system: str
     opening: tuple[Piece, ...]
     reopening: tuple[Piece, ...]
-    ask: tuple[Piece, ...]
-    close: tuple[Piece, ...]
+    before_answer: tuple[Piece, ...]
+    after_answer: tuple[Piece, ...]
     end: tuple[Piece, ...]
     marks: str
     stop_texts: tuple[str, ...]
@@ -136,7 +102,7 @@ class Template:
         *,
         system: str | None = None,
     ) -> Encoded:
-        """A training conversation: text, ids and labels in one pass.
+        """Encode a training conversation: text, ids and labels in one pass.
 
         A conversation that is too long loses its last turns; where a question still leaves room,
         the tail of its answer is cut instead (and with it the end mark, so that stopping in
@@ -145,7 +111,7 @@ class Template:
         Args:
             turns: questions and answers, at least one.
             tokenizer: made by `load_tokenizer`.
-            max_length: most tokens.
+            max_length: in tokens, BOS included.
             system: system text; None is the one of the original's training.
 
         Raises:
@@ -155,9 +121,11 @@ class Template:
         if not turns:
             raise ValueError("a training conversation needs at least one question and answer")
         pieces, groups, starts = self._encode_turns(turns, tokenizer, system)
+        # A turn is of use while at least one token of its answer is left.
         kept = sum(start < max_length for start in starts)
         if kept < len(turns):
             self._check_fit(turns, starts, kept, max_length)
+            # Anew and not cut: the last answer that stays gets the end of a conversation.
             pieces, groups, _ = self._encode_turns(turns[:kept], tokenizer, system)
         ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
         for piece, group in zip(pieces, groups, strict=True):
@@ -172,7 +140,7 @@ class Template:
         *,
         system: str | None = None,
     ) -> list[int]:
-        """The prompt of a chat whose last question is open, BOS first.
+        """Return the prompt of a chat whose last question is open, BOS first.
 
         Media become runs of the placeholder id, in the order in which they are listed. The ids of a
         later turn begin with all the ids of an earlier one, so that a key-value cache stays valid.
@@ -189,11 +157,12 @@ class Template:
         return [tokenizer.bos_token_id, *chain.from_iterable(groups)]
 
     def chat_text(self, turns: Sequence[Turn], *, system: str | None = None) -> str:
-        """The text of `chat_ids`, for people to read."""
+        """Return the text of `chat_ids`, for people to read."""
         return render(self._chat_pieces(turns, system))
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-        """Id sequences that end an answer, in every form that a stop text takes within a text."""
+        """Return the id sequences that end an answer, in every form that a stop text takes."""
+        # A stop text has other ids at the start of a text, after a line break and after a word.
         found = [[tokenizer.eos_token_id]]
         for text in self.stop_texts:
             if text in tokenizer.all_special_tokens:
@@ -202,7 +171,7 @@ class Template:
         return [ids for index, ids in enumerate(found) if ids not in found[:index]]
 
     def clean_answer(self, text: str) -> str:
-        """An answer as the user sees it: up to the stop mark, without a role name, stripped."""
+        """Cut an answer at the stop mark, drop a role name and strip it, as the user sees it."""
         for stop in self.stop_texts:
             text = text.split(stop, 1)[0]
         return re.split("Assistant:|ASSISTANT:", text)[-1].strip()
@@ -213,7 +182,7 @@ class Template:
         tokenizer: PreTrainedTokenizerFast,
         system: str | None,
     ) -> tuple[list[Piece], list[list[int]], list[int]]:
-        """Pieces, their ids, and the position at which each answer starts."""
+        """Return the pieces, their ids, and the position at which each answer starts."""
         pieces: list[Piece] = []
         answers: list[int] = []
         for question, answer in turns:
@@ -228,7 +197,7 @@ class Template:
     def _check_fit(
         self, turns: Sequence[tuple[Question, str]], starts: list[int], kept: int, max_length: int
     ) -> None:
-        """Whether the turns after the first `kept` may go."""
+        """Refuse to drop the first question, or a question with media, to fit `max_length`."""
         with_media = [
             index
             for index, (question, _) in enumerate(turns)
@@ -259,17 +228,17 @@ class Template:
             Piece(piece.text.replace("{system}", wrapped), piece.supervised, piece.special)
             for piece in (self.opening if first else self.reopening)
         ]
-        asked = [
+        plain = [
             piece if piece.special else Piece(self._plain(piece.text))
             for piece in as_pieces(question)
         ]
-        return [*before, *asked, *self.ask]
+        return [*before, *plain, *self.before_answer]
 
     def _answer(self, answer: str) -> list[Piece]:
-        return [Piece(f" {self._plain(answer)}", supervised=True), *self.close]
+        return [Piece(f" {self._plain(answer)}", supervised=True), *self.after_answer]
 
     def _plain(self, text: str) -> str:
-        """The text with marks of the template broken: a typed `###` is no end of a turn."""
+        """Break the marks of the template in a text: a typed `###` must not end a turn."""
         return re.sub(self.marks, " ", clean_text(text))
 
 
@@ -281,8 +250,8 @@ VICUNA = Template(
     # The first two signs of a human turn are what the model has to say in order to stop.
     opening=(Piece("{system}\n\n"), Piece("###", supervised=True), Piece("Human: ")),
     reopening=(Piece("###", supervised=True), Piece("Human: ")),
-    ask=(Piece("\n"), Piece("###Assistant:", supervised=True)),
-    close=(Piece("\n", supervised=True),),
+    before_answer=(Piece("\n"), Piece("###Assistant:", supervised=True)),
+    after_answer=(Piece("\n", supervised=True),),
     end=(Piece("###", supervised=True),),
     marks="(?<=##)(?=#)|(?<=#)(?=##)",
     stop_texts=("###", "</s>"),
@@ -295,8 +264,8 @@ LLAMA_V2 = Template(
     default_system=" ",
     opening=(Piece("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n"),),
     reopening=(Piece("<s>", special=True), Piece("[INST] ")),
-    ask=(Piece(" [/INST]"),),
-    close=(Piece(" ", supervised=True), Piece("</s>", supervised=True, special=True)),
+    before_answer=(Piece(" [/INST]"),),
+    after_answer=(Piece(" ", supervised=True), Piece("</s>", supervised=True, special=True)),
     end=(),
     marks=(
         r"(?<=\[)(?=/?INST\])|(?<=\[INST)(?=\])|(?<=\[/INST)(?=\])"

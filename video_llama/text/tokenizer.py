@@ -1,19 +1,22 @@
-"""The LLaMA tokenizer with the ids that the released weights were trained with."""
+"""Load the LLaMA tokenizer with the ids that the released weights were trained with, and use it.
+
+Models tokenise captions with these functions, data sets conversations, the chat its prompts: all
+get the same ids. Importing this module is quick; transformers and sentencepiece are imported when
+a tokenizer is loaded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sentencepiece import SentencePieceProcessor
-from tokenizers.normalizers import Prepend, Replace
-from tokenizers.normalizers import Sequence as NormalizerSequence
-from transformers import LlamaTokenizer
-from transformers.tokenization_utils_base import generate_merges
-
-from video_llama.text.encoding import encode_pieces, encode_text
 from video_llama.types import IMAGE_PLACEHOLDER, ConfigError, WeightsError
 
-__all__ = ["StreamDecoder", "encode_pieces", "encode_text", "load_tokenizer"]
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+    from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 TOKENIZER_FILE = "tokenizer.model"
 SPECIAL_PIECES = ["<unk>", "<s>", "</s>"]
@@ -25,7 +28,7 @@ PROBE = "A bell, then  a bird: 12.5\n#1 \u00e9 \u4e2d\U0001f600 "
 
 
 def load_tokenizer(folder: str | Path) -> LlamaTokenizer:
-    """The tokenizer of a LLaMA folder, with `<ImageHere>` added as a special token.
+    """Load the tokenizer of a LLaMA folder, with `<ImageHere>` added as a special token.
 
     Gives the ids of the sentencepiece tokenizer of transformers 4.28, which trained the released
     weights: text is split at special tokens, every part gets its own leading word start, and
@@ -43,8 +46,13 @@ def load_tokenizer(folder: str | Path) -> LlamaTokenizer:
         ConfigError: there is no such folder or no `tokenizer.model` in it.
         WeightsError: the file is not a LLaMA tokenizer: damaged, a Git-LFS pointer, another kind.
     """
-    path = _find(Path(folder))
-    processor = _read(path)
+    from tokenizers.normalizers import Prepend, Replace
+    from tokenizers.normalizers import Sequence as NormalizerSequence
+    from transformers import LlamaTokenizer
+    from transformers.tokenization_utils_base import generate_merges
+
+    path = _find_model(Path(folder))
+    processor = _read_model(path)
     size = processor.vocab_size()
     vocab = {processor.id_to_piece(index): index for index in range(size)}
     scores = {piece: processor.get_score(index) for piece, index in vocab.items()}
@@ -57,6 +65,8 @@ def load_tokenizer(folder: str | Path) -> LlamaTokenizer:
         padding_side="right",
         extra_special_tokens={"image_token": IMAGE_PLACEHOLDER},
     )
+    # The word start goes before every stretch of text, also after a special token, and no space is
+    # dropped: the legacy behaviour, which the class itself no longer offers.
     backend = tokenizer.backend_tokenizer
     backend.normalizer = NormalizerSequence([Prepend(WORD_START), Replace(" ", WORD_START)])
     backend.pre_tokenizer = None
@@ -75,7 +85,7 @@ def _is_plain(processor: SentencePieceProcessor, index: int) -> bool:
     return not (special or processor.is_byte(index))
 
 
-def _find(folder: Path) -> Path:
+def _find_model(folder: Path) -> Path:
     advice = f"give the folder of a LLaMA, which holds {TOKENIZER_FILE}"
     if folder.is_file():
         raise ConfigError(f"model.llama_model: {folder} is a file; {advice}")
@@ -87,7 +97,9 @@ def _find(folder: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> SentencePieceProcessor:
+def _read_model(path: Path) -> SentencePieceProcessor:
+    from sentencepiece import SentencePieceProcessor
+
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -97,6 +109,7 @@ def _read(path: Path) -> SentencePieceProcessor:
             f"{path}: is a Git-LFS pointer of {len(data)} bytes, not the tokenizer; "
             "run `git lfs pull` in its folder or download the file itself"
         )
+    # sentencepiece takes an empty model without complaint.
     if not data:
         raise _damaged(path, data, "the file is empty")
     try:
@@ -117,59 +130,55 @@ def _damaged(path: Path, data: bytes, reason: str) -> WeightsError:
     )
 
 
-class StreamDecoder:
-    """Token ids to text, one by one, in time linear in their number.
+def clean_text(text: str) -> str:
+    """Replace every lone surrogate, which no UTF-8 can hold, by U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
-    The returned texts joined are `tokenizer.decode(ids, skip_special_tokens=True)`, spaces
-    included. Nothing is given out that a later id could change: a run of byte pieces (a character
-    that the vocabulary lacks, a newline) waits for the first id after it.
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str, *, parse_special: bool) -> list[int]:
+    """Return the token ids of a text, without BOS.
 
     Args:
         tokenizer: made by `load_tokenizer`.
+        text: any text: empty, with NUL, with lone surrogates (they become U+FFFD).
+        parse_special: whether `</s>`, `<ImageHere>` and the like become their special token, as is
+            right for templates; False, for whatever a user wrote, keeps them as plain text.
     """
-
-    def __init__(self, tokenizer: LlamaTokenizer) -> None:
-        self._backend = tokenizer.backend_tokenizer
-        self._special = set(tokenizer.all_special_ids)
-        self._bytes = bytearray()
-        self._started = False
-
-    def push(self, token_id: int) -> str:
-        """The text that this id makes certain; often empty inside a run of byte pieces."""
-        piece = self._backend.id_to_token(token_id)
-        if piece is None or token_id in self._special:
-            return ""
-        byte = _byte_of(piece)
-        if byte is not None:
-            self._bytes.append(byte)
-            return ""
-        return self._give(self._flush() + piece.replace(WORD_START, " "))
-
-    def finish(self) -> str:
-        """The text that was still waiting; the decoder is ready for another sequence."""
-        text = self._give(self._flush())
-        self._started = False
-        return text
-
-    def _flush(self) -> str:
-        data = bytes(self._bytes)
-        self._bytes.clear()
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            # As the tokenizer's own decoder has it: a run with an error is lost as a whole.
-            return "\ufffd" * len(data)
-
-    def _give(self, text: str) -> str:
-        # The space that every text gets before its first word is not part of it.
-        if text and not self._started:
-            self._started = True
-            return text.removeprefix(" ")
-        return text
+    if not parse_special:
+        return encode_pieces(tokenizer, [text])[0]
+    ids: list[int] = tokenizer.backend_tokenizer.encode(
+        clean_text(text), add_special_tokens=False
+    ).ids
+    return ids
 
 
-def _byte_of(piece: str) -> int | None:
-    """The value of a byte piece such as `<0x0A>`, None for every other piece."""
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return int(piece[3:5], 16)
-    return None
+def encode_pieces(tokenizer: PreTrainedTokenizerFast, pieces: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of the joined pieces, divided among them; special tokens stay text.
+
+    The ids are those of the whole text in one call, so that pieces do not change the tokens. A
+    token that reaches over a border belongs to the piece that holds its last byte.
+
+    Args:
+        tokenizer: made by `load_tokenizer`.
+        pieces: consecutive parts of one text.
+
+    Returns:
+        One list of ids per piece, empty for a piece that is empty or was swallowed by the next.
+    """
+    cleaned = [clean_text(piece) for piece in pieces]
+    groups: list[list[int]] = [[] for _ in cleaned]
+    model, normalizer = tokenizer.backend_tokenizer.model, tokenizer.backend_tokenizer.normalizer
+    # Offsets count bytes of the normalised text: a prefix, once, and every piece in its new size.
+    prefix = len(normalizer.normalize_str("x").encode()) - 1
+    sizes = [len(normalizer.normalize_str("x" + piece).encode()) - prefix - 1 for piece in cleaned]
+    ends = list(accumulate(sizes, initial=prefix))[1:]
+    index = 0
+    # The BPE model alone knows no special tokens, and using it changes no state of the tokenizer,
+    # which several threads may share.
+    for token in model.tokenize(normalizer.normalize_str("".join(cleaned))):
+        while token.offsets[1] > ends[index]:
+            index += 1
+        groups[index].append(token.id)
+    return groups

@@ -23,7 +23,8 @@ from video_llama.apps.evaluate.questions import (
 from video_llama.apps.evaluate.scores import ScoredAnswer
 from video_llama.chat.media import MediaEncoder, MediaItem
 from video_llama.models.video_llama import VideoLlama
-from video_llama.text.templates import TEMPLATES, Media, Turn
+from video_llama.text.questions import Media
+from video_llama.text.templates import TEMPLATES, Turn
 
 __all__ = ["CONDITIONS", "Clip", "ClipQuestion", "Condition", "Examiner", "Part", "read_questions"]
 
