@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 
@@ -17,7 +19,7 @@ GRACE = 1.0
 
 MAX_FILE_MB = 2.0
 
-NO_EARS = (
+NO_AUDIO_BRANCH = (
     "model.equip_audio_branch=false",
     "model.imagebind_ckpt_path=null",
     "model.ckpt_2=null",
@@ -50,3 +52,16 @@ def fill_queue(url: str) -> list[str]:
         if httpx.post(f"{url}gradio_api/call/ask", json=body).status_code == 503:
             return visitors
     raise AssertionError("the queue takes everybody")
+
+
+def call(page: Page, endpoint: str, *data: Any, session: str = "s") -> httpx.Response:
+    body = {"data": list(data), "session_hash": session}
+    return httpx.post(f"{page.url}gradio_api/call/{endpoint}", json=body)
+
+
+def result(page: Page, endpoint: str, *data: Any, session: str = "s") -> tuple[str, Any]:
+    """The last event of a call, and what came with it."""
+    event = call(page, endpoint, *data, session=session).raise_for_status().json()["event_id"]
+    url = f"{page.url}gradio_api/call/{endpoint}/{event}"
+    lines = httpx.get(url, timeout=100).text.strip().splitlines()
+    return lines[-2].removeprefix("event: "), json.loads(lines[-1].removeprefix("data: "))

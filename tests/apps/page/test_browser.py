@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.apps.page.browser import Visitor, chromium
-from tests.apps.page.served import NO_EARS, fill_queue, served
+from tests.apps.page.served import NO_AUDIO_BRANCH, fill_queue, served
 from tests.media import corrupt, write_video
 from tests.tiny_chat import media_files
 
@@ -284,7 +284,7 @@ def test_title_limits_terms_and_citation_are_there(visitor: Visitor) -> None:
 
 
 def test_a_model_without_ears_shows_no_audio_switch(visit: Visit) -> None:
-    with served(*NO_EARS) as page:
+    with served(*NO_AUDIO_BRANCH) as page:
         visitor = visit(url=page.url)
         assert visitor.page.get_by_role("tab", name="Picture").is_visible()
         assert visitor.page.locator("#audio:visible").count() == 0

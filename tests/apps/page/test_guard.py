@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
 
-from video_llama.apps.page.guard import BUSY, MAX_BODY_BYTES, Guard
+from video_llama.apps.page.guard import BUSY, MAX_BODY_BYTES, AllowedHosts, Guard
 from video_llama.apps.page.options import ServerOptions
 from video_llama.apps.page.uploads import Uploads
 
@@ -24,6 +25,7 @@ class Server:
         self.status = status
         self.guard = Guard(
             self.answer,
+            hosts=AllowedHosts("127.0.0.1", ["chat.example.org"]),
             holds=Uploads(folder, ServerOptions()).holds,
             refusal=lambda address, size: None if size != 8 else (429, f"{address}: {size}"),
             arrive=lambda visitor: self.visits.append(f"+{visitor}"),
@@ -37,7 +39,14 @@ class Server:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    def ask(self, path: str, *bodies: bytes, root: str = "") -> tuple[int, dict[str, str], bytes]:
+    def ask(
+        self,
+        path: str,
+        *bodies: bytes,
+        root: str = "",
+        hosts: Sequence[str] = ("127.0.0.1:7860",),
+        origin: str | None = None,
+    ) -> tuple[int, dict[str, str], bytes]:
         parts = [{"body": body, "more_body": True} for body in bodies[:-1]]
         parts.append({"body": bodies[-1] if bodies else b"", "more_body": False})
         sent: list[Any] = []
@@ -51,10 +60,12 @@ class Server:
         method = "POST" if bodies else "GET"
         length = str(sum(map(len, bodies))).encode()
         scope = {"type": "http", "method": method, "path": root + path, "root_path": root}
-        scope |= {"client": ("1.2.3.4", 5), "headers": [(b"content-length", length)]}
+        headers = [(b"content-length", length), *((b"host", host.encode()) for host in hosts)]
+        headers += [] if origin is None else [(b"origin", origin.encode())]
+        scope |= {"client": ("1.2.3.4", 5), "headers": headers}
         asyncio.run(self.guard(scope, receive, send))
-        headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return sent[0]["status"], headers, b"".join(m["body"] for m in sent[1:])
+        answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], answered, b"".join(m["body"] for m in sent[1:])
 
 
 @pytest.fixture
@@ -149,7 +160,7 @@ def test_an_upload_that_breaks_off_is_nothing_to_report(
 
     monkeypatch.setattr(server.guard, "_app", broken)
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
-    scope |= {"headers": [(b"content-length", b"2")]}
+    scope |= {"headers": [(b"content-length", b"2"), (b"host", b"localhost")]}
     asyncio.run(server.guard(scope, broken, broken))
 
 
@@ -224,3 +235,129 @@ def test_a_full_queue_is_said_in_plain_words(tmp_path: Path) -> None:
 def test_a_heartbeat_tells_who_comes_and_goes(server: Server) -> None:
     server.ask("/gradio_api/heartbeat/abc")
     assert server.visits == ["+abc", "-abc"]
+
+
+OWN = [
+    "localhost",
+    "localhost:7860",
+    "LocalHost:80",
+    "localhost.",
+    "localhost:",
+    "127.0.0.1",
+    "127.0.0.1:7860",
+    "127.1.2.3:1",
+    "[::1]",
+    "[::1]:7860",
+    "[0:0:0:0:0:0:0:1]:7860",
+    "chat.example.org",
+    "Chat.Example.Org.:443",
+]
+
+FOREIGN = [
+    "attacker.example",
+    "attacker.example:7860",
+    "127.0.0.1.attacker.example",
+    "localhost.attacker.example",
+    "attacker.example.",
+    "attacker.localhost",
+    "other.example.org",
+    "example.org",
+    "128.0.0.1",
+    "192.168.1.5:7860",
+    "0.0.0.0:7860",
+    "[::2]:7860",
+    "[fe80::1]",
+    "::1",
+    "[127.0.0.1]",
+    "[::1",
+    "localhost:7860:1",
+    "localhost:x",
+    "localhost@attacker.example",
+    "attacker.example#localhost",
+    "localhost, attacker.example",
+    "127.0.0.1 .attacker.example",
+    "2130706433",
+    "0x7f.1",
+    "",
+    ".",
+    ":7860",
+    "caf\u00e9.example",
+]
+
+
+@pytest.mark.parametrize("host", OWN)
+def test_the_page_is_opened_under_its_own_names(server: Server, host: str) -> None:
+    assert server.ask("/", hosts=[host])[0] == 200
+    assert server.ask("/gradio_api/queue/join", b"{}", origin=f"https://{host}")[0] == 200
+    assert server.ask("/config", root="/behind/a/proxy", hosts=[host])[0] == 200
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_a_foreign_name_is_refused_everywhere(server: Server, host: str) -> None:
+    for path in ("/", "/config", "/gradio_api/queue/data", "/gradio_api/heartbeat/abc", "/nowhere"):
+        status, headers, body = server.ask(path, hosts=[host])
+        assert status == 421
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "--allow-host" in json.loads(body)["detail"]
+        assert b"\n" not in body
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/login"):
+        assert server.ask(path, b"{}", hosts=[host])[0] == 421
+        status, _, body = server.ask(path, b"{}", origin=f"http://{host}")
+        assert (status, json.loads(body)["detail"].startswith("Origin: ")) == (403, True)
+    assert server.seen == server.visits == []
+
+
+@pytest.mark.parametrize(
+    "hosts", [[], ["localhost", "attacker.example"], ["attacker.example", "localhost"]]
+)
+def test_exactly_one_host_is_expected(server: Server, hosts: list[str]) -> None:
+    assert server.ask("/", hosts=hosts)[0] == 421
+
+
+def test_a_page_without_an_origin_is_foreign(server: Server) -> None:
+    for origin in ("null", "", "file://", "localhost:7860"):
+        assert server.ask("/gradio_api/queue/join", b"{}", origin=origin)[0] == 403
+    assert server.ask("/gradio_api/heartbeat/abc", origin="http://attacker.example")[0] == 403
+    assert server.visits == []
+
+
+@pytest.mark.parametrize(
+    ("server_name", "inside", "outside"),
+    [
+        ("0.0.0.0", ["192.168.1.5:7860", "[fe80::1]:7860", "0.0.0.0", "localhost"], ["box.lan"]),
+        ("::", ["192.168.1.5:7860", "[2001:db8::1]"], ["box.lan"]),
+        ("192.168.1.5", ["192.168.1.5:7860", "localhost"], ["192.168.1.6", "0.0.0.0"]),
+        ("[2001:db8::1]", ["[2001:DB8:0::1]:7860"], ["[2001:db8::2]"]),
+        ("Box.lan", ["box.lan:7860", "BOX.LAN."], ["lan", "x.box.lan"]),
+    ],
+)
+def test_the_address_of_the_server_is_its_name(
+    server_name: str, inside: list[str], outside: list[str]
+) -> None:
+    hosts = AllowedHosts(server_name)
+    assert [host for host in inside if host not in hosts] == []
+    assert [host for host in outside if host in hosts] == []
+
+
+def test_a_public_address_is_added_when_it_is_known() -> None:
+    hosts = AllowedHosts("127.0.0.1")
+    assert "0123abcd.gradio.live" not in hosts
+    hosts.add("https://0123abcd.gradio.live")
+    assert "0123abcd.gradio.live" in hosts
+    assert "gradio.live" not in hosts
+
+
+def test_a_websocket_is_closed_unopened(server: Server) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    for host in (b"localhost", b"attacker.example"):
+        scope = {"type": "websocket", "path": "/queue/join", "headers": [(b"host", host)]}
+        asyncio.run(server.guard(scope, receive, send))
+    assert sent == ["websocket.close"] * 2
+    assert server.seen == []

@@ -24,9 +24,11 @@ def test_nobody_else_is_let_in_by_default() -> None:
 
 def test_every_option_arrives() -> None:
     words = "--share --server-name 0.0.0.0 --port 7777 --auth me:pa:ss --max-file-mb 5 "
+    words += "--allow-host a.example --allow-host 10.0.0.7 "
     words += "--max-upload-gb 3 --max-minutes 2 --max-queue 3 --concurrency 2"
     assert _server_options(parse(["demo", *words.split()])) == ServerOptions(
         server_name="0.0.0.0",
+        allow_host=("a.example", "10.0.0.7"),
         port=7777,
         share=True,
         auth=("me", "pa:ss"),
@@ -42,6 +44,12 @@ def test_every_option_arrives() -> None:
 def test_half_a_login_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="USER:PASSWORD expected"):
         parse_auth(text)
+
+
+@pytest.mark.parametrize("name", ["", "http://a.example", "a b", "*.example", "a:b", "/"])
+def test_a_host_that_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"--allow-host: .* expected, such as"):
+        ServerOptions(allow_host=("localhost", name))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,15 @@ def test_help_comes_without_torch_and_gradio(program: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", *program, "--help"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0
-    for flag in ("--share", "--server-name", "--port", "--auth", "--max-file-mb", "--max-queue"):
+    for flag in (
+        "--share",
+        "--server-name",
+        "--allow-host",
+        "--port",
+        "--auth",
+        "--max-file-mb",
+        "--max-queue",
+    ):
         assert flag in result.stdout
     imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
     assert not imported & {"torch", "gradio"}

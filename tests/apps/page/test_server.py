@@ -1,20 +1,18 @@
-"""The page as a server and as an API: what it gives, and what it keeps to itself."""
+"""The page as a server: what it gives, and what it keeps to itself."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.apps.page.served import GRACE, NO_EARS, fill_queue, served
+from tests.apps.page.served import GRACE, NO_AUDIO_BRANCH, call, fill_queue, result, served
 from tests.reference import ROOT
 from tests.tiny_chat import media_files
 
@@ -27,20 +25,12 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from video_llama.apps.page.server import Page  # noqa: E402
 
 SHORT = {"temperature": 0.0, "max_new_tokens": 6}
-LONG = {"temperature": 1.0, "seed": 1, "min_new_tokens": 1500, "max_new_tokens": 1500}
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     with served() as page:
         yield page
-
-
-@pytest.fixture
-def client(page: Page) -> Iterator[Client]:
-    client = Client(page.url, verbose=False)
-    yield client
-    client.close()
 
 
 def upload(page: Page, path: Path) -> str:
@@ -50,106 +40,11 @@ def upload(page: Page, path: Path) -> str:
     return stored
 
 
-def call(page: Page, endpoint: str, *data: Any, session: str = "s") -> httpx.Response:
-    body = {"data": list(data), "session_hash": session}
-    return httpx.post(f"{page.url}gradio_api/call/{endpoint}", json=body)
-
-
-def result(page: Page, endpoint: str, *data: Any, session: str = "s") -> tuple[str, Any]:
-    """The last event of a call, and what came with it."""
-    event = call(page, endpoint, *data, session=session).raise_for_status().json()["event_id"]
-    url = f"{page.url}gradio_api/call/{endpoint}/{event}"
-    lines = httpx.get(url, timeout=100).text.strip().splitlines()
-    return lines[-2].removeprefix("event: "), json.loads(lines[-1].removeprefix("data: "))
-
-
-def test_a_conversation_through_the_client(client: Client) -> None:
-    clip = client.predict(handle_file(media_files()["talkie"]), True, api_name="/add_media")
-    assert (clip["kind"], clip["has_sound"], clip["sound_used"]) == ("video", True, True)
-    assert len(clip["frame_seconds"]) == len(clip["sound_seconds"]) == 8
-    answer = client.predict("What?", **SHORT, api_name="/ask")
-    silent = client.predict(handle_file(media_files()["silent"]), True, api_name="/add_media")
-    assert "has no sound track" in silent["notice"]
-    client.predict("And?", **SHORT, api_name="/ask")
-    history = client.predict(api_name="/history")
-    assert [turn["question"] for turn in history] == ["What?", "And?"]
-    assert history[0]["answer"] == answer.strip()
-    report = client.predict(api_name="/report")
-    assert 1 <= report["num_tokens"] <= 6
-    assert report["num_reused_tokens"] > 0
-    assert set(report["seconds"]) >= {"first_token", "generate"}
-    assert [item["name"] for item in client.predict(api_name="/media")] == [
-        "talkie.mp4",
-        "silent.mp4",
-    ]
-    switched = client.predict(False, api_name="/set_audio")
-    assert [item["sound_used"] for item in switched] == [False, False]
-    again = client.predict(temperature=1.0, max_new_tokens=6, seed=3, api_name="/regenerate")
-    assert client.predict(api_name="/history")[1]["answer"] == again.strip()
-    assert client.predict(api_name="/undo") == "And?"
-    assert len(client.predict(api_name="/history")) == 1
-    client.predict(api_name="/restart")
-    assert client.predict(api_name="/media") == client.predict(api_name="/history") == []
-
-
-def test_answers_are_streamed_and_stopped(client: Client) -> None:
-    job = client.submit("Tell me all.", **LONG, api_name="/ask")
-    pieces = iter(job)
-    first, second = next(pieces), next(pieces)
-    assert second.startswith(first)
-    assert client.predict(api_name="/stop") == "stopped"
-    job.result(timeout=100)
-    report = client.predict(api_name="/report")
-    assert report["stopped"]
-    assert report["num_tokens"] < LONG["max_new_tokens"]
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "arguments", "said"),
-    [
-        ("/ask", ["  "], "the question is empty"),
-        ("/ask", ["What?", 1e9], "temperature: 1000000000.0 given"),
-        ("/regenerate", [], "nothing has been asked yet"),
-        ("/undo", [], "nothing has been asked yet"),
-    ],
-)
-def test_errors_reach_the_client(
-    client: Client, endpoint: str, arguments: list[Any], said: str
-) -> None:
-    with pytest.raises(AppError, match=said):
-        client.predict(*arguments, api_name=endpoint)
-
-
-def test_a_bad_file_reaches_the_client_without_its_place(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "notes.mp4").write_text("no clip")
-    with pytest.raises(AppError) as refused:
-        client.predict(handle_file(tmp_path / "notes.mp4"), True, api_name="/add_media")
-    assert str(refused.value).startswith("notes.mp4: it is not a media file")
-
-
 def test_a_large_file_is_not_taken(page: Page, tmp_path: Path) -> None:
     (tmp_path / "large.mp4").write_bytes(bytes(2_500_000))
     with (tmp_path / "large.mp4").open("rb") as file:
         response = httpx.post(f"{page.url}gradio_api/upload", files={"files": file})
     assert response.status_code == 413
-
-
-def test_two_clients_do_not_mix(page: Page) -> None:
-    clients = [Client(page.url, verbose=False) for _ in range(2)]
-    names = ["wav", "picture"]
-    jobs = []
-    for client, name in zip(clients, names, strict=True):
-        client.predict(handle_file(media_files()[name]), True, api_name="/add_media")
-        jobs.append(client.submit(f"What of {name}?", **SHORT, api_name="/ask"))
-    for job in jobs:
-        job.result(timeout=100)
-    for client, name in zip(clients, names, strict=True):
-        (turn,) = client.predict(api_name="/history")
-        assert turn["question"] == f"What of {name}?"
-        assert [item["kind"] for item in client.predict(api_name="/media")] == [
-            {"wav": "audio", "picture": "image"}[name]
-        ]
-        client.close()
 
 
 def test_a_client_that_leaves_is_freed(page: Page) -> None:
@@ -210,18 +105,6 @@ def test_no_event_reads_a_file_that_was_not_uploaded(page: Page, path: str) -> N
     assert "was not uploaded" in str(told)
 
 
-def test_wrong_types_are_errors_and_not_crashes(page: Page) -> None:
-    for data in ([None], [7], [{"a": 1}], [["x"]], ["What?", "hot"], ["What?", None], []):
-        assert result(page, "ask", *data)[0] == "error"
-    for data in ([None, True], [7, True], [{}, True], [[], True]):
-        assert result(page, "add_media", *data)[0] == "error"
-    for flag in ("false", 0, None, {}):
-        kind, told = result(page, "set_audio", flag)
-        assert kind == "error"
-        assert "true or false expected" in str(told)
-    assert result(page, "ask", "What?", 0.0, 1, 0.9, 1.0, 1.0, 1, 4, None)[0] == "complete"
-
-
 def test_an_upload_cannot_choose_its_place(page: Page) -> None:
     for name in ("../../evil.png", "/tmp/evil.png", "..", "a/../../b.png"):
         files = {"files": (name, b"x")}
@@ -264,7 +147,7 @@ def test_who_comes_when_the_queue_is_full_is_told_so_and_may_come_again() -> Non
 
 
 def test_without_an_audio_branch_there_is_nothing_about_sound() -> None:
-    with served(*NO_EARS) as page:
+    with served(*NO_AUDIO_BRANCH) as page:
         config = httpx.get(f"{page.url}config").json()
         ids = {part["props"].get("elem_id"): part["props"] for part in config["components"]}
         assert "sound" not in ids
@@ -288,15 +171,32 @@ def test_no_button_hands_a_file_to_another_server(page: Page) -> None:
         assert "share" not in (slot["buttons"] or ["share"])
 
 
-def test_the_examples_are_real_files(page: Page) -> None:
-    from video_llama.apps.page.examples import EXAMPLES
-    from video_llama.processors.media import probe
+def test_other_names_than_those_of_the_page_are_refused(page: Page) -> None:
+    for path in ("", "config", "gradio_api/queue/data?session_hash=x", "gradio_api/heartbeat/x"):
+        refused = httpx.get(f"{page.url}{path}", headers={"Host": "attacker.example"})
+        assert refused.status_code == 421
+        assert "--allow-host" in refused.json()["detail"]
+    body = {"data": [], "session_hash": "s"}
+    for origin, status in (("http://attacker.example", 403), (page.url.rstrip("/"), 200)):
+        headers = {"Origin": origin}
+        url = f"{page.url}gradio_api/call/history"
+        assert httpx.post(url, json=body, headers=headers).status_code == status
 
-    kinds = {"video": "video", "picture": "image", "sound": "audio"}
-    for example in EXAMPLES:
-        info = probe(page.folder / "examples" / example.file)
-        assert info.kind == kinds[example.slot]
-        assert info.has_audio is bool(example.scene.sounds)
+
+def test_the_public_address_and_allowed_names_are_names_of_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tunnel = "https://0123abcd.gradio.live"
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: tunnel)
+    with served(share=True, allow_host=("chat.example.org",)) as page:
+        assert page.share_url == tunnel
+        for host, status in (
+            ("0123abcd.gradio.live", 200),
+            ("chat.example.org:8443", 200),
+            ("other.gradio.live", 421),
+            ("gradio.live", 421),
+        ):
+            assert httpx.get(page.url, headers={"Host": host}).status_code == status, host
 
 
 WATCHED = """

@@ -1,4 +1,4 @@
-"""`video-llama demo` and `demo_audiovideo.py`: the chat in a browser.
+"""`video-llama demo` and `demo_audiovideo.py`: the chat page, served until Ctrl-C.
 
 Torch and Gradio are imported, and the model loaded, once everything else has been checked.
 """
@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from video_llama.apps.doctor.paths import check_paths
@@ -25,11 +26,7 @@ DEFAULTS = ServerOptions()
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the command `demo`, but for the options of the model.
-
-    Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
-    """
+    """Add the command `demo`, but for the options of the model."""
     demo: argparse.ArgumentParser = subparsers.add_parser(
         "demo",
         help="a conversation in the browser",
@@ -51,6 +48,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         default=DEFAULTS.server_name,
         metavar="ADDRESS",
         help="where to listen (default %(default)s: this machine only; 0.0.0.0: the network)",
+    )
+    page.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name by which browsers open the page, such as that of a proxy; may be "
+        "repeated (loopback names, --server-name and the --share address are allowed anyway)",
     )
     page.add_argument(
         "--port", type=int, metavar="N", help="TCP port (default: the first free one from 7860)"
@@ -110,19 +115,20 @@ def _serve(cfg: Config, options: ServerOptions) -> Page:
 
         logging.getLogger("httpx").setLevel(logging.WARNING)
         return serve(Chat(build_model(cfg)), options, folder)
-    except BaseException:
+    except BaseException:  # also Ctrl-C while the model is loaded
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def _server_options(args: argparse.Namespace) -> ServerOptions:
-    names = ("server_name", "port", "share", *("max_file_mb", "max_upload_gb", "max_minutes"))
-    given = {name: getattr(args, name) for name in (*names, "max_queue", "concurrency")}
-    return ServerOptions(auth=parse_auth(args.auth) if args.auth else None, **given)
+    given = {field.name: getattr(args, field.name) for field in fields(ServerOptions)}
+    given["auth"] = parse_auth(args.auth) if args.auth else None
+    given["allow_host"] = tuple(args.allow_host)
+    return ServerOptions(**given)
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    """The user's own overrides come last, and so win."""
+    """Return the overrides of the configuration, those of the user last, so that they win."""
     overrides = []
     if args.model_type:
         overrides.append(f"model.template={args.model_type}")
@@ -132,10 +138,11 @@ def _overrides(args: argparse.Namespace) -> list[str]:
 
 
 def _device(gpu: int) -> str:
-    """The device of `--gpu-id`; where there is no GPU at all, the original's command runs, too."""
+    """Return the device of `--gpu-id`."""
     import torch
 
     if torch.cuda.is_available():
         return f"cuda:{gpu}"
+    # The original's commands name a GPU: they run without one, too.
     print("note: there is no GPU here, the page runs on the CPU", file=sys.stderr)
     return "auto"

@@ -1,4 +1,8 @@
-"""The `video-llama` program: one parser, one line per error. Torch is imported by the commands."""
+"""The `video-llama` program: parses a command, runs its handler, and prints errors as one line.
+
+Nothing heavy is imported here. Handlers are imported when they run, so that `--help`, a wrong
+option and a missing file answer at once.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import importlib
 import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,26 +19,27 @@ from video_llama import __version__
 from video_llama.apps.cli.data import add_parser as _add_data
 from video_llama.apps.cli.demo import add_parser as _add_demo
 from video_llama.apps.cli.evaluate import add_parser as _add_evaluate
+from video_llama.apps.cli.options import (
+    add_answer_options,
+    add_model_options,
+    add_overrides,
+    spread_overrides,
+)
 from video_llama.apps.cli.tools import add_parser as _add_estimate
-from video_llama.common.io import default_config_path, one_line
+from video_llama.common.io import one_line
 from video_llama.types import VideoLlamaError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 PROG = "video-llama"
-_OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
-"""How a value of `--options` begins."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    Args:
-        argv: arguments; None: those of the process.
-
     Returns:
-        The exit status: 0 done, 1 an error that the user can mend, 2 wrong usage.
+        The exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted.
     """
     try:
         return _run(sys.argv[1:] if argv is None else argv)
@@ -74,13 +78,10 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a command; options may stand before, between and after files.
-
-    argparse alone would let `--options` swallow the files after it, and refuse whatever follows an
-    option that stands between files.
-    """
+    """Parse the arguments of a command; options may stand before, between and after files."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(_spread_options(argv))
+    # argparse takes the files before the first option only: those after it come back as the rest.
+    args, rest = parser.parse_known_args(spread_overrides(argv))
     end = rest.index("--") if "--" in rest else len(rest)
     if rest and ("inputs" not in args or any(word.startswith("-") for word in rest[:end])):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -89,26 +90,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _spread_options(argv: Sequence[str]) -> list[str]:
-    """`--options a.b=1 c=2` as `--options=a.b=1 --options=c=2`."""
-    spread: list[str] = []
-    inside = False
-    for index, word in enumerate(argv):
-        if word == "--":
-            return [*spread, *argv[index:]]
-        following = argv[index + 1] if index + 1 < len(argv) else ""
-        if word == "--options" and _OVERRIDE.match(following):
-            inside = True
-        elif inside and _OVERRIDE.match(word):
-            spread.append(f"--options={word}")
-        else:
-            inside = False
-            spread.append(word)
-    return spread
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each names its handler as `module:function`."""
+    """Make the parser of all commands; each names its handler as `module:function`."""
     parser = argparse.ArgumentParser(
         prog=PROG, description="An audio-visual language model: watches, hears and answers."
     )
@@ -118,12 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_chat(commands)
     _add_batch(commands)
-    _add_model_options(_add_demo(commands))
+    add_model_options(_add_demo(commands))
     _add_doctor(commands)
     _add_convert(commands)
     _add_data(commands)
-    _add_model_options(_add_evaluate(commands))
-    _add_estimate(commands, _add_overrides)
+    add_model_options(_add_evaluate(commands))
+    _add_estimate(commands, add_overrides)
     return parser
 
 
@@ -137,8 +120,8 @@ def _add_ask(commands: Commands) -> None:
     )
     ask.add_argument("inputs", nargs="+", metavar="ARG", help="files, then a question")
     ask.add_argument("--json", action="store_true", help="print one JSON object with the details")
-    _add_model_options(ask)
-    _add_answer_options(ask)
+    add_model_options(ask)
+    add_answer_options(ask)
     ask.set_defaults(handler="video_llama.apps.cli.ask:ask")
 
 
@@ -149,8 +132,8 @@ def _add_chat(commands: Commands) -> None:
         description="Talk about clips, pictures and sounds. /help lists what else can be typed.",
     )
     chat.add_argument("inputs", nargs="*", metavar="FILE", help="clips, pictures and sounds")
-    _add_model_options(chat)
-    _add_answer_options(chat)
+    add_model_options(chat)
+    add_answer_options(chat)
     chat.set_defaults(handler="video_llama.apps.cli.ask:chat")
 
 
@@ -174,8 +157,8 @@ def _add_batch(commands: Commands) -> None:
     batch.add_argument(
         "--no-progress", dest="progress", action="store_false", help="show no progress bar"
     )
-    _add_model_options(batch)
-    _add_answer_options(batch)
+    add_model_options(batch)
+    add_answer_options(batch)
     batch.set_defaults(handler="video_llama.apps.cli.batch:batch")
 
 
@@ -186,7 +169,7 @@ def _add_doctor(commands: Commands) -> None:
         description="Check every path, file, shape and setting of a YAML, and estimate its memory.",
     )
     doctor.add_argument("cfg_path", metavar="YAML", help="the configuration")
-    _add_overrides(doctor)
+    add_overrides(doctor)
     doctor.set_defaults(handler="video_llama.apps.cli.tools:doctor")
 
 
@@ -201,101 +184,6 @@ def _add_convert(commands: Commands) -> None:
     convert.add_argument("target", metavar="OUT", help="a .safetensors or .pth file")
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
     convert.set_defaults(handler="video_llama.apps.cli.tools:convert")
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cfg-path",
-        default=None,
-        metavar="YAML",
-        help="configuration of the model "
-        f"(default: {default_config_path().name}, which knows a small synthetic world only)",
-    )
-    _add_overrides(parser)
-
-
-def _override(value: str) -> str:
-    if "=" not in value:
-        raise argparse.ArgumentTypeError(f"{value!r} given, KEY=VALUE expected")
-    return value
-
-
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--options",
-        action="append",
-        type=_override,
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting, such as model.precision=fp16; several may follow",
-    )
-
-
-def _add_media_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--no-audio", action="store_true", help="do not listen to clips")
-    group.add_argument(
-        "--num-frames",
-        type=int,
-        metavar="N",
-        help="frames taken of a clip (default: as configured)",
-    )
-    group.add_argument(
-        "--num-clips", type=int, metavar="N", help="segments taken of a sound (default: likewise)"
-    )
-
-
-def _add_answer_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("answers")
-    _add_media_options(group)
-    group.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="0 (default): the likeliest answer, always the same; higher: more varied",
-    )
-    group.add_argument(
-        "--seed", type=int, metavar="N", help="with a temperature: the same N, the same answer"
-    )
-    group.add_argument(
-        "--top-p",
-        type=float,
-        default=0.9,
-        metavar="P",
-        help="with a temperature: only the likeliest words that make up P together (default 0.9)",
-    )
-    group.add_argument(
-        "--num-beams",
-        type=int,
-        default=1,
-        metavar="N",
-        help="search over N answers at once: slower, not streamed (default 1)",
-    )
-    group.add_argument(
-        "--max-new-tokens", type=int, default=300, metavar="N", help="longest answer (default 300)"
-    )
-    group.add_argument(
-        "--min-new-tokens", type=int, default=1, metavar="N", help="shortest answer (default 1)"
-    )
-    group.add_argument(
-        "--repetition-penalty",
-        type=float,
-        default=1.0,
-        metavar="R",
-        help="above 1: words that the answer has had become less likely (default 1)",
-    )
-    group.add_argument(
-        "--length-penalty",
-        type=float,
-        default=1.0,
-        metavar="L",
-        help="of beams: above 0 favours long answers, below 0 short ones (default 1)",
-    )
-    group.add_argument(
-        "--compiled",
-        action="store_true",
-        help="compile the decoding: the first answer comes later, the others faster",
-    )
 
 
 if __name__ == "__main__":

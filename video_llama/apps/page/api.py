@@ -1,7 +1,7 @@
 """The page as an API: named endpoints for `gradio_client` and for plain HTTP.
 
-A client has a conversation of its own, as a page has. The docstrings are what Gradio's own page
-"Use via API" shows.
+A client has a conversation of its own, as a page has. Gradio's page "Use via API" shows the
+docstrings.
 """
 
 from __future__ import annotations
@@ -14,29 +14,25 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
+from video_llama.apps.page.layout import visitor_of
 from video_llama.apps.page.uploads import Uploads
 from video_llama.apps.page.view import item_details, report_details
 from video_llama.apps.page.visitors import Conversation, Conversations
-from video_llama.apps.page.wiring import visitor_of
 from video_llama.types import RequestError, VideoLlamaError
 
 
 @dataclass(frozen=True)
 class Api:
-    """The endpoints.
-
-    Attributes:
-        conversations: of all visitors.
-        uploads: which files may be read.
-        concurrency: most visitors who are served at the same time, here and on the page.
-    """
+    """The endpoints."""
 
     conversations: Conversations
     uploads: Uploads
     concurrency: int
+    """Most visitors who are served at the same time, here and on the page."""
 
     def connect(self) -> None:
         """Offer the endpoints in the current `gr.Blocks`."""
+        # One queue with the page's events, so that its limit bounds the load of both.
         for endpoint in (self.add_media, self.ask, self.regenerate, self.set_audio):
             api(
                 endpoint,
@@ -51,11 +47,11 @@ class Api:
         self, request: gr.Request, file: gr.FileData, use_audio: bool = True
     ) -> dict[str, Any]:
         """Add a file (`handle_file("clip.mp4")`); returns what the model gets of it."""
-        with self._telling():
-            heard = _flag("use_audio", use_audio)
-            path = self.uploads.checked(_named(file))
+        with self._client_errors():
+            with_audio = _flag("use_audio", use_audio)
+            path = self.uploads.checked(_path(file))
             conversation = self._of(request)
-            conversation.add(path, use_audio=heard)
+            conversation.add(path, use_audio=with_audio)
             items = {item.path: item for item in conversation.session.media}
             return item_details(items[path])
 
@@ -73,6 +69,7 @@ class Api:
         seed: int | None = None,
     ) -> Iterator[str]:
         """Ask; streams the answer, each time as much as there is of it. Seed None: by chance."""
+        # Spelt out, because Gradio derives the names of the API from the signature.
         options = {
             "temperature": temperature,
             "num_beams": num_beams,
@@ -83,7 +80,7 @@ class Api:
             "max_new_tokens": max_new_tokens,
             "seed": seed,
         }
-        with self._telling():
+        with self._client_errors():
             yield from _growing(self._of(request).ask(_text(question), **options))
 
     def regenerate(
@@ -95,55 +92,55 @@ class Api:
     ) -> Iterator[str]:
         """Answer the last question again; streams like `/ask`."""
         options = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-        with self._telling():
+        with self._client_errors():
             yield from _growing(self._of(request).regenerate(**options))
 
     def set_audio(self, request: gr.Request, on: bool) -> list[dict[str, Any]]:
-        """Hear the clips of the conversation, or do not; returns all media."""
-        with self._telling():
+        """Switch the sound of the clips of the conversation; returns all media."""
+        with self._client_errors():
             conversation = self._of(request)
             conversation.set_audio(_flag("on", on))
             return [item_details(item) for item in conversation.session.media]
 
     def stop(self, request: gr.Request) -> str:
         """End the answer that is being written; what was said stays."""
-        with self._telling():
+        with self._client_errors():
             self._of(request).session.stop()
         return "stopped"
 
     def undo(self, request: gr.Request) -> str:
         """Take back the last question and its answer; returns the question."""
-        with self._telling():
+        with self._client_errors():
             return self._of(request).undo()
 
     def restart(self, request: gr.Request) -> str:
         """Forget the conversation and its files."""
-        with self._telling():
+        with self._client_errors():
             self._of(request).restart()
         return "forgotten"
 
     def media(self, request: gr.Request) -> list[dict[str, Any]]:
-        """The files of the conversation: frames, seconds, sound, tokens."""
-        with self._telling():
+        """List the files of the conversation: frames, seconds, sound, tokens."""
+        with self._client_errors():
             return [item_details(item) for item in self._of(request).session.media]
 
     def history(self, request: gr.Request) -> list[dict[str, str]]:
-        """The questions and answers so far."""
-        with self._telling():
+        """List the questions and answers so far."""
+        with self._client_errors():
             turns = self._of(request).session.history
         return [{"question": turn.question, "answer": turn.answer or ""} for turn in turns]
 
     def report(self, request: gr.Request) -> dict[str, Any]:
-        """How the last answer came about: prompt, token counts, seconds, notices."""
-        with self._telling():
+        """Report on the last answer: prompt, token counts, seconds, notices."""
+        with self._client_errors():
             return report_details(self._of(request).session.report)
 
     def _of(self, request: gr.Request) -> Conversation:
         return self.conversations.of(visitor_of(request))
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """The engine's errors as those that Gradio hands to the client."""
+    def _client_errors(self) -> Iterator[None]:
+        """Raise the engine's errors as those that Gradio hands to the client."""
         try:
             yield
         except VideoLlamaError as error:
@@ -172,8 +169,8 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _named(file: Any) -> str:
-    """The path in what a client sent for a file."""
+def _path(file: Any) -> str:
+    """Return the path in what a client sent for a file."""
     path = file.get("path") if isinstance(file, dict) else getattr(file, "path", file)
     if not isinstance(path, str):
         raise RequestError("file: an uploaded file expected, as handle_file(...) of gradio_client")

@@ -1,4 +1,4 @@
-"""Clips, a picture and a sound to begin with, made on the spot from the synthetic world."""
+"""Example clips, a picture and a sound, rendered from the synthetic world when the page starts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,7 @@ SAMPLES_PER_SECOND = 16_000
 
 @dataclass(frozen=True)
 class Example:
-    """Something to ask about.
-
-    Attributes:
-        label: what people see of it.
-        file: its name.
-        slot: where on the page it goes.
-        question: asked about it.
-        scene: what it shows and plays.
-    """
+    """A file with a question about it; `label` is the text of its button on the page."""
 
     label: str
     file: str
@@ -42,40 +34,24 @@ class Example:
 _BIRD = Sight(kind="bird", colour="yellow", motion="right", size=0.5, speed=0.38)
 _BELLS = Sight(kind="bell", colour="red", motion="up", number=2, size=0.33, speed=0.3)
 _SIREN = Sight(kind="siren", colour="blue", motion="still", size=0.55)
-_DRUM, _WHISTLE = Sound(kind="drum"), Sound(kind="whistle")
+_BIRD_SONG, _DRUM, _WHISTLE = (Sound(kind="bird"), Sound(kind="drum"), Sound(kind="whistle"))
+
+_CLIP = Scene(sights=(_BIRD,), sounds=(_BIRD_SONG,))
+_CONTRADICTION = Scene(sights=(_BELLS,), sounds=(_DRUM,), background="cluttered")
+_SILENT = Scene(sights=(_SIREN,), background="cluttered")
+_SEE, _HEAR = "What do you see?", "What do you hear?"
 
 EXAMPLES = (
-    Example(
-        "A clip with sound",
-        "bird.mp4",
-        "video",
-        "What do you see?",
-        Scene(sights=(_BIRD,), sounds=(Sound(kind="bird"),)),
-    ),
-    Example(
-        "Seen and heard differ",
-        "bells_and_a_drum.mp4",
-        "video",
-        "What do you hear?",
-        Scene(sights=(_BELLS,), sounds=(_DRUM,), background="cluttered"),
-    ),
-    Example(
-        "A clip without sound",
-        "silent_siren.mp4",
-        "video",
-        "What do you hear?",
-        Scene(sights=(_SIREN,), background="cluttered"),
-    ),
-    Example("A picture", "two_bells.jpg", "picture", "What do you see?", Scene(sights=(_BELLS,))),
-    Example("A sound", "whistle.wav", "sound", "What do you hear?", Scene(sounds=(_WHISTLE,))),
+    Example("A clip with sound", "bird.mp4", "video", _SEE, _CLIP),
+    Example("Seen and heard differ", "bells_and_a_drum.mp4", "video", _HEAR, _CONTRADICTION),
+    Example("A clip without sound", "silent_siren.mp4", "video", _HEAR, _SILENT),
+    Example("A picture", "two_bells.jpg", "picture", _SEE, Scene(sights=(_BELLS,))),
+    Example("A sound", "whistle.wav", "sound", _HEAR, Scene(sounds=(_WHISTLE,))),
 )
 
 
 def write_examples(folder: Path) -> dict[str, Path]:
     """Render every example; the files hold the same bytes each time.
-
-    Args:
-        folder: where to; it exists.
 
     Returns:
         The paths, by the name of the file.

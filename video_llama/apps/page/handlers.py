@@ -1,4 +1,7 @@
-"""What happens when something is pressed: plain values in, a `View` of the page out."""
+"""Reactions to what visitors press: plain values in, a `View` of the page out.
+
+Nothing here knows Gradio: `layout` calls the handlers and turns views into updates of components.
+"""
 
 from __future__ import annotations
 
@@ -14,64 +17,53 @@ from video_llama.chat.media import MediaItem
 from video_llama.types import RequestError, VideoLlamaError
 
 SECONDS_BETWEEN_UPDATES = 0.05
-"""A browser is told of new words at most this often."""
+"""Shortest time between two updates of a growing answer in a browser."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What of the page changes; None leaves a part as it is.
-
-    Attributes:
-        chat: every bubble.
-        seen: HTML of what the model sees and hears.
-        note: HTML about what has just happened.
-        question: the text in the question box.
-        answering: whether an answer is being written.
-        started: whether anything has been added or asked.
-        turns: whether there is a turn to repeat or to take back.
-        cleared: whether the files that were chosen are to be cleared away.
-    """
+    """Changes of the page; None leaves a component as it is."""
 
     chat: list[Message] | None = None
+    """Every bubble."""
     seen: str | None = None
+    """HTML of what the model sees and hears."""
     note: str | None = None
+    """HTML about what has just happened."""
     question: str | None = None
+    """The text in the question box."""
     answering: bool = False
+    """Whether an answer is being written."""
     started: bool | None = None
+    """Whether anything has been added or asked."""
     turns: bool | None = None
+    """Whether there is a turn to repeat or to take back."""
     cleared: bool = False
+    """Whether the files that were chosen are to be cleared away."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a visitor has chosen but perhaps not added yet.
-
-    Attributes:
-        files: paths, as the visitor's page names them.
-        use_audio: whether clips are heard.
-    """
+    """What a visitor has chosen but perhaps not added yet."""
 
     files: Sequence[str]
+    """Paths, as the visitor's page names them."""
     use_audio: bool = True
+    """Whether the model hears the sound of clips."""
 
 
 @dataclass(frozen=True)
 class _OpenTurn:
-    """A question that is being answered.
-
-    Attributes:
-        conversation: that it belongs to.
-        question: as it was typed.
-        before: bubbles of the turns before it.
-        media: what came with it.
-        num_restarts: of the conversation when it was asked.
-    """
+    """A question that is being answered."""
 
     conversation: Conversation
     question: str
     before: list[Message]
+    """Bubbles of the turns before it."""
     media: list[MediaItem]
+    """What came with it."""
     num_restarts: int
+    """Of the conversation when it was asked."""
 
     @property
     def is_current(self) -> bool:
@@ -79,17 +71,12 @@ class _OpenTurn:
         return self.conversation.num_restarts == self.num_restarts
 
     def chat(self, answer: str) -> list[Message]:
-        """Every bubble, with what there is of the answer."""
+        """Return every bubble, with what there is of the answer."""
         return [*self.before, *open_turn(self.question, self.media, answer)]
 
 
 class Handlers:
-    """The page's reactions; each is a generator of views and raises nothing of its own.
-
-    Args:
-        conversations: of all visitors.
-        uploads: which files may be read.
-    """
+    """The page's reactions: generators of views, in which errors of the engine are notes."""
 
     def __init__(self, conversations: Conversations, uploads: Uploads) -> None:
         self._conversations = conversations
@@ -101,11 +88,11 @@ class Handlers:
             conversation = self._conversations.of(visitor)
             if not chosen.files:
                 raise RequestError("choose a video, a picture or a sound first, or paste one")
-            items = self.added(conversation, chosen, progress)
+            items = self._add(conversation, chosen, progress)
         except VideoLlamaError as error:
             yield self._refused(error)
             return
-        yield self._whole(conversation, _welcome(items))
+        yield self._page(conversation, _welcome(items))
 
     def ask(
         self,
@@ -120,7 +107,7 @@ class Handlers:
             conversation = self._conversations.of(visitor)
             if not question.strip():
                 raise RequestError("the question is empty: type something to ask")
-            self.added(conversation, chosen, progress)
+            self._add(conversation, chosen, progress)
             pieces = conversation.ask(question, **options)
         except VideoLlamaError as error:
             yield self._refused(error, question)
@@ -129,9 +116,10 @@ class Handlers:
             *(conversation, question, messages(conversation), conversation.new_media),
             conversation.num_restarts,
         )
+        # The question is visible before the model has begun to answer.
         first = View(chat=turn.chat(""), seen=seen_html(conversation.session.media), note="")
         yield replace(first, question="", answering=True, started=True)
-        yield from self._written(turn, pieces)
+        yield from self._stream(turn, pieces)
 
     def regenerate(self, visitor: str, options: dict[str, Any]) -> Iterator[View]:
         """Answer the last question again."""
@@ -143,12 +131,13 @@ class Handlers:
             yield self._refused(error)
             return
         turn = _OpenTurn(
+            # The last two bubbles are the turn that is answered anew.
             *(conversation, question, messages(conversation)[:-2]),
             conversation.exchanges[-1].media,
             conversation.num_restarts,
         )
         yield View(chat=turn.chat(""), note="", answering=True)
-        yield from self._written(turn, pieces)
+        yield from self._stream(turn, pieces)
 
     def stop(self, visitor: str) -> None:
         """End the answer that is being written, if there is one."""
@@ -167,7 +156,7 @@ class Handlers:
             yield self._refused(error)
             return
         yield replace(
-            self._whole(conversation, "The last question was taken back."), question=question
+            self._page(conversation, "The last question was taken back."), question=question
         )
 
     def restart(self, visitor: str) -> Iterator[View]:
@@ -178,13 +167,13 @@ class Handlers:
         except RequestError:  # it was freed already
             conversation = self._conversations.of(visitor)
         yield replace(
-            self._whole(conversation, "The conversation and its files are forgotten."),
+            self._page(conversation, "The conversation and its files are forgotten."),
             question="",
             cleared=True,
         )
 
     def set_audio(self, visitor: str, on: bool, progress: Progress) -> Iterator[View]:
-        """Hear the clips that were added, or do not."""
+        """Switch the sound of the clips that were added."""
         try:
             conversation = self._conversations.of(visitor)
             conversation.set_audio(on, progress)
@@ -193,7 +182,7 @@ class Handlers:
             return
         yield View(seen=seen_html(conversation.session.media))
 
-    def added(
+    def _add(
         self, conversation: Conversation, chosen: Chosen, progress: Progress
     ) -> list[MediaItem]:
         """Add files that the conversation does not have yet.
@@ -209,29 +198,30 @@ class Handlers:
             items.append(conversation.add(path, use_audio=chosen.use_audio, progress=within))
         return [item for item in items if item is not None]
 
-    def _written(self, turn: _OpenTurn, pieces: Iterator[str]) -> Iterator[View]:
-        """Views of a growing answer, and of the page when it is there."""
-        conversation, answer, told = turn.conversation, "", 0.0
+    def _stream(self, turn: _OpenTurn, pieces: Iterator[str]) -> Iterator[View]:
+        """Show a growing answer, and the page when it is complete."""
+        conversation, answer, updated = turn.conversation, "", 0.0
         try:
+            # A restart empties the page at once: the rest of the old answer must not come back.
             for piece in pieces if turn.is_current else ():
                 answer += piece
                 if not turn.is_current:
                     return
-                if time.monotonic() - told >= SECONDS_BETWEEN_UPDATES:
-                    told = time.monotonic()
+                if time.monotonic() - updated >= SECONDS_BETWEEN_UPDATES:
+                    updated = time.monotonic()
                     yield View(chat=turn.chat(answer), answering=True)
         except VideoLlamaError as error:
             refused = self._refused(error, turn.question)
-            yield replace(self._whole(conversation), note=refused.note, question=turn.question)
+            yield replace(self._page(conversation), note=refused.note, question=turn.question)
             return
         finally:
             pieces.close()  # type: ignore[attr-defined] # a closed page ends the answer
         if turn.is_current:
             stopped = conversation.session.report.stopped
-            yield self._whole(conversation, "The answer was stopped." if stopped else "")
+            yield self._page(conversation, "The answer was stopped." if stopped else "")
 
-    def _whole(self, conversation: Conversation, note: str = "") -> View:
-        """The page as it is now."""
+    def _page(self, conversation: Conversation, note: str = "") -> View:
+        """Return everything that the page shows now."""
         session = conversation.session
         return View(
             chat=messages(conversation),
@@ -261,5 +251,5 @@ def _welcome(items: Sequence[MediaItem]) -> str:
 
 
 def _share(progress: Progress, number: int, count: int) -> Progress:
-    """The progress of one of several files."""
+    """Make the progress of one of several files a share of that of all."""
     return lambda share, text: progress((number + share) / count, text)

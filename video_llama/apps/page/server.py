@@ -1,4 +1,4 @@
-"""The page's server: Gradio, told to keep to itself, behind a guard."""
+"""The page's server: Gradio without its calls to the outside, behind the guard."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from video_llama.types import ConfigError
 if TYPE_CHECKING:
     import gradio as gr
 
+    from video_llama.apps.page.guard import AllowedHosts
+
 SECONDS_BETWEEN_SWEEPS = 5.0
 SECONDS_A_FILE_IS_KEPT = 86_400
 
@@ -31,7 +33,7 @@ _QUIET = {
     "GRADIO_MCP_SERVER": "False",
     "GRADIO_RUN_HISTORY": "False",
 }
-"""Read by Gradio when it is imported: without them it tells its makers that it runs."""
+"""Read by Gradio when it is imported: without them it reports to its makers that it runs."""
 
 
 @dataclass
@@ -39,10 +41,10 @@ class Page:
     """A page that is being served.
 
     Attributes:
-        url: where, on this machine.
-        share_url: where for the world; None: nowhere.
+        url: address on this machine.
+        share_url: public address; None: there is none.
         conversations: of its visitors.
-        folder: of uploads; gone when the page is closed.
+        folder: of uploads; deleted when the page is closed.
     """
 
     url: str
@@ -57,20 +59,20 @@ class Page:
         self._closing.wait()
 
     def close(self) -> None:
-        """Stop serving; conversations and uploads are gone."""
+        """Stop serving, and free conversations and uploads."""
         self._closing.set()
         self.blocks.close(verbose=False)
         self.conversations.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Free what was left, now and then; the work of a thread."""
+        """Free stale conversations now and then; the work of a thread."""
         while not self._closing.wait(SECONDS_BETWEEN_SWEEPS):
             self.conversations.free_stale()
 
 
 def prepare(options: ServerOptions) -> Path:
-    """What comes before Gradio is imported: a folder for uploads, and silence.
+    """Set Gradio's environment, which it reads when it is imported, and make its upload folder.
 
     Returns:
         The folder, which only this user may enter.
@@ -98,13 +100,20 @@ def serve(chat: Chat, options: ServerOptions, folder: Path, *, grace: float = 60
     Raises:
         ConfigError: no port is free, or the public address cannot be had.
     """
+    from video_llama.apps.page.guard import AllowedHosts
+
     uploads = Uploads(folder, options)
     conversations = Conversations(chat, discard=uploads.discard, grace=grace)
+    hosts = AllowedHosts(options.server_name, options.allow_host)
     blocks = _blocks(chat, conversations, uploads, options)
+    launch_options = _launch_options(hosts, conversations, uploads, options)
     try:
-        _, url, share_url = blocks.launch(**_launch_options(conversations, uploads, options))
+        _, url, share_url = blocks.launch(**launch_options)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"the page cannot be served: {error}") from error
+    if share_url:
+        # The tunnel hands on the Host header of the public address, which is known only now.
+        hosts.add(share_url)
     page = Page(url, share_url, conversations, folder, blocks)
     threading.Thread(target=page.sweep, name="page-sweep", daemon=True).start()
     return page
@@ -118,34 +127,35 @@ def _blocks(
     from video_llama.apps.page.api import Api
     from video_llama.apps.page.examples import EXAMPLES, write_examples
     from video_llama.apps.page.handlers import Handlers
-    from video_llama.apps.page.layout import TITLE, build
-    from video_llama.apps.page.wiring import Wiring
+    from video_llama.apps.page.layout import TITLE, Events, build
 
     (uploads.folder / "examples").mkdir()
     files = write_examples(uploads.folder / "examples")
-    examples = [example for example in EXAMPLES if chat.hears or example.slot != "sound"]
+    examples = {e: files[e.file] for e in EXAMPLES if chat.hears or e.slot != "sound"}
     blocks: gr.Blocks
     with gr.Blocks(title=TITLE, delete_cache=(3600, SECONDS_A_FILE_IS_KEPT)) as blocks:
-        parts = build(hears=chat.hears, notices=chat.notices, examples=examples)
+        components = build(hears=chat.hears, notices=chat.notices, examples=list(examples))
         handlers = Handlers(conversations, uploads)
-        Wiring(parts, handlers, examples, files, options.concurrency).connect()
+        Events(components, handlers, examples, options.concurrency).connect()
         Api(conversations, uploads, options.concurrency).connect()
-        blocks.unload(_nothing)  # makes pages keep a connection, by which `Guard` knows of them
+        # With an unload event pages keep a connection, by which the guard knows that they are open.
+        blocks.unload(_nothing)
     blocks.queue(max_size=options.max_queue, api_open=False)
     return blocks
 
 
 def _nothing() -> None:
-    """Called by Gradio when a page has gone."""
+    """Do nothing: Gradio calls it when a page has gone."""
 
 
 def _launch_options(
-    conversations: Conversations, uploads: Uploads, options: ServerOptions
+    hosts: AllowedHosts, conversations: Conversations, uploads: Uploads, options: ServerOptions
 ) -> dict[str, Any]:
     from video_llama.apps.page.guard import Guard
     from video_llama.apps.page.layout import PASTE, STYLE
 
-    calls = {
+    guard_options = {
+        "hosts": hosts,
         "holds": uploads.holds,
         "refusal": uploads.refusal,
         "arrive": conversations.arrive,
@@ -158,7 +168,7 @@ def _launch_options(
         "auth": options.auth,
         "max_file_size": int(options.max_file_mb * 1e6),
         "max_threads": max(40, 4 * options.concurrency),
-        "app_kwargs": {"middleware": [(Guard, (), calls)]},
+        "app_kwargs": {"middleware": [(Guard, (), guard_options)]},
         "theme": _theme(),
         "css_paths": STYLE,
         "js": PASTE.read_text("utf-8"),
@@ -166,6 +176,7 @@ def _launch_options(
         "prevent_thread_lock": True,
         "quiet": True,
         "show_error": True,
+        # What follows is off by default or depends on the environment: nothing of it is wanted.
         "inbrowser": False,
         "enable_monitoring": False,
         "run_history": False,
@@ -176,7 +187,7 @@ def _launch_options(
 
 
 def _theme() -> Any:
-    """Fonts of the visitor's own machine, and small print that can be read."""
+    """Return a theme with fonts of the visitor's own machine, and small print that can be read."""
     from gradio.themes import Default
 
     sans, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
@@ -195,7 +206,7 @@ def _check_free(server_name: str, port: int) -> None:
     """Find out that a port is taken before the model is loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            server_name, port, type=socket.SOCK_STREAM
+            server_name.strip("[]"), port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The files that visitors hand in: only those, of a bearable size and length."""
+"""The folder of uploads: which files may be read, how much may be uploaded, what is deleted."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from video_llama.processors.media import probe
 from video_llama.types import MediaError, VideoLlamaError
 
 SECONDS_TO_ADD = 600
-"""For so long an upload waits to be added to a conversation."""
+"""How long an upload is kept that no conversation has."""
 
 SECONDS_OF_A_DAY = 86_400
 
 FREE_BYTES = 1_000_000_000
-"""What uploads leave free on the disk, for everything else."""
+"""Room that uploads leave on the disk."""
 
 
 class Uploads:
@@ -28,8 +28,8 @@ class Uploads:
 
     Args:
         folder: of this server alone.
-        options: the largest size and the longest duration.
-        clock: tells the time, in seconds.
+        options: its limits are applied here.
+        clock: returns the time, in seconds.
     """
 
     def __init__(
@@ -41,20 +41,18 @@ class Uploads:
     ) -> None:
         self.folder = folder.resolve()
         self._options = options
+        # Gradio puts an upload into a folder that is named by the hash of its content.
         self._hashed = re.compile(re.escape(str(self.folder)) + r"/(?:[0-9a-f]{16,}/)?")
         self._clock, self._day = clock, clock()
         self._taken: Counter[str] = Counter()  # bytes of the day, by address
         self._lock = threading.Lock()
 
     def refusal(self, address: str, size: int | None) -> tuple[int, str] | None:
-        """Why an upload is not taken; None if it is, and then it counts.
+        """Count an upload of `size` bytes, or return the HTTP status and reason of its refusal.
 
         Args:
             address: where it comes from.
-            size: of the request, bytes; None: it does not say.
-
-        Returns:
-            A status of HTTP and the reason.
+            size: of the request, bytes; None: unknown.
         """
         if size is None or size < 0:
             return 411, "an upload has to say its size first (the header Content-Length)"
@@ -75,17 +73,14 @@ class Uploads:
         return None
 
     def holds(self, path: str) -> bool:
-        """Whether a path, links followed, is inside of the folder."""
+        """Return whether a path, links followed, is inside of the folder."""
         try:
             return Path(path).is_absolute() and Path(path).resolve().is_relative_to(self.folder)
         except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
             return False
 
     def checked(self, path: str) -> Path:
-        """The path of a file that may be read.
-
-        Args:
-            path: as the visitor's page or program names it.
+        """Return the path of a file that may be read.
 
         Raises:
             MediaError: it was not uploaded, is too large or lasts too long, or is no media file.
@@ -100,6 +95,7 @@ class Uploads:
             raise MediaError(
                 file, f"it has {megabytes:,.1f} MB, at most {self._options.max_file_mb:g} MB here"
             )
+        # Before anything is decoded: the header says how long the file lasts.
         minutes = (probe(file).duration or 0.0) / 60
         if minutes > self._options.max_minutes:
             raise MediaError(
@@ -114,9 +110,6 @@ class Uploads:
 
         Equal files of two visitors have one place, so what was uploaded lately is kept for a while:
         somebody may be about to add it.
-
-        Args:
-            files: of conversations that have ended.
 
         Returns:
             Those that are to be tried again later.
@@ -133,14 +126,14 @@ class Uploads:
         return young
 
     def _discard_torn(self) -> None:
-        """Delete what uploads that broke off have left; whole ones lie in folders of their own."""
+        """Delete what broken-off uploads have left; complete ones lie in folders of their own."""
         for file in self.folder.iterdir():
             try:
                 if file.is_file() and time.time() - file.stat().st_mtime >= SECONDS_TO_ADD:
                     file.unlink()
-            except FileNotFoundError:  # it has just become whole
+            except FileNotFoundError:  # Gradio has just moved it, complete
                 continue
 
     def message(self, error: VideoLlamaError) -> str:
-        """What an error says, with the names of files instead of places on this machine."""
+        """Return the text of an error, with names of files instead of paths on this machine."""
         return self._hashed.sub("", str(error))

@@ -1,7 +1,7 @@
 """What the page shows of a conversation, as HTML and as messages.
 
-Names of files, questions and answers are text of others: they are escaped here, or handed to a
-part of the page that shows them as plain text.
+Names of files, questions and answers are foreign text: they are escaped here, or handed to a
+component that shows them as plain text.
 """
 
 from __future__ import annotations
@@ -36,12 +36,7 @@ _KINDS = {"video": "Video", "image": "Picture", "audio": "Sound"}
 
 
 def note_html(text: str, kind: Literal["info", "error"] = "info") -> str:
-    """A line about what has just happened, which screen readers read out.
-
-    Args:
-        text: plain text; empty shows nothing.
-        kind: what it is about.
-    """
+    """Return a line about what has just happened, which screen readers read out."""
     if not text:
         return ""
     role = "alert" if kind == "error" else "status"
@@ -49,7 +44,7 @@ def note_html(text: str, kind: Literal["info", "error"] = "info") -> str:
 
 
 def seen_html(items: Sequence[MediaItem]) -> str:
-    """What the model sees and hears: frames with their seconds, a spectrogram for each segment."""
+    """Show what the model gets: frames with their seconds, a spectrogram for each segment."""
     if not items:
         return f'<p class="seen-empty">{NOTHING_SEEN}</p>'
     return "".join(map(_item_html, items))
@@ -57,34 +52,34 @@ def seen_html(items: Sequence[MediaItem]) -> str:
 
 def _item_html(item: MediaItem) -> str:
     name = escape(shown(item.path.name))
-    parts = [f"<h3>{_KINDS[item.kind]}: {name}</h3>", f'<p class="seen-facts">{_facts(item)}</p>']
+    html = [f"<h3>{_KINDS[item.kind]}: {name}</h3>", f'<p class="seen-facts">{_facts(item)}</p>']
     if item.notice:
-        parts.append(f'<p class="note info">{escape(shown(item.notice))}</p>')
+        html.append(f'<p class="note info">{escape(shown(item.notice))}</p>')
     frames = item.frame_pictures()
     if frames:
         captions = [f"{second:.1f} s" for second in item.frame_seconds] or ["the picture"]
-        parts.append(_figures("frames", "Frame at", frames, captions, "jpeg"))
+        html.append(_figures("frames", "Frame at", frames, captions, "jpeg"))
     if item.sound_used:
         spans = [f"{begin:.1f}-{end:.1f} s" for begin, end in item.sound_spans]
         pictures = item.spectrogram_pictures()
-        parts.append(_figures("sounds", "Mel spectrogram of", pictures, spans, "png"))
-        parts.append(f'<p class="seen-facts">{SPECTROGRAM_KEY}</p>')
-    return f'<section class="seen-item">{"".join(parts)}</section>'
+        html.append(_figures("sounds", "Mel spectrogram of", pictures, spans, "png"))
+        html.append(f'<p class="seen-facts">{SPECTROGRAM_KEY}</p>')
+    return f'<section class="seen-item">{"".join(html)}</section>'
 
 
 def _facts(item: MediaItem) -> str:
-    """What was taken of a file, and how long that took."""
-    told = []
+    """Say what was taken of a file, and how long that took."""
+    facts = []
     if item.kind == "video":
-        told.append(_counted(len(item.frame_seconds), "frame"))
+        facts.append(_counted(len(item.frame_seconds), "frame"))
     if item.kind != "image":
-        heard = _counted(len(item.sound_spans), "sound segment")
+        segments = _counted(len(item.sound_spans), "sound segment")
         off = "sound switched off" if item.has_sound else "no sound"
-        told.append(heard if item.sound_used else off)
-    told.append(_counted(item.num_tokens, "token"))
+        facts.append(segments if item.sound_used else off)
+    facts.append(_counted(item.num_tokens, "token"))
     timings = item.timings
-    told.append(f"decoded in {timings['decode']:.2f} s, encoded in {timings['encode']:.2f} s")
-    return " · ".join(told)
+    facts.append(f"decoded in {timings['decode']:.2f} s, encoded in {timings['encode']:.2f} s")
+    return " · ".join(facts)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -94,7 +89,8 @@ def _counted(number: int, noun: str) -> str:
 def _figures(
     kind: str, what: str, pictures: Sequence[np.ndarray], captions: Sequence[str], form: str
 ) -> str:
-    """A grid of (H, W, 3) pictures; inlined, so that no address of them exists for others."""
+    """Return a grid of (H, W, 3) pictures."""
+    # Inlined: pictures with an address of their own could be fetched by others.
     figures = "".join(
         f'<figure><img src="{_data_url(picture, form)}" alt="{what} {caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
@@ -105,42 +101,39 @@ def _figures(
 
 def _data_url(picture: np.ndarray, form: str) -> str:
     buffer = io.BytesIO()
+    # Frames are photos: visible chroma loss would look like a fault of the model's input.
     quality = {"quality": 90, "subsampling": 0} if form == "jpeg" else {}
     Image.fromarray(picture).save(buffer, form, **quality)
     return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def messages(conversation: Conversation) -> list[Message]:
-    """The turns so far."""
-    told: list[Message] = []
+    """Return the bubbles of all turns so far."""
+    bubbles: list[Message] = []
+    # A turn that is being answered has no exchange yet: it is shown by `open_turn`.
     for turn, exchange in zip(conversation.session.history, conversation.exchanges, strict=False):
-        told += [_asked(turn.question, exchange.media), _answered(turn.answer or "", exchange)]
-    return told
+        bubbles.append(_question_bubble(turn.question, exchange.media))
+        bubbles.append(_answer_bubble(turn.answer or "", exchange))
+    return bubbles
 
 
 def open_turn(question: str, media: Sequence[MediaItem], answer: str) -> list[Message]:
-    """A turn whose answer is being written.
-
-    Args:
-        question: as it was typed.
-        media: what came with it.
-        answer: what there is of it.
-    """
-    return [_asked(question, media), {"role": "assistant", "content": answer or WRITING}]
+    """Return the bubbles of a turn whose answer is being written."""
+    return [_question_bubble(question, media), {"role": "assistant", "content": answer or WRITING}]
 
 
-def _asked(question: str, media: Sequence[MediaItem]) -> Message:
+def _question_bubble(question: str, media: Sequence[MediaItem]) -> Message:
     files = [f"{_KINDS[item.kind]}: {shown(item.path.name)}" for item in media]
     return {"role": "user", "content": "\n".join([*files, without_controls(question)])}
 
 
-def _answered(answer: str, exchange: Exchange) -> Message:
+def _answer_bubble(answer: str, exchange: Exchange) -> Message:
     words = without_controls(answer) or "(no words)"
     return {"role": "assistant", "content": words, "report": report_html(exchange.report)}
 
 
 def report_html(report: AnswerReport) -> str:
-    """The line under an answer, which opens to the notices and the prompt."""
+    """Return the line under an answer, which opens to the notices and the prompt."""
     notices = "".join(f"<li>{escape(shown(notice))}</li>" for notice in report.notices)
     prompt = report.prompt
     if len(prompt) > MAX_PROMPT_SHOWN:
@@ -153,27 +146,28 @@ def report_html(report: AnswerReport) -> str:
 
 
 def report_line(report: AnswerReport) -> str:
-    """How long an answer took, in one line."""
+    """Say in one line how long an answer took."""
     timings = report.timings
-    told = []
+    facts = []
     if "first_token" in timings:
-        told.append(f"first word after {timings['first_token']:.2f} s")
-    told.append(f"{timings.get('generate', 0.0):.2f} s for {_counted(report.num_tokens, 'token')}")
+        facts.append(f"first word after {timings['first_token']:.2f} s")
+    facts.append(f"{timings.get('generate', 0.0):.2f} s for {_counted(report.num_tokens, 'token')}")
     if report.num_tokens:
-        told.append(f"{report.tokens_per_second:.0f} per second")
+        facts.append(f"{report.tokens_per_second:.0f} per second")
+    # Other visitors are answered token by token in between; less than this nobody notices.
     if timings.get("wait", 0.0) >= 0.05:
-        told.append(f"waited {timings['wait']:.2f} s for others")
+        facts.append(f"waited {timings['wait']:.2f} s for others")
     kept = f", {report.num_reused_tokens} kept from before" if report.num_reused_tokens else ""
-    told.append(f"prompt of {_counted(report.num_prompt_tokens, 'token')}{kept}")
+    facts.append(f"prompt of {_counted(report.num_prompt_tokens, 'token')}{kept}")
     if report.stopped:
-        told.append("stopped")
+        facts.append("stopped")
     elif not report.finished:
-        told.append("cut at the longest length")
-    return " · ".join(told)
+        facts.append("cut at the longest length")
+    return " · ".join(facts)
 
 
 def report_details(report: AnswerReport) -> dict[str, Any]:
-    """The same for programs: seconds and counts, the notices and the prompt."""
+    """Return the report as plain values: seconds and counts, the notices and the prompt."""
     return {
         "prompt": report.prompt,
         "num_prompt_tokens": report.num_prompt_tokens,
@@ -187,7 +181,7 @@ def report_details(report: AnswerReport) -> dict[str, Any]:
 
 
 def item_details(item: MediaItem) -> dict[str, Any]:
-    """A file for programs: what the model gets of it."""
+    """Return as plain values what the model gets of a file."""
     return {
         "name": item.path.name,
         "kind": item.kind,

@@ -24,19 +24,15 @@ Progress = Callable[[float, str], None]
 
 @dataclass
 class Exchange:
-    """What the page remembers of a turn beside the engine's.
-
-    Attributes:
-        media: items that came with the question.
-        report: of the answer.
-    """
+    """What the page keeps of a turn, beside the engine's own record."""
 
     media: list[MediaItem] = field(default_factory=list)
+    """Items that came with the question."""
     report: AnswerReport = field(default_factory=AnswerReport)
 
 
 def _keep(files: set[Path]) -> set[Path]:
-    """Leaves the files of conversations that have ended where they are."""
+    """Leave the files of conversations that have ended where they are."""
     return set()
 
 
@@ -73,12 +69,12 @@ class Conversation:
 
     @property
     def new_media(self) -> list[MediaItem]:
-        """What no question has come with yet."""
-        asked = {item.path for exchange in self.exchanges for item in exchange.media}
-        return [item for item in self.session.media if item.path not in asked]
+        """Media that no question has come with yet."""
+        old = {item.path for exchange in self.exchanges for item in exchange.media}
+        return [item for item in self.session.media if item.path not in old]
 
     def set_audio(self, on: bool, progress: Progress | None = None) -> None:
-        """Hear the clips of this conversation, or do not.
+        """Switch the sound of the clips of this conversation.
 
         Raises:
             VideoLlamaError: of the engine.
@@ -90,12 +86,12 @@ class Conversation:
     def ask(self, question: str, **options: Any) -> Iterator[str]:
         """Stream an answer, as `Session.ask` does."""
         pieces = self.session.ask(question, **options)
-        return self._followed(pieces, len(self.exchanges), self.new_media)
+        return self._recorded(pieces, len(self.exchanges), self.new_media)
 
     def regenerate(self, **options: Any) -> Iterator[str]:
         """Stream another answer to the last question, as `Session.regenerate` does."""
         pieces = self.session.regenerate(**options)
-        return self._followed(pieces, len(self.exchanges) - 1, self.exchanges[-1].media)
+        return self._recorded(pieces, len(self.exchanges) - 1, self.exchanges[-1].media)
 
     def undo(self) -> str:
         """Take back the last turn; returns its question."""
@@ -132,8 +128,8 @@ class Conversation:
         files, self._files = self._files, set()
         self._forget(files)
 
-    def _followed(self, pieces: Iterator[str], index: int, media: list[MediaItem]) -> Iterator[str]:
-        """The pieces, and at their end the record of turn `index`, if it has come about."""
+    def _recorded(self, pieces: Iterator[str], index: int, media: list[MediaItem]) -> Iterator[str]:
+        """Yield the pieces of an answer, and at their end keep the record of turn `index`."""
         failed = False
         try:
             yield from pieces
@@ -141,6 +137,7 @@ class Conversation:
             failed = True
             raise
         finally:
+            # Also after a stop, or where nobody reads on: what was said until then is the answer.
             if not failed and len(self.session.history) > index:
                 self.exchanges[index:] = [Exchange(media, self.session.report)]
 
@@ -148,17 +145,17 @@ class Conversation:
 class Conversations:
     """The conversations of all visitors, by an id that only the visitor's page knows.
 
-    A conversation is freed a while after its page was closed, or, where nothing keeps a connection
-    open (a script without heartbeat), after it has been idle; and when there are too many the
-    longest idle one, of those without a connection if there are any.
+    A conversation is freed `grace` seconds after its page was closed. One that never had a
+    connection (of a script without heartbeat) is freed when it has been idle. When there are too
+    many, the longest idle one goes, those without a connection first.
 
     Args:
         chat: the engine that all share.
         most: conversations that are kept.
         discard: called with files that no conversation needs; returns those to ask about again.
         grace: seconds for which a page may lose its connection.
-        idle: seconds after which a conversation without a connection is given up.
-        clock: tells the time, in seconds.
+        idle: seconds after which a conversation without a connection is freed.
+        clock: returns the time, in seconds.
     """
 
     def __init__(
@@ -176,17 +173,17 @@ class Conversations:
         self._discard = discard
         self._unneeded: set[Path] = set()
         self._open: OrderedDict[str, Conversation] = OrderedDict()  # the longest idle first
-        self._used: dict[str, float] = {}
-        self._connections: dict[str, int] = {}
-        self._left: dict[str, float] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._used: dict[str, float] = {}  # when each was last asked for
+        self._connections: dict[str, int] = {}  # of each page; there may be several for a moment
+        self._left: dict[str, float] = {}  # when the last connection of a page ended
+        self._gone: OrderedDict[str, None] = OrderedDict()  # freed, and not informed yet
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._open)
 
     def of(self, visitor: str) -> Conversation:
-        """The conversation of a visitor; a new one at the first call.
+        """Return the conversation of a visitor; a new one at the first call.
 
         Raises:
             RequestError: it has been freed since the last call; the next call begins a new one.
@@ -204,18 +201,19 @@ class Conversations:
             self._open.move_to_end(visitor)
             self._used[visitor] = self._clock()
             conversation, crowded = self._open[visitor], self._too_many(visitor)
+        # Outside of the lock: closing waits for an answer that is being written.
         for stale in crowded:
             stale.close()
         return conversation
 
     def arrive(self, visitor: str) -> None:
-        """A page has connected."""
+        """Note that a page has connected."""
         with self._lock:
             self._connections[visitor] = self._connections.get(visitor, 0) + 1
             self._left.pop(visitor, None)
 
     def leave(self, visitor: str) -> None:
-        """A page has disconnected: its answer is stopped, the rest is kept for a while."""
+        """Note that a page has disconnected: its answer is stopped, the rest kept for a while."""
         with self._lock:
             self._connections[visitor] = self._connections.get(visitor, 1) - 1
             if self._connections[visitor] > 0:
@@ -230,6 +228,7 @@ class Conversations:
         """Free what has been left, and what has been idle without a connection."""
         now = self._clock()
         with self._lock:
+            # Pages that left without ever having had a conversation are forgotten, too.
             self._left = {
                 visitor: since
                 for visitor, since in self._left.items()
@@ -260,7 +259,8 @@ class Conversations:
             self._unneeded |= files
 
     def _discard_unneeded(self) -> None:
-        with self._lock:  # equal files have one place, whoever uploaded them
+        with self._lock:
+            # Equal files have one path, whoever uploaded them: another visitor may need it.
             needed = {file for other in self._open.values() for file in other.files}
             files, self._unneeded = self._unneeded - needed, set()
         self._forget(self._discard(files))
@@ -280,6 +280,6 @@ class Conversations:
         self._used.pop(visitor, None)
         self._left.pop(visitor, None)
         self._gone[visitor] = None
-        while len(self._gone) > 1000:
+        while len(self._gone) > 1000:  # bounded: most never come back
             self._gone.popitem(last=False)
         return self._open.pop(visitor)
