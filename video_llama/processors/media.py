@@ -1,20 +1,23 @@
-"""The checks that come before a file is opened as media, and reading its bytes.
+"""Probe and open media files without trusting them.
 
-Media files: what is in them, and opening them without trusting them.
-
-Everything that is wrong with a file becomes a `MediaError` with a reason in plain words.
+Whatever is wrong with a file becomes a `MediaError` with a reason in plain words, also what it
+would cost too much to read (`LIMITS`).
 """
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import av
+import av.logging
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
@@ -22,10 +25,23 @@ from av.video.stream import VideoStream
 
 from video_llama.common.io import check_file
 from video_llama.processors.image import picture_size
-from video_llama.types import MediaError
+from video_llama.types import ConfigError, MediaError
 
-MAX_FRAME_PIXELS = 2**26
-"""Largest picture of a video, in pixels: twice 8K. More is taken for a damaged header."""
+LIMITS = {
+    "frame_pixels": 2**26,
+    "video_pixels": 2**36,
+    "frames": 2_000_000,
+    "tracks": 64,
+    "seconds": 60,
+}
+"""What reading one file may cost. `VIDEO_LLAMA_MAX_` with a name in capitals sets another number.
+
+* `frame_pixels`: of one frame; twice 8K.
+* `video_pixels`: of all frames that have to be decoded; an hour of 720 lines at 20 frames/s.
+* `frames`: of one video track; nine hours at 60 frames/s.
+* `tracks`: of one file.
+* `seconds`: of reading the frames, or the sound, of one file.
+"""
 
 MAX_SAMPLE_RATE = 768_000
 """Highest sample rate of a sound, in Hz."""
@@ -35,6 +51,71 @@ MIN_SAMPLE_RATE = 1000
 
 _NOT_MEDIA = {"concat", "dash", "ffmetadata", "hls", "lavfi", "rtsp", "sdp", "tty"}
 """Demuxers of FFmpeg that take text for media, or that follow links in it."""
+
+
+def limit(name: str) -> int:
+    """Return a limit of `LIMITS`, or what the environment sets in its place.
+
+    Raises:
+        ConfigError: the environment holds something other than a whole number above 0.
+    """
+    key = limit_key(name)
+    value = os.environ.get(key, "").strip()
+    if not value:
+        return LIMITS[name]
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(f"{key}: {value!r} given, a whole number above 0 expected")
+    return int(value)
+
+
+def limit_key(name: str) -> str:
+    """Return the environment variable that sets a limit."""
+    return f"VIDEO_LLAMA_MAX_{name.upper()}"
+
+
+class Budget:
+    """Time and pixels that may still be spent on one file.
+
+    Args:
+        path: of the file, for the message.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._begin = time.monotonic()
+        self._seconds, self._pixels = limit("seconds"), limit("video_pixels")
+        self._spent = 0
+
+    def check_time(self) -> None:
+        """Raise `MediaError` when reading has taken too long."""
+        if time.monotonic() - self._begin > self._seconds:
+            refuse_cost(self._path, "reading it takes too long", "seconds", "s")
+
+    def spend(self, pixels: int) -> None:
+        """Count decoded pixels; raise `MediaError` when they or the time exceed the limit."""
+        self.check_time()
+        self._spent += pixels
+        self.expect(0)
+
+    def expect(self, pixels: int) -> None:
+        """Raise `MediaError` when so many pixels more would exceed the limit."""
+        if self._spent + pixels > self._pixels:
+            reason = f"about {self._spent + pixels:.3g} pixels have to be decoded"
+            refuse_cost(self._path, reason, "video_pixels", "pixels")
+
+
+def refuse_cost(path: str | Path, reason: str, name: str, unit: str) -> NoReturn:
+    """Raise the error of a file that costs more than a limit.
+
+    Args:
+        path: of the file.
+        reason: what it would cost.
+        name: of the limit.
+        unit: of the limit.
+    """
+    raise MediaError(
+        path, f"{reason}, at most {limit(name)} {unit} are allowed ({limit_key(name)} sets it)"
+    )
 
 
 class NoSoundError(MediaError):
@@ -48,7 +129,8 @@ class MediaInfo:
     Attributes:
         path: the file, as given.
         kind: what to treat it as; a video with sound is a `video`, an animated GIF too.
-        has_video: there is a video track (cover art of a song is none).
+        has_video: there is a video track, perhaps in a codec that cannot be decoded. Cover art of
+            a song does not count.
         has_audio: there is a sound track.
         width: of the picture, in pixels, before any rotation; None without one.
         height: likewise.
@@ -57,7 +139,7 @@ class MediaInfo:
         fps: frames per second of the video track.
         sample_rate: Hz of the sound track.
         num_channels: of the sound track.
-        video_codec: FFmpeg's name of the codec.
+        video_codec: FFmpeg's name of the codec; None if it is unknown.
         audio_codec: likewise.
     """
 
@@ -77,7 +159,7 @@ class MediaInfo:
 
 
 def probe(path: str | Path) -> MediaInfo:
-    """What a file holds. Reads its header only.
+    """Tell from its header what a file holds.
 
     Args:
         path: of a picture, a video or a sound.
@@ -90,12 +172,15 @@ def probe(path: str | Path) -> MediaInfo:
         return MediaInfo(path=Path(path), kind="image", width=size[0], height=size[1])
     with open_container(path) as container:
         video, audio = find_video(container), find_audio(container)
-        if video is None and audio is None:
+        # A clip whose picture cannot be decoded stays a clip: reading its frames then fails with
+        # the codec's name, while a silent change to a sound would answer about something else.
+        has_video = video is not None or _has_unknown_video(container)
+        if not has_video and audio is None:
             raise MediaError(path, "it has neither a video nor a sound track")
         return MediaInfo(
             path=Path(path),
-            kind="audio" if video is None else "video",
-            has_video=video is not None,
+            kind="video" if has_video else "audio",
+            has_video=has_video,
             has_audio=audio is not None,
             width=video.width if video else None,
             height=video.height if video else None,
@@ -110,7 +195,7 @@ def probe(path: str | Path) -> MediaInfo:
 
 
 def has_audio(path: str | Path) -> bool:
-    """Whether a media file has a sound track; a picture has none.
+    """Tell whether a media file has a sound track; a picture has none.
 
     Raises:
         MediaError: the file cannot be read.
@@ -120,7 +205,7 @@ def has_audio(path: str | Path) -> bool:
 
 @contextmanager
 def open_container(path: str | Path) -> Iterator[InputContainer]:
-    """An open media file, closed at the end; FFmpeg's errors inside become `MediaError`.
+    """Open a media file and close it at the end; FFmpeg's errors inside become `MediaError`.
 
     Args:
         path: of a video or a sound.
@@ -139,6 +224,8 @@ def open_container(path: str | Path) -> Iterator[InputContainer]:
     with container:
         if _NOT_MEDIA & set(container.format.name.split(",")):
             raise MediaError(path, "it is text, a media file was expected")
+        if len(container.streams) > limit("tracks"):
+            refuse_cost(path, f"it has {len(container.streams)} tracks", "tracks", "tracks")
         try:
             yield container
         except (av.FFmpegError, UnicodeError) as error:
@@ -147,39 +234,77 @@ def open_container(path: str | Path) -> Iterator[InputContainer]:
 
 
 def find_video(container: InputContainer) -> VideoStream | None:
-    """The video track, or None; cover art is not one, nor is a track in an unknown codec."""
-    stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or stream.codec_context is None:
-        return None
-    return None if stream.disposition & Disposition.attached_pic else stream
+    """Return the video track, or None; cover art or a track in an unknown codec does not count."""
+    best = container.streams.best("video")
+    candidates = [best, *container.streams.video] if isinstance(best, VideoStream) else []
+    for stream in candidates:
+        if stream.codec_context and not _is_cover(stream):
+            return stream
+    return None
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _has_unknown_video(container: InputContainer) -> bool:
+    return any(not s.codec_context and not _is_cover(s) for s in container.streams.video)
 
 
 def require_video(container: InputContainer, path: str | Path) -> VideoStream:
-    """The video track of a file that must have one that can be decoded within reason.
+    """Return the video track of a file that must have one that can be decoded within reason.
 
     Args:
         container: the open file.
         path: for the message.
 
     Raises:
-        MediaError: it is a picture, has no video track, or one with an absurd picture size.
+        MediaError: it is a picture, has no video track, one in an unknown codec, or one with an
+            absurd picture size.
     """
     if "_pipe" in container.format.name or container.format.name == "image2":
         raise MediaError(path, "it is a picture, a video was expected")
     stream = find_video(container)
+    if stream is None and _has_unknown_video(container):
+        reason = f"its pictures are in a codec that cannot be decoded ({_unknown_codec(path)})"
+        hint = "; convert it to H.264"
+        if find_audio(container) is not None:
+            hint += ", or give it as a sound, then only its sound is heard"
+        raise MediaError(path, reason + hint)
     if stream is None:
         raise MediaError(path, "it has no video track that can be decoded")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1:
         raise MediaError(path, "its video track cannot be decoded: the picture has no size")
-    if width * height > MAX_FRAME_PIXELS:
-        reason = f"frames of {width}x{height} pixels are too large"
-        raise MediaError(path, f"{reason}, at most {MAX_FRAME_PIXELS} pixels can be read")
+    if width * height > limit("frame_pixels"):
+        refuse_cost(path, _too_large(width, height), "frame_pixels", "pixels")
     return stream
 
 
+def _too_large(width: int, height: int) -> str:
+    return f"frames of {width}x{height} pixels are too large"
+
+
+def _unknown_codec(path: str | Path) -> str:
+    """Return the tag of the unknown video codec, which FFmpeg tells in its messages only."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture() as messages, open_container(path):
+            pass
+    finally:
+        av.logging.set_level(level)
+    text = " ".join(message for _, _, message in messages)
+    if found := re.search(r"Video: none \((.{1,4}) /", text):
+        return f"tag {found[1]}"
+    # Matroska has names in place of tags. They stand in its first kilobytes.
+    with Path(path).open("rb") as file:
+        name = re.search(rb"V_[A-Z0-9_/]{2,40}", file.read(2**16))
+    return f"tag {name[0].decode()}" if name else "it has no tag"
+
+
 def find_audio(container: InputContainer) -> AudioStream | None:
-    """The sound track, or None; a track in an unknown codec is not one."""
+    """Return the sound track, or None; a track in an unknown codec does not count."""
     stream = container.streams.best("audio")
     if not isinstance(stream, AudioStream) or stream.codec_context is None:
         return None
@@ -189,7 +314,7 @@ def find_audio(container: InputContainer) -> AudioStream | None:
 def duration_of(
     container: InputContainer, stream: VideoStream | AudioStream | None
 ) -> float | None:
-    """Seconds of a track, or of its file where the track does not say; None if unknown."""
+    """Return the seconds of a track, or of its file where it says none; None if unknown."""
     seconds = 0.0
     if stream is not None and stream.duration and stream.time_base:
         seconds = float(stream.duration * stream.time_base)
@@ -199,6 +324,29 @@ def duration_of(
 
 
 def frame_rate(stream: VideoStream) -> float | None:
-    """Average frames per second that the header states; None if it states none."""
+    """Return the average frames per second that the header states; None if it states none."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate and rate > 0 else None
+
+
+TOGETHER = 0.1
+"""Seconds by which sound and picture may start apart and still count as starting together.
+
+Encoders of sound put up to this much silence before its start, which not all containers mark.
+"""
+
+
+def presentation_start(container: InputContainer) -> float:
+    """Return the time of the file's clock at which showing it begins, in seconds.
+
+    Frames and sound are timed from there. It is the start of the picture, unless the sound starts
+    more than `TOGETHER` earlier: then it is the start of the sound.
+    """
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in (find_video(container), find_audio(container))
+        if stream is not None and stream.start_time is not None and stream.time_base
+    ]
+    if not starts:
+        return 0.0
+    return starts[0] if starts[0] <= min(starts) + TOGETHER else min(starts)
