@@ -187,3 +187,51 @@ def encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int) -> N
         for converted in resampler.resample(frame):
             container.mux(stream.encode(converted))
     container.mux(stream.encode(None))
+
+
+def write_timed_sound(
+    path: Path,
+    sound: np.ndarray,
+    rate: int = 48000,
+    *,
+    codec: str = "aac",
+    layout: str = "mono",
+    start: float = 0.0,
+    pause: tuple[float, float] | None = None,
+    num_frames: int = 0,
+    picture_start: float = 0.0,
+) -> Path:
+    """A clip of `num_frames` grey frames at 25 per second (none: no video) and a sound of (C, L).
+
+    Args:
+        layout: FFmpeg's name of the channels, such as `7.1`.
+        start: seconds at which the sound begins.
+        pause: seconds of the sound after which its time stamps jump, and by how much.
+        picture_start: seconds at which the first frame is shown.
+    """
+    with av.open(str(path), "w") as container:
+        video: Any = None
+        if num_frames:
+            video = container.add_stream("libx264", rate=25)
+            video.width = video.height = 64
+            video.pix_fmt, video.codec_context.max_b_frames = "yuv420p", 0
+        track: Any = container.add_stream(codec, rate=rate, layout=layout)
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 99, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index + round(25 * picture_start), Fraction(1, 25)
+            container.mux(video.encode(frame))
+        if num_frames:
+            container.mux(video.encode(None))
+        resampler = av.AudioResampler(track.format.name, track.layout.name, rate)
+        size = track.codec_context.frame_size or 1024
+        for begin in range(0, sound.shape[1], size):
+            # Packed samples: PyAV handles planes of eight or more channels wrongly.
+            piece = np.ascontiguousarray(sound[:, begin : begin + size].T).reshape(1, -1)
+            packet = av.AudioFrame.from_ndarray(piece, format="flt", layout=layout)
+            jump = pause[1] if pause and begin >= pause[0] * rate else 0.0
+            packet.sample_rate, packet.time_base = rate, Fraction(1, rate)
+            packet.pts = begin + round((start + jump) * rate)
+            for converted in resampler.resample(packet):
+                container.mux(track.encode(converted))
+        container.mux(track.encode(None))
+    return path

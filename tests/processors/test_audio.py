@@ -16,8 +16,8 @@ from torchaudio.compliance.kaldi import fbank
 from tests import media
 from tests.reference import GOLDEN
 from video_llama.processors.audio import clip_spans, log_mel
+from video_llama.processors.media import NoSoundError
 from video_llama.processors.settings import AudioSettings
-from video_llama.types import MediaError
 
 CLIPS: dict[str, Any] = json.loads((GOLDEN / "processors.json").read_text())["clips"]
 RAW = AudioSettings(mean=0.0, std=1.0)
@@ -98,6 +98,58 @@ def test_only_the_first_channel_is_heard() -> None:
     torch.testing.assert_close(mono, stereo, rtol=0, atol=1e-3)
 
 
+def test_the_mean_of_the_channels_is_heard_where_it_is_asked_for() -> None:
+    first, other = noise(1, 32000, 1), noise(1, 32000, 2)
+    settings = AudioSettings(channels="mean")
+    mean, both = (first + other) / 2, torch.cat([first, other])
+    torch.testing.assert_close(
+        log_mel([both], settings), log_mel([mean], AudioSettings()), rtol=0, atol=1e-3
+    )
+    torch.testing.assert_close(
+        log_mel([first], settings), log_mel([first], AudioSettings()), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("name", "layout"), [("a.wav", "stereo"), ("a.flac", "5.1")])
+def test_a_silent_first_channel_beside_a_loud_one_is_told(
+    tmp_path: Path, name: str, layout: str
+) -> None:
+    channels = 2 if layout == "stereo" else 6
+    codec = "flac" if name == "a.flac" else "pcm_s16le"
+    tones = media.tone(2, 48000, channels=channels)
+    tones[0] = 0
+    path = media.write_timed_sound(tmp_path / name, tones, codec=codec, layout=layout)
+    first = AudioSettings().build()(path)
+    assert f"only the first of its {channels} channels is heard, and it is silent" in first.notice
+    assert "audio_processor.channels to mean" in first.notice
+    mean = AudioSettings(channels="mean").build()(path)
+    assert mean.notice == ""
+    assert (mean.values - first.values).abs().max() > 0.5
+    loud = media.write_timed_sound(tmp_path / name, tones[::-1].copy(), codec=codec, layout=layout)
+    assert AudioSettings().build()(loud).notice == ""
+
+
+def test_all_channels_silent_or_mono_silence_is_no_notice(tmp_path: Path) -> None:
+    for channels in (1, 2):
+        path = media.write_audio(tmp_path / "a.wav", np.zeros((channels, 32000), np.float32))
+        assert AudioSettings().build()(path).notice == ""
+
+
+def test_spans_of_a_late_sound_are_on_the_time_line_of_its_clip(tmp_path: Path) -> None:
+    path = media.write_timed_sound(
+        tmp_path / "a.mp4", media.tone(2, 48000), start=4.0, num_frames=150
+    )
+    sound = AudioSettings(clips_per_video=4).build()(path)
+    assert sound.duration == pytest.approx(6, abs=0.05)
+    assert sound.spans == [
+        (pytest.approx(i, abs=0.05), pytest.approx(i + 2, abs=0.05)) for i in range(4)
+    ]
+    loudness = sound.values[:, 0, :, :198].amax(dim=1)
+    # The clip from 3 to 5 s: silence up to 4 s, then the tone.
+    assert loudness[3, :95].max() + 0.3 < loudness[3, 105:195].min()
+    assert loudness[:3, :90].max() < loudness[3, 105:195].min()
+
+
 def test_a_file_becomes_clips_that_describe_themselves(tmp_path: Path) -> None:
     path = media.write_audio(tmp_path / "a.wav", media.tone(6, 44100, channels=2), 44100)
     sound = AudioSettings(clips_per_video=4).build()(path)
@@ -127,7 +179,7 @@ def test_silence_is_finite(tmp_path: Path) -> None:
 
 def test_less_than_a_window_is_refused_and_a_window_is_enough(tmp_path: Path) -> None:
     processor = AudioSettings().build()
-    with pytest.raises(MediaError, match=r"the sound lasts 24\.9 ms, at least 25 ms are needed"):
+    with pytest.raises(NoSoundError, match=r"the sound lasts 24\.9 ms, at least 25 ms are needed"):
         processor(media.write_audio(tmp_path / "a.wav", media.tone(399 / 16000)))
     sound = processor(media.write_audio(tmp_path / "a.wav", media.tone(0.025)))
     assert sound.values.shape == (8, 1, 128, 204)

@@ -69,6 +69,8 @@ def test_lists_from_a_yaml_become_tuples() -> None:
         (AudioSettings, {"clip_duration": 3.0}, ["clip_duration", "3 s", "298", "204"]),
         (AudioSettings, {"std": 0.0}, ["std", "0.0"]),
         (AudioSettings, {"mean": float("nan")}, ["mean", "nan"]),
+        (AudioSettings, {"channels": "frist"}, ["frist", "did you mean 'first'"]),
+        (AudioSettings, {"max_seconds": 0.0}, ["max_seconds", "0.0"]),
     ],
 )
 def test_impossible_values_are_refused_by_name_and_value(

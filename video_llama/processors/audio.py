@@ -1,4 +1,4 @@
-"""Sound clips: log-mel spectrograms of a few seconds from all over a file."""
+"""Turn a sound into log-mel spectrograms of a few seconds from all over the file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchaudio.compliance.kaldi import fbank
 
+from video_llama.processors.media import NoSoundError
 from video_llama.processors.waveform import open_sound
-from video_llama.types import MediaError
+
+_SILENT, _LOUD = 1e-4, 1e-2
+"""Largest sample of a channel that nobody hears (-80 dB), and of one that is heard (-40 dB)."""
 
 
 class ClipOptions(Protocol):
@@ -28,6 +31,8 @@ class ClipOptions(Protocol):
     target_length: int
     mean: float
     std: float
+    channels: str
+    max_seconds: float
 
     @property
     def clip_samples(self) -> Fraction:
@@ -40,10 +45,10 @@ class AudioClips:
 
     Attributes:
         values: (S, 1, num_mel_bins, target_length) float32, normalised.
-        spans: begin and end of each clip, in seconds.
-        duration: of the whole sound, in seconds.
-        sample_rate: of the decoded sound, in Hz; the file's, unless that is an odd number.
-        num_channels: of the file.
+        spans: begin and end of each clip, in seconds of the file's time line.
+        duration: seconds to the end of the sound.
+        sample_rate: Hz of the decoded sound; the file's, unless its resampling filters are huge.
+        notice: what the user should know about the sound; empty if nothing.
     """
 
     values: Tensor
@@ -51,6 +56,7 @@ class AudioClips:
     duration: float
     sample_rate: int
     num_channels: int
+    notice: str = ""
 
 
 class AudioProcessor:
@@ -64,22 +70,21 @@ class AudioProcessor:
         self.settings = settings
 
     def __call__(self, path: str | Path) -> AudioClips:
-        """Decodes the clips that the settings ask for; memory does not grow with the file.
+        """Decode the clips that the settings ask for; memory does not grow with the file.
 
         Args:
             path: a sound file, or a video with sound.
 
         Raises:
-            NoSoundError: the file is fine but has no sound track.
-            MediaError: it cannot be read, or is shorter than one spectrogram window (25 ms).
+            NoSoundError: there is no sound track, or less sound than one window of 25 ms.
+            MediaError: it cannot be read.
         """
         s = self.settings
-        sound = open_sound(path)
+        sound = open_sound(path, max_seconds=s.max_seconds)
         length = sound.resampled_length(s.sample_rate)
-        window = int(s.sample_rate * 0.025)
-        if length < window:
+        if length < int(s.sample_rate * 0.025):
             reason = f"the sound lasts {1000 * length / s.sample_rate:.3g} ms"
-            raise MediaError(path, f"{reason}, at least 25 ms are needed")
+            raise NoSoundError(path, f"{reason}, at least 25 ms are needed")
         spans = clip_spans(length, s)
         clips = sound.read(spans, rate=s.sample_rate)
         return AudioClips(
@@ -88,7 +93,19 @@ class AudioProcessor:
             duration=sound.num_samples / sound.rate,
             sample_rate=sound.rate,
             num_channels=sound.num_channels,
+            notice=_silent_channel(clips) if s.channels == "first" else "",
         )
+
+
+def _silent_channel(clips: list[Tensor]) -> str:
+    """Return what to say of clips whose first channel is silent beside a loud one."""
+    peaks = torch.stack([clip.abs().amax(dim=1) for clip in clips]).amax(dim=0)
+    if len(peaks) < 2 or peaks[0] > _SILENT or peaks.max() < _LOUD:
+        return ""
+    return (
+        f"only the first of its {len(peaks)} channels is heard, and it is silent; set "
+        "audio_processor.channels to mean to hear them all"
+    )
 
 
 def clip_spans(num_samples: int, settings: ClipOptions) -> list[tuple[int, int]]:
@@ -113,12 +130,12 @@ def clip_spans(num_samples: int, settings: ClipOptions) -> list[tuple[int, int]]
 def log_mel(clips: list[Tensor], settings: ClipOptions) -> Tensor:
     """Normalised log-mel spectrograms of clips, as the original computes them.
 
-    Each clip loses its mean over all channels, and channel 0 is heard. Short spectrograms are
-    padded with zeros *before* normalisation, so the padding is -mean / std.
+    Each clip loses its mean over all channels, and channel 0 or the mean of the channels is heard.
+    Short spectrograms are padded with zeros *before* normalisation, so the padding is -mean / std.
 
     Args:
         clips: (channels, samples) float32 each, at `settings.sample_rate`.
-        settings: bands, frames and normalisation.
+        settings: channels, bands, frames and normalisation.
 
     Returns:
         (S, 1, num_mel_bins, target_length) float32.
@@ -128,9 +145,10 @@ def log_mel(clips: list[Tensor], settings: ClipOptions) -> Tensor:
     # One call for all clips: each is padded to a whole number of shifts, so that its windows are
     # where they would be if it stood alone; windows that reach into the padding are dropped.
     slot = -(-max(clip.shape[1] for clip in clips) // shift)
-    heard = [pad(c[0] - c.mean(), (0, slot * shift - c.shape[1])) for c in clips]
+    mono = [(c.mean(dim=0) if s.channels == "mean" else c[0]) - c.mean() for c in clips]
+    padded = [pad(wave, (0, slot * shift - len(wave))) for wave in mono]
     mel = fbank(
-        pad(torch.cat(heard), (0, window))[None],
+        pad(torch.cat(padded), (0, window))[None],
         htk_compat=True,
         sample_frequency=s.sample_rate,
         use_energy=False,

@@ -1,7 +1,11 @@
-"""Waveforms: decoding with PyAV and resampling with torchaudio, in bounded memory.
+"""Decode sound tracks with PyAV and resample them with torchaudio, in bounded memory.
 
 Samples are floats in -1..1, as `torchaudio.load` gives them. A long file is decoded twice: once to
-count its samples (headers lie), once to keep the parts that are asked for.
+count its samples, because headers lie, and once to keep the spans that are asked for.
+
+Samples lie on the time line of their file, on which the first frame of a video is at 0 s: a sound
+that starts late begins with silence, and a pause in the time stamps is silence at its place. The
+time line of a file without a video begins with its first sample.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import video_llama.common.compat
@@ -28,15 +33,33 @@ from video_llama.processors.media import (
     NoSoundError,
     duration_of,
     find_audio,
+    find_video,
     open_container,
 )
 from video_llama.types import MediaError
 
 MAX_SECONDS = 6 * 3600
-"""Longest sound that is decoded, in seconds."""
+"""Longest sound that is decoded by default, in seconds."""
+
+MAX_CHANNELS = 64
+"""Most channels of a sound: seventh-order ambisonics, or a large mixing desk."""
+
+_SAMPLES_PER_SECOND = 8 * 48_000
+"""Samples of all channels, for each second that a sound may last: 7.1 at 48 kHz. A sound with more
+of them is refused earlier, because time and memory grow with the samples and not the seconds."""
 
 KEPT_SAMPLES = 2**24
 """Samples (of all channels) up to which a file is kept in memory and decoded once: 64 MiB."""
+
+_SILENT_BLOCK = 2**20
+"""Samples of silence that are made at once."""
+
+_TOLERANCE = 0.01
+"""Seconds that a time stamp may be off before samples are moved. Matroska rounds to 1 ms, and the
+edit lists of phones leave gaps of some milliseconds that the original never saw."""
+
+_RESTART = 1.0
+"""Seconds that time stamps have to jump back to count as a new start, not as an overlap."""
 
 _KERNEL_LIMIT = 2**24
 """Largest table of resampling filters, in floats. A prime sample rate would need gigabytes."""
@@ -53,10 +76,8 @@ class Sound:
     """The sound track of a file, its samples counted.
 
     Attributes:
-        path: the file.
         rate: samples per second.
-        num_channels: channels.
-        num_samples: samples of one channel.
+        num_samples: samples of one channel, from the start of the file's time line.
         kept: (channels, samples) float32; None for a long file, which is decoded again.
     """
 
@@ -67,17 +88,17 @@ class Sound:
     kept: Tensor | None
 
     def resampled_length(self, rate: int) -> int:
-        """Samples of one channel at another rate, as torchaudio counts them."""
+        """Return the samples of one channel at another rate, as torchaudio counts them."""
         return -(-self.num_samples * rate // self.rate)
 
     def read(self, spans: list[Span], *, rate: int) -> list[Tensor]:
-        """Parts of the sound at another sample rate.
+        """Return parts of the sound at another sample rate.
 
         Equal to resampling the whole sound (sinc, Hann window) and cutting it, up to rounding.
 
         Args:
             spans: begin and end of each part, in samples at `rate`; they may overlap.
-            rate: samples per second wanted.
+            rate: samples per second of the result.
 
         Returns:
             (channels, samples) float32 each.
@@ -85,6 +106,7 @@ class Sound:
         Raises:
             MediaError: the file cannot be decoded.
         """
+        # Clips overlap, so each area of the sound is decoded and resampled once.
         areas = _merged(spans)
         sources = [self._source(area, rate) for area in areas]
         pieces = self._pieces(sources)
@@ -101,7 +123,7 @@ class Sound:
         return [result[span] for span in spans]
 
     def _source(self, area: Span, rate: int) -> Span:
-        """The samples of the file that an area at another rate depends on."""
+        """Return the samples of the file that an area at another rate depends on."""
         common = math.gcd(self.rate, rate)
         old, new = self.rate // common, rate // common
         context = 1 + -(-_filter_width(old, new) // old)
@@ -109,7 +131,7 @@ class Sound:
         return first, min(self.num_samples, (-(-area[1] // new) + context) * old)
 
     def _pieces(self, spans: list[Span]) -> list[Tensor]:
-        """Parts of the file at its own rate; the spans do not begin before one another."""
+        """Return parts of the file at its own rate; the spans are in order of their begin."""
         if self.kept is not None:
             return [self.kept[:, begin:end] for begin, end in spans]
         found: list[list[Tensor]] = [[] for _ in spans]
@@ -127,66 +149,200 @@ class Sound:
         return [torch.cat(piece, dim=1) for piece in found]
 
 
-def open_sound(path: str | Path) -> Sound:
-    """Decodes a sound track once, counts its samples and keeps them if they are few.
+def open_sound(path: str | Path, *, max_seconds: float | None = None) -> Sound:
+    """Decode a sound track once, count its samples and keep them if they are few.
 
     Args:
         path: a sound file, or a video with sound.
+        max_seconds: longest sound; None is `MAX_SECONDS`.
 
     Raises:
-        NoSoundError: the file is fine but has no sound track.
-        MediaError: it cannot be decoded, or is absurdly long.
+        NoSoundError: the file has no sound track, or one without any samples.
+        MediaError: it cannot be decoded, or is longer than `max_seconds`.
     """
+    limit = MAX_SECONDS if max_seconds is None else max_seconds
     kept: list[Tensor] = []
     total, channels, rate = 0, 0, 1
     for block, rate in _blocks(path):
         channels = block.shape[0]
         total += block.shape[1]
-        if total > MAX_SECONDS * rate:
-            raise MediaError(path, f"the sound is longer than {MAX_SECONDS // 3600} hours")
+        # Checked while decoding: a header may claim anything, and so may a time stamp.
+        if total > limit * rate or total * channels > limit * _SAMPLES_PER_SECOND:
+            reason = f"the sound is longer than {limit / 3600:g} hours"
+            if total <= limit * rate:
+                reason = f"the sound has more than {limit * _SAMPLES_PER_SECOND:.3g} samples"
+            raise MediaError(path, f"{reason}; audio_processor.max_seconds sets the limit")
         if total * channels <= KEPT_SAMPLES:
             kept.append(block)
         else:
             kept.clear()
     if total == 0:
-        raise MediaError(path, "its sound track has no samples")
+        raise NoSoundError(path, "its sound track has no samples")
     whole = torch.cat(kept, dim=1) if kept and total * channels <= KEPT_SAMPLES else None
     return Sound(path=Path(path), rate=rate, num_channels=channels, num_samples=total, kept=whole)
 
 
 def _blocks(path: str | Path) -> Generator[tuple[Tensor, int], None, None]:
-    """The waveform of a file piece by piece, (channels, n) float32, and its sample rate."""
+    """Yield the waveform piece by piece, (channels, n) float32, with its sample rate."""
     with open_container(path) as container:
         stream = find_audio(container)
         if stream is None and container.streams.audio:
             raise MediaError(path, "its sound is in a codec that cannot be decoded")
         if stream is None:
             raise NoSoundError(path, "it has no sound track")
-        resampler: av.AudioResampler | None = None
-        total, rate, layout = 0, 1, ""
-        for frame in _frames(container, stream, path):
-            if resampler is None:
-                rate, layout = _usable_rate(path, frame.sample_rate), frame.layout.name
-                resampler = av.AudioResampler("fltp", layout, rate)
-            if frame.layout.name != layout:
-                raise MediaError(path, "its sound changes its channels in the middle")
-            try:
-                converted = resampler.resample(frame)
-            except ValueError as error:
-                raise MediaError(path, "its sound changes its format in the middle") from error
-            for part in converted:
-                total += part.samples
-                yield torch.from_numpy(part.to_ndarray()), rate
+        converter = _Converter(path)
+        line = _TimeLine(container, stream)
+        # A gap is known before the frame that follows it, so whatever the converter still holds
+        # back comes first, then the silence, then the frame.
+        for frame, gap in line.place(_frames(container, stream, path)):
+            if gap:
+                yield from converter.flush()
+            if gap > 0:
+                yield from converter.silence(frame, gap)
+            elif gap < 0:
+                converter.skip(frame, -gap)
+            yield from converter.convert(frame)
+        yield from converter.flush()
+        _check_complete(container, stream, path, line.decoded)
+
+
+class _TimeLine:
+    """The place of decoded frames on the time line of their file.
+
+    Attributes:
+        decoded: seconds from the first sample to the end of the last one.
+    """
+
+    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
+        video = find_video(container)
+        self._origin: float | None = None
+        if video is not None and video.start_time is not None and video.time_base:
+            self._origin = float(video.start_time * video.time_base)
+        durations = [duration_of(container, stream), duration_of(container, None)]
+        known = [seconds for seconds in durations if seconds is not None]
+        self._promised = max(known) if known else None
+        self._position = 0.0
+        self._lead = 0.0
+
+    @property
+    def decoded(self) -> float:
+        return self._position - self._lead
+
+    def place(self, frames: Iterator[AudioFrame]) -> Iterator[tuple[AudioFrame, float]]:
+        """Yield each frame with the seconds of silence before it.
+
+        Negative seconds are those of the frame that are left out, because they lie before the
+        start of the time line or repeat what has been heard.
+        """
+        first = list(islice(frames, 2))
+        self._lead = start = self._start(first)
+        for index, frame in enumerate(chain(first, frames)):
+            gap = start if index == 0 else self._gap(frame)
+            self._position += gap + frame.samples / (frame.sample_rate or 1)
+            yield frame, gap
+
+    def _start(self, first: list[AudioFrame]) -> float:
+        """Return the seconds between the start of the time line and the first sample."""
+        times = [frame.time for frame in first]
+        if not times or times[0] is None:
+            return 0.0
+        if self._origin is None:
+            self._origin = times[0]
+        start = times[0] - self._origin
+        # Where the edit list of an mp4 cuts the first packet, its time is wrong by the part that
+        # was cut, and only the second tells where the sound is.
+        if start < -_TOLERANCE and len(times) == 2 and times[1] is not None:
+            second = times[1] - self._origin - first[0].samples / (first[0].sample_rate or 1)
+            start = second if abs(second) <= _TOLERANCE else start
+        return start if abs(start) > _TOLERANCE else 0.0
+
+    def _gap(self, frame: AudioFrame) -> float:
+        """Return the seconds between the end of the last frame and this one, if they matter."""
+        if frame.time is None or self._origin is None:
+            return 0.0
+        gap = frame.time - self._origin - self._position
+        # A jump behind the promised end is a damaged time stamp, a large one back a new start
+        # (files glued together): from there on, times are counted from where the sound is.
+        too_far = self._promised is not None and self._position + gap > self._promised + 1
+        if too_far or gap < -_RESTART:
+            self._origin += gap
+            return 0.0
+        return gap if abs(gap) > _TOLERANCE else 0.0
+
+
+class _Converter:
+    """Frames of any format to (channels, n) float32 in the rate and channels of the first.
+
+    FFmpeg converts to packed samples first: PyAV reads past the planes of a frame that has eight
+    or more channels in planes of their own, and the process ends with a segmentation fault.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._rate = self._channels = self._skipped = 0
+        self._format: tuple[object, ...] = ()
+        self._resampler: av.AudioResampler | None = None
+
+    def convert(self, frame: AudioFrame) -> Iterator[tuple[Tensor, int]]:
+        """Yield what a frame gives; a change of its format in mid-file is followed."""
+        self._prepare(frame)
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._format:
+            yield from self.flush()
+            self._format = form
+        if self._resampler is None:
+            self._resampler = av.AudioResampler("flt", frame.layout, self._rate)
+        for part in self._resampler.resample(frame):
+            yield from self._block(part)
+
+    def flush(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield what the resampler still holds back."""
+        resampler, self._resampler = self._resampler, None
         for part in resampler.resample(None) if resampler else []:
-            total += part.samples
-            yield torch.from_numpy(part.to_ndarray()), rate
-        _check_complete(container, stream, path, total / rate)
+            yield from self._block(part)
+
+    def silence(self, frame: AudioFrame, seconds: float) -> Iterator[tuple[Tensor, int]]:
+        """Yield silence in the form of the sound that `frame` is part of."""
+        self._prepare(frame)
+        left = round(seconds * self._rate)
+        while left > 0:
+            count = min(left, _SILENT_BLOCK // self._channels)
+            yield torch.zeros(self._channels, count), self._rate
+            left -= count
+
+    def skip(self, frame: AudioFrame, seconds: float) -> None:
+        """Leave out the next samples."""
+        self._prepare(frame)
+        self._skipped += round(seconds * self._rate)
+
+    def _prepare(self, frame: AudioFrame) -> None:
+        """Take rate and channels from the first frame, if they are within reason."""
+        if not 1 <= frame.layout.nb_channels <= MAX_CHANNELS:
+            count = frame.layout.nb_channels
+            reason = f"its sound has {count} channels, 1 to {MAX_CHANNELS} expected"
+            raise MediaError(self._path, reason)
+        rate = _usable_rate(self._path, frame.sample_rate)
+        if not self._rate:
+            self._rate, self._channels = rate, frame.layout.nb_channels
+
+    def _block(self, part: AudioFrame) -> Iterator[tuple[Tensor, int]]:
+        packed = torch.from_numpy(part.to_ndarray())
+        block = packed.view(-1, part.layout.nb_channels)[self._skipped :]
+        self._skipped = max(0, self._skipped - part.samples)
+        if not len(block):
+            return
+        # Channels that go are dropped and missing ones repeat the last, so the first, which is
+        # the one that is heard, stays what it is.
+        missing = self._channels - block.shape[1]
+        if missing > 0:
+            block = torch.cat([block, block[:, -1:].expand(-1, missing)], dim=1)
+        yield block[:, : self._channels].T.contiguous(), self._rate
 
 
 def _frames(
     container: InputContainer, stream: AudioStream, path: str | Path
 ) -> Iterator[AudioFrame]:
-    """Decoded frames; packets that cannot be decoded are left out while they are the fewer."""
+    """Yield decoded frames; packets that cannot be decoded are left out while they are few."""
     good = bad = 0
     for packet in container.demux(stream):
         try:
@@ -197,13 +353,14 @@ def _frames(
             continue
         for frame in frames:
             assert isinstance(frame, AudioFrame)
-            yield frame
+            if frame.samples > 0:
+                yield frame
     if bad >= good:
         raise MediaError(path, f"its sound is damaged: {bad} packets cannot be decoded")
 
 
 def _usable_rate(path: str | Path, rate: int) -> int:
-    """The sample rate to decode to: the file's, or a common one if its filters would be huge."""
+    """Return the sample rate to decode to: the file's, or a common one if its filters are huge."""
     if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
         limits = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
         raise MediaError(path, f"its sample rate is {rate} Hz, {limits} expected")
@@ -215,7 +372,7 @@ def _usable_rate(path: str | Path, rate: int) -> int:
 def _check_complete(
     container: InputContainer, stream: AudioStream, path: str | Path, seconds: float
 ) -> None:
-    """Tells a file that was cut short by what its header promises."""
+    """Refuse a file that was cut short, by what its header promises."""
     promised = duration_of(container, stream)
     exact = _EXACT_DURATION & set(container.format.name.split(","))
     if exact and promised and seconds < 0.9 * promised and seconds < promised - 0.5:
@@ -224,12 +381,12 @@ def _check_complete(
 
 
 def _filter_width(old: int, new: int) -> int:
-    """Half the length of torchaudio's default filter, in samples of the old rate (both reduced)."""
+    """Return half the length of torchaudio's default filter, in samples of the old rate."""
     return math.ceil(6 * old / (min(old, new) * 0.99))
 
 
 def _merged(spans: list[Span]) -> list[Span]:
-    """The spans, overlapping ones joined, in order."""
+    """Join overlapping spans and put them in order."""
     areas: list[Span] = []
     for begin, end in sorted(spans):
         if areas and begin <= areas[-1][1]:
