@@ -81,7 +81,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Build the run and carry it out; torch is imported here, not before."""
     from video_llama.apps.doctor.paths import check_paths
-    from video_llama.config.load import check_trainable, load_config
+    from video_llama.config.load import load_config
+    from video_llama.config.schema import check_trainable
 
     cfg = load_config(args.cfg_path, args.options)
     check_trainable(cfg)

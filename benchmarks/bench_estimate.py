@@ -33,7 +33,8 @@ from video_llama.apps.estimate.processor import cpu_rates, measure_anew
 from video_llama.apps.estimate.shapes import llama_of
 from video_llama.apps.estimate.timing import seconds_of
 from video_llama.common.io import default_config_path, package_file
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.models.build import build_video_llama
 from video_llama.models.video_llama import VideoLlama
 from video_llama.types import IGNORE_INDEX, CaptionBatch

@@ -29,7 +29,8 @@ from video_llama.apps.estimate.hardware import GPUS
 from video_llama.apps.estimate.shapes import llama_of
 from video_llama.apps.estimate.training import communication
 from video_llama.common.io import default_config_path
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.models.build import build_video_llama
 from video_llama.runners.state import TrainedPart
 from video_llama.runners.task import TASKS

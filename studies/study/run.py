@@ -18,7 +18,8 @@ from tqdm import tqdm
 from studies.study.plan import Arm, Recipe, Study
 from video_llama.apps.evaluate.questions import ClipQuestion, read_questions
 from video_llama.common.io import atomic_write, default_config_path
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.models.settings import Branch
 from video_llama.synthetic.quickstart.stages import (
     Launch,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.types import ConfigError
 
 MODEL = "model:\n  llama_model: llama\n"
@@ -70,7 +71,10 @@ def load(tmp_path: Path, text: str, overrides: Sequence[str] = ()) -> Config:
         (MODEL + "  ckpt: ${model.nope}\n", [":3: model.ckpt:", "'model.nope' not found"]),
         (MODEL + "  ckpt: ${model.ckpt}\n", [":3: model.ckpt:", "Recursive"]),
         (MODEL + "  max_txt_len: ${model.arch}\n", [":3: model.max_txt_len", "whole number"]),
-        (MODEL + "  vit_config: ${model.qformer_config}\n", ["x.yaml: ", "QFormerSettings"]),
+        (
+            MODEL + "  vit_config: ${model.qformer_config}\n",
+            [":3: model.vit_config.hidden_size: not a setting", "patch_size"],
+        ),
         (MODEL + "  vit_config: {depth: 0}\n", [":3: model.vit_config.depth: 0", "at least 1"]),
         (MODEL + "run:\n  init_lr: .nan\n", [":4: run.init_lr: nan given"]),
     ],
@@ -104,9 +108,9 @@ def test_a_mistake_names_file_line_key_value_and_what_is_valid(
         ("model.ckpt=${nope}", ["'nope' not found"]),
         ("model.ckpt=${", ["no viable alternative"]),
         ("model.ckpt=${package:}", ["model.ckpt: ${package:...} got 0 values", "one path"]),
-        ("model.ckpt=" + "[" * 2000, ["nested deeper than 32 levels"]),
-        ("model" + ".x" * 2000 + "=1", ["nested deeper than 32 levels"]),
-        ("run.init_lr=" + "9" * 4000, ["inf given"]),
+        ("model.ckpt=" + "[" * 2000, ["nested too deeply"]),
+        ("model" + ".x" * 2000 + "=1", ["section.key=value expected"]),
+        ("run.init_lr=" + "9" * 4000, ["a number expected"]),
         ("run.seed=9223372036854775807", ["at most 4611686018427387904 expected"]),
         ("datasets.webvid=null", ["leaves out a data set that is not there"]),
         ("datasets.webvidd.sample_ratio=3", ["unknown data set 'webvidd'"]),
@@ -126,7 +130,51 @@ def test_an_override_of_many_letters_is_not_read(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_an_override_can_leave_a_data_set_out(tmp_path: Path) -> None:
+TWO_SETS = (
+    MODEL
+    + """datasets:
+  webvid:
+    build_info: {anno_dir: a.csv, videos_dir: clips}
+  cc_sbu_align:
+    build_info:
+      storage: pictures
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        ([], ["webvid", "cc_sbu_align"]),
+        (["datasets.webvid=null"], ["cc_sbu_align"]),
+        (["datasets.webvid="], ["cc_sbu_align"]),
+        (["datasets.cc_sbu_align.build_info.storage=null"], ["webvid"]),
+        (["datasets.cc_sbu_align.build_info.storage="], ["webvid"]),
+        (["datasets.cc_sbu_align.build_info=null"], ["webvid"]),
+        (["datasets.webvid.build_info.anno_dir=~"], ["cc_sbu_align"]),
+        # Other paths are left, or given later: the data set stays.
+        (["datasets.webvid.build_info.storage=null"], ["webvid", "cc_sbu_align"]),
+        (["datasets.webvid.build_info.videos_dir=null"], ["webvid", "cc_sbu_align"]),
+        (
+            [
+                "datasets.webvid.build_info.anno_dir=null",
+                "datasets.webvid.build_info.storage={000..012}.tar",
+            ],
+            ["webvid", "cc_sbu_align"],
+        ),
+    ],
+)
+def test_null_leaves_a_data_set_out(tmp_path: Path, overrides: list[str], names: list[str]) -> None:
+    assert list(load(tmp_path, TWO_SETS, overrides).datasets) == names
+
+
+def test_a_data_set_without_paths_in_the_file_stays(tmp_path: Path) -> None:
     text = MODEL + "datasets:\n  webvid:\n  cc_sbu:\n"
-    assert list(load(tmp_path, text, ["datasets.webvid=null"]).datasets) == ["cc_sbu"]
     assert list(load(tmp_path, text).datasets) == ["webvid", "cc_sbu"], "blank: the defaults"
+
+
+def test_null_for_an_unknown_key_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"build_info\.storag: not a setting; .*'storage'"):
+        load(tmp_path, TWO_SETS, ["datasets.cc_sbu_align.build_info.storag=null"])
+    with pytest.raises(ConfigError, match="unknown data set 'cc_sbu_aling'"):
+        load(tmp_path, TWO_SETS, ["datasets.cc_sbu_aling.build_info.storage=null"])

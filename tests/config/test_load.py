@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.reference import ROOT
-from video_llama.config.load import Config, load_config
-from video_llama.config.schema import ConfigWarning
+from video_llama.config.load import MAX_BYTES, load_config
+from video_llama.config.schema import Config, ConfigWarning
 from video_llama.processors.settings import ImageTrainSettings, VideoEvalSettings
+from video_llama.types import ConfigError
 
 MODEL = "model:\n  llama_model: llama\n"
 CLIPS = "datasets:\n  webvid:\n    vis_processor:\n      train:\n        name: alpro_video_train\n"
@@ -192,6 +193,99 @@ run:
   dist_url: "env://"
   distributed: True
 """
+
+
+def refusal(path: Path, content: str | bytes) -> str:
+    """Return the message with which `content` is refused."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(str(path))
+    return str(caught.value)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "x.yaml"
+
+
+def test_a_byte_order_mark_is_no_text(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + MODEL.encode() + b"  ckpt: \xc3\xa4.pth\n")
+    assert load_config(path).model.ckpt == "ä.pth"
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nope\.yaml: no such file"):
+        load_config(tmp_path / "nope.yaml")
+    with pytest.raises(ConfigError, match="a folder given"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['  ckpt: "a.pth" or "b.pth"', "  ckpt: 'a.pth' or b.pth  # c"])
+def test_the_originals_choice_of_two_values_says_what_to_do(path: Path, line: str) -> None:
+    message = refusal(path, f"model:\n{line}\n  arch: video_llama\n")
+    assert "x.yaml:2: not YAML" in message
+    assert "keep one of the two values" in message
+
+
+@pytest.mark.parametrize("text", ["model:\n\tckpt: a\n", "model:\n  ckpt: a\n\tarch: b\n"])
+def test_tabs_are_named(path: Path, text: str) -> None:
+    message = refusal(path, text)
+    assert "not with tabs" in message
+    assert f"x.yaml:{text[: text.index(chr(9))].count(chr(10)) + 1}:" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("model:\n  a: 1\n   b: 2\n", 3),
+        ("model:\n  a: b: c\n", 2),
+        ("{{{ %%", 1),
+        ("a: 1\n---\nb: 2\n", 2),
+        ("model: !!python/object/apply:os.getcwd []\n", 1),
+    ],
+)
+def test_what_is_not_yaml_names_the_line(path: Path, text: str, line: int) -> None:
+    assert f"x.yaml:{line}: not YAML" in refusal(path, text)
+
+
+def test_a_key_given_twice_says_so(path: Path) -> None:
+    message = refusal(path, "model:\n  ckpt: a\n  arch: x\n  ckpt: b\n")
+    assert "x.yaml:4: not YAML: found duplicate key ckpt" in message
+    assert "keep one of the two" in message
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a\n", "sequence"), ("abc\n", "scalar")])
+def test_the_top_level_is_a_mapping(path: Path, text: str, kind: str) -> None:
+    assert f"the top level is a {kind}" in refusal(path, text)
+
+
+def test_a_key_is_a_name(path: Path) -> None:
+    assert "x.yaml:2: not YAML: found unhashable key" in refusal(path, "model:\n  [a]: 3\n")
+
+
+@pytest.mark.parametrize("content", [b"model: \xff\xfe\n", "model:\n".encode("utf-16")])
+def test_another_encoding_says_to_save_as_utf8(path: Path, content: bytes) -> None:
+    assert "save the file as UTF-8" in refusal(path, content)
+
+
+@pytest.mark.parametrize("content", [b"a: b\0c\n", bytes(range(1, 128))])
+def test_control_characters_are_not_yaml(path: Path, content: bytes) -> None:
+    assert "control characters" in refusal(path, content)
+
+
+def test_interpolations_without_end_and_numbers_without_end(path: Path) -> None:
+    refusal(path, "model:\n  ckpt: ${model\n")
+    refusal(path, f"model:\n  max_txt_len: {'9' * 5000}\n")
+
+
+def test_what_no_parser_can_hold_is_one_error(path: Path) -> None:
+    for value in ("9" * 5000, '!!int ""', "!!set {a}", "[" * 100_000, "2020-13-99"):
+        assert len(refusal(path, f"model:\n  max_txt_len: {value}\n")) < 500
+    assert "aliases" in refusal(path, "model: &a\n  x: *a\n")
+    assert "is this a configuration?" in refusal(path, "#" * (MAX_BYTES + 1))
+    with pytest.raises(ConfigError, match="a device or pipe given"):
+        load_config("/dev/zero")
 
 
 def test_what_is_written_back_loads_to_an_equal_config(load: Load) -> None:

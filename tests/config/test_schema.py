@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.reference import ROOT
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.datasets.base import (
     DATASETS,
     BuildInfo,

@@ -13,7 +13,8 @@ from sentencepiece import SentencePieceProcessor
 
 from tests.reference import ROOT
 from video_llama.common.io import default_config_path, package_file, resource
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 
 LLAMA = {
     "arch": "video_llama",

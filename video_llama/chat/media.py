@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from video_llama.common.io import check_file
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.models.video_llama import VideoLlama
 from video_llama.processors.media import MediaInfo, probe
 from video_llama.processors.settings import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.models.build import build_video_llama
 from video_llama.models.video_llama import VideoLlama
 from video_llama.types import ConfigError

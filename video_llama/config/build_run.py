@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from video_llama.config.build import resolve_device
-from video_llama.config.load import Config, check_trainable
+from video_llama.config.schema import Config, check_trainable
 from video_llama.datasets.features import FeatureCache, Features
 from video_llama.datasets.loading import build_eval_batches, build_train_batches, make_loader
 from video_llama.datasets.records import fingerprint

@@ -1,113 +1,40 @@
-"""A YAML becomes one typed object: `load_config`. Torch-free.
+"""Read a YAML and the overrides of a command line into a checked `Config`: `load_config`.
 
-The names in the file pick the settings classes; OmegaConf merges, interpolates and converts; the
-classes check themselves; `Config` checks what concerns two sections.
+PyYAML parses, OmegaConf reads numbers and interpolations, `schema` makes typed objects of the
+values. Whatever is wrong becomes one `ConfigError` that names the file and line, or the override.
+Torch-free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from video_llama.common.io import resource
 from video_llama.common.registry import suggestion
-from video_llama.config.schema import merged_settings
-from video_llama.config.source import Source
-from video_llama.config.yaml_file import read_yaml
-from video_llama.datasets.base import SPLITS, DatasetSettings
-from video_llama.models.settings import ModelSettings
-from video_llama.processors.settings import AudioSettings, PictureSettings, VideoSettings
-from video_llama.runners.settings import RunSettings
+from video_llama.config.schema import Config, ConfigWarning, config_of, first_line
 from video_llama.types import ConfigError
 
+try:
+    from yaml import CSafeLoader as Loader
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import SafeLoader as Loader
 
-@dataclass(kw_only=True)
-class Config:
-    """What a YAML says, typed and complete: nothing below has to know a default."""
+MAX_BYTES = 1 << 20
+MAX_OVERRIDE = 4096
+MAX_DEPTH = 16
+"""Names in the key of an override; settings have at most six."""
+MAX_SHOWN = 200
 
-    model: ModelSettings
-    """The model section."""
-    datasets: dict[str, DatasetSettings] = field(default_factory=dict)
-    """Registered name to entry, in the order of the file."""
-    run: RunSettings = field(default_factory=RunSettings)
-    """The run section."""
-
-    def __post_init__(self) -> None:
-        for name, entry in self.datasets.items():
-            self._complete(name, entry)
-            self._check_media_sizes(name, entry)
-        self._check_ratios()
-
-    def to_yaml(self) -> str:
-        """The configuration with every key written out; loads to an equal one."""
-        values = {str(key): _escaped(value) for key, value in asdict(self).items()}
-        return OmegaConf.to_yaml(OmegaConf.create(values))
-
-    def _complete(self, name: str, entry: DatasetSettings) -> None:
-        """Fill what an entry takes from the model, and refuse what disagrees with it."""
-        entry.tokenizer_name = entry.tokenizer_name or self.model.llama_model
-        if entry.model_type == "auto":
-            entry.model_type = self.model.template
-        if entry.model_type != self.model.template:
-            raise ConfigError(
-                f"datasets.{name}.model_type: {entry.model_type} given, but the model's template "
-                f"is {self.model.template} (model.model_type, model.template): make them agree"
-            )
-        branch = self.model.trained_branch
-        queries = self.model.num_video_query_token
-        if branch == "audio":
-            queries = self.model.num_audio_query_token
-        entry.num_video_query_token = entry.num_video_query_token or queries
-        if not entry.has_conversations or branch is None:
-            return
-        if entry.num_video_query_token != queries:
-            raise ConfigError(
-                f"datasets.{name}.num_video_query_token: {entry.num_video_query_token} given, but "
-                f"model.num_{branch}_query_token of the branch that trains is {queries}"
-            )
-
-    def _check_media_sizes(self, name: str, entry: DatasetSettings) -> None:
-        for split in ("train", "eval"):
-            pictures = getattr(entry.vis_processor, split)
-            if pictures is not None:
-                self._check_pictures(f"datasets.{name}.vis_processor.{split}", pictures)
-            sound: AudioSettings | None = getattr(entry.audio_processor, split)
-            if sound is not None:
-                key = f"datasets.{name}.audio_processor.{split}.clips_per_video"
-                self._check_count(key, sound.clips_per_video, "max_audio_clips")
-
-    def _check_pictures(self, key: str, pictures: PictureSettings) -> None:
-        if pictures.image_size != self.model.image_size:
-            raise ConfigError(
-                f"{key}.image_size: {pictures.image_size} given, but model.image_size is "
-                f"{self.model.image_size}: make them agree"
-            )
-        if isinstance(pictures, VideoSettings):
-            self._check_count(f"{key}.n_frms", pictures.n_frms, "max_frame_pos")
-            if self.model.trained_branch == "audio":  # every frame is a segment to that branch
-                self._check_count(f"{key}.n_frms", pictures.n_frms, "max_audio_clips")
-
-    def _check_count(self, key: str, count: int, limit_key: str) -> None:
-        limit = getattr(self.model, limit_key)
-        if count > limit and not self.model.interpolate_positions:
-            raise ConfigError(
-                f"{key}: {count} given, but model.{limit_key} is {limit}; take fewer, or set "
-                "model.interpolate_positions to true"
-            )
-
-    def _check_ratios(self) -> None:
-        given = {name: entry.sample_ratio for name, entry in self.datasets.items()}
-        without = [name for name, ratio in given.items() if ratio is None]
-        if without and len(without) < len(given):
-            raise ConfigError(
-                f"datasets.{without[0]}.sample_ratio: not given, but other data sets have one; "
-                "give it to all of them or to none"
-            )
-        if given and not without and not sum(ratio or 0 for ratio in given.values()):
-            raise ConfigError(f"datasets.{next(iter(given))}.sample_ratio: 0 in every data set")
+_ALTERNATIVES = re.compile(r"""(["'])[^"']*\1\s+or\s+\S""")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -116,23 +43,198 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: the YAML.
         overrides: `section.key=value` each, applied in order; the value is YAML, or else text.
-            `datasets.NAME=null` leaves a data set of the file out.
+            `datasets.NAME=null` leaves a data set of the file out, and so does null for the only
+            path of its `build_info`.
 
     Raises:
         ConfigError: the file or an override is wrong; names the file and line (or the override),
             the full key, what was given and what is valid.
     """
-    source = Source(read_yaml(path), tuple(overrides))
-    values = source.values()
+    source = Source(Path(path), overrides)
     with source.locating():
-        model, datasets, run = merged_settings(values, source)
-        config = Config(model=model, datasets=datasets, run=run)
+        config, notes = config_of(source.values)
+    for key, note in notes:
+        warnings.warn(f"{source.where(key)}: {key} {note}", ConfigWarning, stacklevel=2)
     config.model.prompt_path = _shipped_if_absent(config.model.prompt_path, Path(path))
     return config
 
 
+class Source:
+    """A YAML file with overrides put over it.
+
+    Attributes:
+        values: the merged content, interpolations as they are written.
+
+    Raises:
+        ConfigError: the file cannot be read, it is not a YAML with a mapping at the top, or an
+            override is not `section.key=value`.
+    """
+
+    def __init__(self, path: Path, overrides: Sequence[str] = ()) -> None:
+        self._path = path
+        self._overrides: tuple[str, ...] = ()
+        text = _read_text(path)
+        try:
+            self._root = yaml.compose(text, Loader=Loader)  # kept for the line of every key
+            self.values = self._parse_mapping(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(_explain_yaml_error(path, text, error)) from error
+        except OmegaConfBaseException as error:  # `${` without end
+            key = str(error.full_key or "")
+            raise ConfigError(f"{self.where(key)}: {key}: {first_line(error)}") from error
+        except _ODD_VALUE as error:
+            raise ConfigError(f"{path}: not YAML: {first_line(error)}") from error
+        self._overrides = tuple(overrides)
+        in_file = list(self.values.get("datasets") or ())
+        for override in self._overrides:
+            _apply(override, self.values)
+        for override in self._overrides:
+            self._leave_out(override, in_file)
+
+    def where(self, key: str) -> str:
+        """Return `x.yaml:12`, or the override that gave `key`; the bare file for a key it lacks."""
+        for override in reversed(self._overrides):
+            name = override.partition("=")[0]
+            if name == key or name.startswith(f"{key}.") or key.startswith(f"{name}."):
+                return f"override {override!r}"
+        node, line = self._root, ""
+        for part in key.split("."):  # as deep as the file goes: a missing key has its section's
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            name_node, node = next(((k, v) for k, v in pairs if k.value == part), (None, None))
+            if name_node is None:
+                break
+            line = f":{name_node.start_mark.line + 1}"
+        return f"{self._path}{line}"
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Put the place of the key before errors, whose messages start with `full.key: `."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.where(str(error).partition(': ')[0])}: {error}") from error
+
+    def _parse_mapping(self, text: str) -> dict[str, Any]:
+        if self._root is None:
+            return {}
+        if not isinstance(self._root, yaml.MappingNode):
+            line = self._root.start_mark.line + 1
+            raise ConfigError(
+                f"{self._path}:{line}: the top level is a {self._root.id}, a mapping with the "
+                "sections model, datasets and run expected"
+            )
+        return _parse(text)
+
+    def _leave_out(self, override: str, in_file: list[str]) -> None:
+        """Remove a data set that an override sets to null, or whose only path it does."""
+        key, _, text = override.partition("=")
+        section, name, *below = [*key.strip().split("."), ""]
+        entries = self.values.get(section)
+        if section != "datasets" or not isinstance(entries, dict) or text.strip() not in _NULLS:
+            return
+        if below == [""]:
+            if name not in in_file:
+                raise ConfigError(
+                    f"override {override!r}: leaves out a data set that is not there; "
+                    f"{suggestion(name, in_file)}"
+                )
+            entries.pop(name, None)
+        # After all overrides: a later one may give another path.
+        elif below[0] == "build_info" and below[1:] in ([""], ["anno_dir", ""], ["storage", ""]):
+            paths = (entries.get(name) or {}).get("build_info") or {}
+            if name in in_file and not (paths.get("anno_dir") or paths.get("storage")):
+                entries.pop(name, None)
+
+
+_NULLS = ("", "~", "null")
+_ODD_VALUE = (ValueError, IndexError, RecursionError)
+"""What PyYAML lets through: `!!int ""`, numbers of thousands of digits, deep nesting."""
+
+
+def _parse(text: str) -> dict[str, Any]:
+    values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file (looked in {path.absolute().parent})")
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device or pipe"
+            raise ConfigError(f"{path}: {kind} given, a YAML file expected")
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: more than {MAX_BYTES} bytes given, fewer expected; "
+                "is this a configuration?"
+            )
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _explain_yaml_error(path: Path, text: str, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"{path}: not YAML: {' '.join(str(error).split())}"
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    problem = str(getattr(error, "problem", None) or error)
+    # What people copy from the original's YAMLs, or type, and what to do about it.
+    hint = ""
+    if _ALTERNATIVES.search(line):
+        hint = '; "a" or "b" leaves the choice to you: keep one of the two values'
+    elif "\t" in line and ("tab" in problem or "start any token" in problem):
+        hint = "; indent with spaces, not with tabs"
+    elif "duplicate key" in problem:
+        hint = "; it stands in this mapping before: keep one of the two"
+    shown = line.strip()[:MAX_SHOWN]
+    return f"{path}:{mark.line + 1}: not YAML: {problem}: {shown!r}{hint}"
+
+
+def _apply(override: str, values: dict[str, Any]) -> None:
+    """Put the value of `section.key=value` into the values of the file."""
+    if len(override) > MAX_OVERRIDE:
+        raise ConfigError(
+            f"override {override[:40]!r}...: {len(override)} letters given, at most "
+            f"{MAX_OVERRIDE} expected"
+        )
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not 2 <= len(names) <= MAX_DEPTH or not all(names):
+        raise ConfigError(f"override {override!r}: section.key=value expected")
+    node = values
+    for name in names[:-1]:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"override {override!r}: {name} is {node!r}, not a section; "
+                "replace a list as a whole: section.key=[a, b]"
+            )
+    node[names[-1]] = _override_value(text, override)
+
+
+def _override_value(text: str, override: str) -> Any:
+    """Read `text` as YAML; text that is not YAML, or a comment to YAML, stands for itself."""
+    try:
+        value = _parse(f"value: {text}")["value"]
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"override {override!r}: {first_line(error)}") from error
+    except (yaml.YAMLError, *_ODD_VALUE) as error:
+        if "nesting depth" in str(error):
+            raise ConfigError(f"override {override!r}: nested too deeply") from error
+        return text
+    return text if value is None and text.strip() not in _NULLS else value
+
+
 def _shipped_if_absent(name: str | None, yaml_path: Path) -> str | None:
-    """`name` itself, or else the file of that name near the YAML or shipped with the project."""
+    """Return `name`, or else the file of that name near the YAML or shipped with the project."""
     if not name or Path(name).exists():
         return name
     folder = yaml_path.absolute().parent
@@ -143,44 +245,3 @@ def _shipped_if_absent(name: str | None, yaml_path: Path) -> str | None:
         return str(resource(name))
     except FileNotFoundError:
         return name
-
-
-def _escaped(value: object) -> object:
-    """The same value with `${` escaped, which OmegaConf would interpolate."""
-    if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
-
-
-def check_trainable(cfg: Config) -> None:
-    """Refuse a configuration that asks for no training or evaluation that there is.
-
-    Args:
-        cfg: of `load_config`.
-
-    Raises:
-        ConfigError: names the key, what was given and what is expected.
-    """
-    run, branch = cfg.run, cfg.model.trained_branch
-    if not cfg.datasets:
-        raise ConfigError("datasets: empty; name the data sets to train or evaluate on")
-    if run.device == "meta":
-        raise ConfigError("run.device: meta has no weights to train; use auto")
-    for key in ("train_splits", "valid_splits", "test_splits"):
-        for split in getattr(run, key):
-            if split not in SPLITS:
-                hint = suggestion(split, list(SPLITS))
-                raise ConfigError(f"run.{key}: unknown split {split!r}; {hint}")
-    if run.evaluate and not run.valid_splits + run.test_splits:
-        raise ConfigError("run.evaluate: true, but run.valid_splits and run.test_splits are empty")
-    if not run.evaluate and len(run.train_splits) != 1:
-        raise ConfigError(f"run.train_splits: {run.train_splits} given, one split expected")
-    if not run.evaluate and branch is None:
-        raise ConfigError(
-            "model.frozen_video_Qformer: true, and no other branch trains; set it to false for the "
-            "video branch, or equip_audio_branch to true and frozen_audio_Qformer to false"
-        )
-    if run.fsdp and cfg.model.quantization != "none":
-        raise ConfigError("run.fsdp: true given, but a quantised LLM cannot be sharded")

@@ -13,7 +13,8 @@ from video_llama.apps.estimate.inference import ChatPlan, plan_chat
 from video_llama.apps.estimate.report import as_text, as_values
 from video_llama.apps.estimate.shapes import llama_of
 from video_llama.apps.estimate.training import TrainingPlan, plan_training
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.types import ConfigError
 
 STAGE_1 = "train_configs/visionbranch_stage1_pretrain.yaml"

@@ -19,7 +19,8 @@ from video_llama.apps.estimate.memory import branch_kept, llm_kept
 from video_llama.apps.estimate.phases import training_phases
 from video_llama.apps.estimate.shapes import llama_of, vit_tokens
 from video_llama.apps.estimate.work import Work, trained_backward
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.models.build import build_video_llama
 from video_llama.models.llama_training import recompute_activations
 from video_llama.models.video_llama import VideoLlama

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from video_llama.apps.doctor.paths import check_paths
 from video_llama.apps.page.options import ServerOptions, parse_auth
 from video_llama.common.io import default_config_path
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 
 if TYPE_CHECKING:
     from video_llama.apps.page.server import Page

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.datasets.base import SplitInfo
 from video_llama.models.weights.checks import check_weight_file, llama_values
 from video_llama.text.questions import caption_prompts

@@ -12,7 +12,7 @@ from torch import nn
 
 from video_llama.apps.doctor.paths import data_splits
 from video_llama.config.build import resolve_device
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.datasets.base import SplitInfo
 from video_llama.datasets.shards import expand_shards
 from video_llama.models.build import build_video_llama, missing_groups, weight_sources

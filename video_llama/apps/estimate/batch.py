@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.datasets.base import DatasetSettings
 from video_llama.processors.settings import AudioSettings, PictureSettings, VideoSettings
 from video_llama.types import ConfigError

@@ -16,7 +16,7 @@ from video_llama.apps.estimate.phases import (
 )
 from video_llama.apps.estimate.shapes import Llama, parameters
 from video_llama.apps.estimate.timing import Phase, Seconds, seconds_of
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 
 NEW_TOKENS = 128
 """Assumed length of an answer."""

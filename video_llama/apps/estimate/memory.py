@@ -21,7 +21,7 @@ from video_llama.apps.estimate.shapes import (
     vit_hidden,
     vit_tokens,
 )
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.models.settings import ModelSettings
 
 NUMBERS_OF_QFORMER = 16

@@ -18,7 +18,7 @@ from video_llama.apps.estimate.shapes import (
 )
 from video_llama.apps.estimate.timing import Phase
 from video_llama.apps.estimate.work import Work, frozen_backward, linear, trained_backward
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 
 BACKWARD = ", backward"
 """Ends the name of a part's backward pass."""

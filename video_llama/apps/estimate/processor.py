@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from video_llama.apps.estimate.hardware import Gpu, Rates
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.models.settings import Precision
 
 LEAST_CALLS = 3

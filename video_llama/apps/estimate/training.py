@@ -19,7 +19,7 @@ from video_llama.apps.estimate.memory import Memory, training_memory
 from video_llama.apps.estimate.phases import optimiser_phase, trained_parameters, training_phases
 from video_llama.apps.estimate.shapes import Llama, parameters
 from video_llama.apps.estimate.timing import Phase, Seconds, seconds_of
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 
 CORES_PER_GPU = 8
 """Assumed processor cores that decode for one GPU."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from video_llama.common.io import atomic_write, resource
-from video_llama.config.load import Config, load_config
+from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.models.settings import Branch
 from video_llama.types import ConfigError, VideoLlamaError
 
