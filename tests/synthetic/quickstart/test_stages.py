@@ -20,7 +20,8 @@ from video_llama.synthetic.quickstart.stages import (
     StageError,
     answering_options,
     run_stage,
-    train_branch,
+    steps_done,
+    train_all,
 )
 from video_llama.types import ConfigError
 
@@ -124,14 +125,17 @@ def test_where_features_are_kept_is_no_other_training(commands: Commands, tmp_pa
     assert len(commands) == 1
 
 
-@pytest.mark.parametrize(("branch", "key"), [("video", "model.ckpt"), ("audio", "model.ckpt_2")])
-def test_the_second_stage_starts_from_the_first(
-    commands: Commands, tmp_path: Path, branch: Any, key: str
-) -> None:
-    first, second = train_branch(branch, launch(tmp_path), out=tmp_path)
-    assert option(commands[0], key) == "null"
-    assert option(commands[1], key) == str(first.branch_path)
-    assert second.branch_path.parent != first.branch_path.parent
+def test_the_second_stage_starts_from_the_first(commands: Commands, tmp_path: Path) -> None:
+    trained = train_all(
+        lambda stage, start: run_stage(stage, launch(tmp_path), out=tmp_path, start=start),
+        side_by_side=False,
+    )
+    assert list(trained) == list(STAGES)
+    for number, key in ((0, "model.ckpt"), (2, "model.ckpt_2")):
+        first, second = (trained[stage].branch_path for stage in STAGES[number : number + 2])
+        assert option(commands[number], key) == "null"
+        assert option(commands[number + 1], key) == str(first)
+        assert second.parent != first.parent
 
 
 def test_several_processes_go_through_torchrun(commands: Commands, tmp_path: Path) -> None:
@@ -189,3 +193,11 @@ def test_without_train_py_there_is_no_training(
     monkeypatch.setattr(stages, "resource", lambda name: absent(name))
     with pytest.raises(ConfigError, match=r"train\.py is only in a checkout"):
         stages._program(launch(tmp_path))
+
+
+def test_bars_follow_the_log_of_the_latest_run(tmp_path: Path) -> None:
+    assert steps_done(tmp_path / "none") == 0
+    log = tmp_path / "run/log.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"step": 10, "loss": 1}\n{"step": 20, "loss": 1}\n{"step": 3')
+    assert steps_done(tmp_path) == 20

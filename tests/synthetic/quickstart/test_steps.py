@@ -14,7 +14,6 @@ from video_llama.config.load import load_config
 from video_llama.synthetic.quickstart import steps
 from video_llama.synthetic.quickstart.__main__ import main
 from video_llama.synthetic.quickstart.stages import STAGES, Trained
-from video_llama.synthetic.quickstart.steps import steps_done
 from video_llama.types import VideoLlamaError
 
 QUESTIONS = [
@@ -108,10 +107,12 @@ def test_finished_steps_are_skipped(tmp_path: Path, commands: Commands) -> None:
 def test_another_seed_needs_another_world(tmp_path: Path, commands: Commands) -> None:
     argv = ["--fast", "--out", str(tmp_path), "--num-clips", "8"]
     assert main(argv) == 0
-    wanted = steps.Plan(out=tmp_path, fast=True, num_clips=8)
+    wanted = steps.QuickstartOptions(out=tmp_path, fast=True, num_clips=8)
     assert steps._is_written(wanted)
-    assert not steps._is_written(steps.Plan(out=tmp_path, fast=True, num_clips=8, seed=1))
-    assert not steps._is_written(steps.Plan(out=tmp_path, fast=True, num_clips=16))
+    assert not steps._is_written(
+        steps.QuickstartOptions(out=tmp_path, fast=True, num_clips=8, seed=1)
+    )
+    assert not steps._is_written(steps.QuickstartOptions(out=tmp_path, fast=True, num_clips=16))
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
@@ -158,14 +159,6 @@ def test_a_failed_command_is_shown_with_how_to_repeat_it(tmp_path: Path) -> None
     with pytest.raises(VideoLlamaError, match="to repeat this step") as caught:
         steps._program(["evaluate", str(missing)])
     assert f"video-llama evaluate '{missing}'" in str(caught.value)
-
-
-def test_bars_follow_the_log_of_the_latest_run(tmp_path: Path) -> None:
-    assert steps_done(tmp_path / "none") == 0
-    log = tmp_path / "run/log.jsonl"
-    log.parent.mkdir()
-    log.write_text('{"step": 10, "loss": 1}\n{"step": 20, "loss": 1}\n{"step": 3')
-    assert steps_done(tmp_path) == 20
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Everything once, from nothing: data, the four stages, scores, and a question to a clip.
+"""Run everything once, from nothing: data, four trainings, scores, and a question about a clip.
 
 python -m video_llama.synthetic.quickstart [--fast] [--out DIR] [--seed S] [--processes N]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from video_llama.common.io import one_line, positive
-from video_llama.synthetic.quickstart.steps import Plan, Quickstart
+from video_llama.synthetic.quickstart.steps import Quickstart, QuickstartOptions
 from video_llama.types import VideoLlamaError
 
 FAST_NUM_CLIPS = 160
@@ -23,10 +23,7 @@ FAST_NUM_CLIPS = 160
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line.
-
-    Args:
-        argv: arguments; None: those of the process.
+    """Run the command.
 
     Returns:
         The exit status: 0 done, 1 a step has failed, 130 interrupted.
@@ -45,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE")
     values = vars(parser.parse_args(argv))
     values["num_clips"] = values["num_clips"] or (
-        FAST_NUM_CLIPS if values["fast"] else Plan.num_clips
+        FAST_NUM_CLIPS if values["fast"] else QuickstartOptions.num_clips
     )
-    quickstart = Quickstart(Plan(**values))
+    quickstart = Quickstart(QuickstartOptions(**values))
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         quickstart.run()

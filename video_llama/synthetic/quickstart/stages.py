@@ -1,17 +1,26 @@
-"""The four training stages of the tiny preset: each is `train.py` with a shipped YAML."""
+"""The four training stages of the tiny preset: each runs `train.py` with a shipped YAML.
+
+A stage that has ended is not run again, unless its configuration, a weight file or the world has
+changed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
+
+from tqdm import tqdm
 
 from video_llama.common.io import atomic_write, resource
 from video_llama.config.load import load_config
@@ -22,28 +31,24 @@ from video_llama.types import ConfigError, VideoLlamaError
 DATA = "data/tiny/"
 """Where the shipped YAMLs look for the world."""
 DONE = "stage.json"
-"""Written into the folder of a stage when it has ended well."""
+"""Written into the folder of a stage when it has succeeded."""
 WEIGHTS = ("vit_ckpt", "q_former_model", "imagebind_ckpt_path", "llama_model")
 """Keys of the frozen parts' weights."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training.
-
-    Attributes:
-        name: of its YAML in train_configs/tiny, without suffix.
-        branch: what it trains.
-        number: 1: captions; 2: instructions, from where the other one ended.
-    """
+    """One training of a branch."""
 
     name: str
+    """Name of its YAML in train_configs/tiny, without suffix."""
     branch: Branch
     number: int
+    """1: captions; 2: instructions, starting from the branch of stage 1."""
 
     @property
     def config_path(self) -> Path:
-        """Its YAML."""
+        """The YAML."""
         return resource(f"train_configs/tiny/{self.name}.yaml")
 
     @property
@@ -58,48 +63,41 @@ STAGES = (
     Stage("audiobranch_stage1_pretrain", "audio", 1),
     Stage("audiobranch_stage2_finetune", "audio", 2),
 )
-"""All of them, in an order in which they can be run; the two branches do not need each other."""
+"""All stages, in an order in which they can be run; the two branches are independent."""
 
 
 class StageError(VideoLlamaError):
-    """A training has failed; says what it was and where its log is."""
+    """A training that has failed; names the stage and its log."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A stage that has ended.
-
-    Attributes:
-        branch_path: the trained branch, for `model.ckpt` or `model.ckpt_2`.
-        seconds: that it took.
-        loss: (step, loss) pairs, one every `run.log_every` steps.
-    """
+    """A stage that has ended."""
 
     branch_path: Path
+    """The trained branch, for `model.ckpt` or `model.ckpt_2`."""
     seconds: float
     loss: list[tuple[int, float]]
+    """(step, loss) pairs, one every `run.log_every` steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """How stages are run.
-
-    Attributes:
-        data: folder of `video-llama data synth`.
-        options: `section.key=value` each, for the YAML of every stage.
-        steps_scale: factor on the length of the trainings.
-        processes: of one training; more than one through torchrun.
-        threads: of each process.
-    """
+    """How stages are run."""
 
     data: Path
+    """Folder that `video-llama data synth` wrote."""
     options: Sequence[str] = ()
+    """`section.key=value` each, for the YAML of every stage."""
     steps_scale: float = 1.0
+    """Factor on the length of the trainings."""
     processes: int = 1
+    """Processes of one training; more than one through torchrun."""
     threads: int = 1
+    """Threads of each process."""
 
     def options_of(self, stage: Stage) -> list[str]:
-        """What is changed in the YAML of a stage; later options win."""
+        """Return what is changed in the YAML of a stage; later options win."""
         cfg = load_config(stage.config_path)
         steps = _step_options(cfg, self.steps_scale)
         return [*_data_options(cfg, self.data), *steps, *self.options]
@@ -114,10 +112,10 @@ def run_stage(
     options: Sequence[str] = (),
     log: Path | None = None,
 ) -> Trained:
-    """Train a stage, or take it as it is if it has been trained with the same inputs before.
+    """Train a stage, or return what it left if it has been trained with the same inputs before.
 
     Args:
-        stage: which.
+        stage: to train.
         launch: how it is run.
         out: gets a folder of the stage's name.
         start: the branch to start from; None: from random values.
@@ -135,10 +133,12 @@ def run_stage(
     found = _finished(folder, inputs)
     if found is not None:
         return found
+    # Not a call in this process: torchrun starts several, and a crash must not end the quickstart.
     began = time.monotonic()
     command = [*_program(launch), "--cfg-path", str(stage.config_path), "--options", *changed]
     _run([*command, f"run.output_dir={folder}"], stage, launch, log)
     seconds = round(time.monotonic() - began, 1)
+    # Every run has a folder of its own; earlier ones may have been broken off.
     run = max(folder.glob(f"{stage.name}-*"), key=lambda path: path.stat().st_mtime)
     trained = Trained(_last_branch(run, cfg), seconds, _loss(run))
     content = {"inputs": inputs, "branch": str(trained.branch_path.relative_to(folder))}
@@ -148,37 +148,11 @@ def run_stage(
     return trained
 
 
-def train_branch(
-    branch: Branch, launch: Launch, *, out: Path, log: Path | None = None
-) -> list[Trained]:
-    """Both stages of a branch, the second from where the first ended.
-
-    Args:
-        branch: which.
-        launch: how they are run.
-        out: as in `run_stage`.
-        log: as in `run_stage`.
-
-    Raises:
-        ConfigError, StageError: as `run_stage`.
-    """
-    ended: list[Trained] = []
-    for stage in STAGES:
-        if stage.branch == branch:
-            start = ended[-1].branch_path if ended else None
-            ended.append(run_stage(stage, launch, out=out, start=start, log=log))
-    return ended
-
-
 def answering_options(launch: Launch, branches: Mapping[Branch, Path]) -> list[str]:
-    """Options for eval_configs/tiny.yaml that answer with what was trained.
+    """Return options for eval_configs/tiny.yaml that answer with what was trained.
 
-    Frozen parts and the scale of the sound features are those of the trainings; a branch without a
-    file gets random values.
-
-    Args:
-        launch: how it was trained.
-        branches: files of the trained branches.
+    Frozen parts and the scale of the sound features are those of the trainings. A branch without a
+    file in `branches` gets random values.
     """
     model = load_config(STAGES[-1].config_path, launch.options_of(STAGES[-1])).model
     keys = (*WEIGHTS, "audio_feature_norm")
@@ -190,16 +164,13 @@ def answering_options(launch: Launch, branches: Mapping[Branch, Path]) -> list[s
 
 
 def inputs_of(cfg: Config, data: Path) -> str:
-    """A hash of all that shapes a training: configuration, weight files and the world.
-
-    Args:
-        cfg: of the training.
-        data: folder of the world.
-    """
+    """Hash all that shapes a training: configuration, weight files and the world in `data`."""
+    # Where results and features are kept, and how many processes read data, changes no number.
     run = replace(cfg.run, output_dir="", resume_ckpt_path=None, feature_cache=None, num_workers=0)
     values: dict[str, Any] = asdict(replace(cfg, run=run))
     if cfg.run.feature_cache is None:
         values["run"].pop("num_views")
+    # Files count by their content, wherever they lie.
     for key in (*WEIGHTS, "ckpt", "ckpt_2"):
         given = values["model"][key]
         values["model"][key] = _content(Path(given)) if given else None
@@ -210,7 +181,7 @@ def inputs_of(cfg: Config, data: Path) -> str:
 
 
 def _content(path: Path) -> str:
-    """A hash of a file, or of all files of a folder; empty where there is none."""
+    """Hash a file, or all files of a folder; empty where there is none."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
@@ -219,7 +190,7 @@ def _content(path: Path) -> str:
 
 
 def _data_options(cfg: Config, data: Path) -> list[str]:
-    """The folder of the world in the place of the one in the YAML."""
+    """Return overrides that put the folder of the world in the place of the one in the YAML."""
     options = []
     for name, entry in cfg.datasets.items():
         for key in ("anno_dir", "videos_dir", "storage"):
@@ -295,3 +266,77 @@ def _finished(folder: Path, inputs: str) -> Trained | None:
     if done["inputs"] != inputs or not branch.exists():
         return None
     return Trained(branch, done["seconds"], [(step, loss) for step, loss in done["loss"]])
+
+
+TrainStage = Callable[[Stage, Path | None], Trained]
+"""Trains a stage from a branch, or from random values where that is None."""
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""How often the progress bars follow the logs."""
+
+
+def train_all(train_stage: TrainStage, *, side_by_side: bool) -> dict[Stage, Trained]:
+    """Train both stages of both branches, the branches in turn or at the same time."""
+    branches: list[Branch] = list(dict.fromkeys(stage.branch for stage in STAGES))
+    with ThreadPoolExecutor(len(branches) if side_by_side else 1) as pool:
+        ended = [pool.submit(_train_branch, branch, train_stage) for branch in branches]
+        return {stage: trained for future in ended for stage, trained in future.result().items()}
+
+
+def _train_branch(branch: Branch, train_stage: TrainStage) -> dict[Stage, Trained]:
+    trained: dict[Stage, Trained] = {}
+    start: Path | None = None
+    for stage in (stage for stage in STAGES if stage.branch == branch):
+        trained[stage] = train_stage(stage, start)
+        start = trained[stage].branch_path
+    return trained
+
+
+@contextlib.contextmanager
+def progress_bars(out: Path, launch: Launch) -> Iterator[None]:
+    """Show a bar for each stage while the block lasts.
+
+    The trainings write to log files, so that two of them do not print into each other: the bars
+    follow those files.
+    """
+    bars = {
+        stage: tqdm(total=_num_steps(stage, launch), desc=stage.name, unit="step", position=place)
+        for place, stage in enumerate(STAGES)
+    }
+    over = threading.Event()
+    follower = threading.Thread(target=_follow, args=(out, bars, over), daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
+        for bar in bars.values():
+            bar.close()
+
+
+def _follow(out: Path, bars: dict[Stage, tqdm[None]], over: threading.Event) -> None:
+    waiting = True
+    while waiting:
+        waiting = not over.wait(_SECONDS_BETWEEN_LOOKS)
+        # Also once after the end, for the last steps.
+        for stage, bar in bars.items():
+            done = steps_done(out / stage.name)
+            if done != bar.n or sys.stderr.isatty():  # a file gets no line a second
+                bar.n = done
+                bar.refresh()
+
+
+def steps_done(folder: Path) -> int:
+    """Return how many steps the latest run in the folder of a stage has logged."""
+    logs = sorted(folder.glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime)
+    lines = logs[-1].read_text("utf-8").splitlines() if logs else []
+    for line in reversed(lines):
+        with contextlib.suppress(json.JSONDecodeError):  # a line that is being written
+            return int(json.loads(line)["step"])
+    return 0
+
+
+def _num_steps(stage: Stage, launch: Launch) -> int:
+    run = load_config(stage.config_path, launch.options_of(stage)).run
+    return (run.max_epoch or 1) * (run.iters_per_epoch or 0)

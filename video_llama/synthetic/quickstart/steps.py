@@ -1,165 +1,70 @@
-"""Progress bars of trainings that write to log files, and trainings at the same time.
+"""The steps of the quickstart: data, training, scores, a question, a report.
 
-The steps from nothing to scores. What is finished is skipped when they are taken again.
+What is finished is skipped when they are run again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
-from tqdm import tqdm
 
 from video_llama.apps.evaluate.scores import Score, score_table
 from video_llama.common.io import atomic_write, default_config_path
 from video_llama.config.load import load_config
-from video_llama.models.settings import Branch
 from video_llama.synthetic.items import World
 from video_llama.synthetic.quickstart.stages import (
-    STAGES,
     Launch,
     Stage,
     Trained,
     answering_options,
+    progress_bars,
     run_stage,
+    train_all,
 )
 from video_llama.synthetic.splits import Split
 from video_llama.synthetic.write import plan
 from video_llama.types import VideoLlamaError
 
-TrainStage = Callable[[Stage, Path | None], Trained]
-"""Trains a stage from a branch, or from random values where that is None."""
-
-TrainAll = Callable[[TrainStage], dict[Stage, Trained]]
-
-_EVERY = 1.0
-"""Seconds from one look at the logs to the next."""
-
-
-@contextlib.contextmanager
-def show_training(out: Path, launch: Launch, *, together: bool) -> Iterator[TrainAll]:
-    """Show a bar for each stage while the block lasts.
-
-    Args:
-        out: where the stages put their folders.
-        launch: how they are run.
-        together: the branches at the same time rather than one after the other.
-
-    Yields:
-        A function that trains all stages with a function that trains one.
-    """
-    bars = {
-        stage: tqdm(total=_num_steps(stage, launch), desc=stage.name, unit="step", position=place)
-        for place, stage in enumerate(STAGES)
-    }
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(out, bars, over), daemon=True)
-    watcher.start()
-    try:
-        yield lambda train_stage: _train_all(train_stage, together=together)
-    finally:
-        over.set()
-        watcher.join()
-        for bar in bars.values():
-            bar.close()
-
-
-def _train_all(train_stage: TrainStage, *, together: bool) -> dict[Stage, Trained]:
-    branches: list[Branch] = list(dict.fromkeys(stage.branch for stage in STAGES))
-    with ThreadPoolExecutor(len(branches) if together else 1) as pool:
-        ended = [pool.submit(_train_branch, branch, train_stage) for branch in branches]
-        return {stage: trained for future in ended for stage, trained in future.result().items()}
-
-
-def _train_branch(branch: Branch, train_stage: TrainStage) -> dict[Stage, Trained]:
-    trained: dict[Stage, Trained] = {}
-    start: Path | None = None
-    for stage in (stage for stage in STAGES if stage.branch == branch):
-        trained[stage] = train_stage(stage, start)
-        start = trained[stage].branch_path
-    return trained
-
-
-def _watch(out: Path, bars: dict[Stage, tqdm[None]], over: threading.Event) -> None:
-    """Move the bars to where the logs are, once more when it is over."""
-    while not over.wait(_EVERY):
-        _move(out, bars)
-    _move(out, bars)
-
-
-def _move(out: Path, bars: dict[Stage, tqdm[None]]) -> None:
-    for stage, bar in bars.items():
-        done = steps_done(out / stage.name)
-        if done != bar.n or sys.stderr.isatty():  # a file gets no line a second
-            bar.n = done
-            bar.refresh()
-
-
-def steps_done(folder: Path) -> int:
-    """Steps that the latest run in the folder of a stage has logged.
-
-    Args:
-        folder: of the stage; it need not exist.
-    """
-    logs = sorted(folder.glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime)
-    lines = logs[-1].read_text("utf-8").splitlines() if logs else []
-    for line in reversed(lines):
-        with contextlib.suppress(json.JSONDecodeError):  # a line that is being written
-            return int(json.loads(line)["step"])
-    return 0
-
-
-def _num_steps(stage: Stage, launch: Launch) -> int:
-    run = load_config(stage.config_path, launch.options_of(stage)).run
-    return (run.max_epoch or 1) * (run.iters_per_epoch or 0)
-
-
 QUESTION = "What do you see?"
-"""What is asked about a clip that nothing was trained on."""
+"""Asked about a held-out clip."""
 
 
 class StepError(VideoLlamaError):
-    """A step has failed; says how to repeat it."""
+    """A step that has failed; says how to repeat it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is done, and how much of it.
-
-    Attributes:
-        out: gets everything.
-        fast: no training; the branches that ship with the package are used.
-        seed: of the world and of the trainings.
-        processes: at once.
-        num_clips: of the training split; the test has half as many.
-        limit: most questions of a type.
-        steps_scale: factor on the length of the trainings.
-        side_by_side: both branches at once, one process each, instead of one after the other.
-        options: `section.key=value` each, for every training and for the answers.
-    """
+class QuickstartOptions:
+    """What is done, and how much of it."""
 
     out: Path
+    """Folder of all results."""
     fast: bool = False
+    """Whether the branches that ship with the package are used, without a training."""
     seed: int = 0
+    """Seed of the world and of the trainings."""
     processes: int = 2
+    """Processes at the same time."""
     num_clips: int = 2000
+    """Clips of the training split; the test split has half as many."""
     limit: int = 42
+    """Most questions of a type."""
     steps_scale: float = 1.0
+    """Factor on the length of the trainings."""
     side_by_side: bool = False
+    """Whether both branches are trained at once, one process each, instead of in turn."""
     options: Sequence[str] = ()
+    """`section.key=value` each, for every training and for the answers."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -177,7 +82,7 @@ class Plan:
         return default_config_path() if self.fast else self.out / "model.yaml"
 
     def report(self, name: str) -> Path:
-        """A file of results; those of shipped weights lie beside those of trained ones."""
+        """Return the path of a result; results of shipped weights have names of their own."""
         return self.out / (f"fast_{name}" if self.fast else name)
 
     @property
@@ -195,94 +100,86 @@ class Plan:
 
 @dataclass
 class Quickstart:
-    """Carries a plan out, step by step.
+    """Runs the steps.
 
     Attributes:
-        plan: what is done.
-        console: what is said goes there.
-        times: seconds of each step that was not skipped.
+        times: seconds of each step.
     """
 
-    plan: Plan
+    options: QuickstartOptions
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     times: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        """All steps, then the table, the times and what to try next.
+        """Run all steps, then print the table, the times and what to try next.
 
         Raises:
             VideoLlamaError: a step has failed.
         """
-        self.plan.out.mkdir(parents=True, exist_ok=True)
+        self.options.out.mkdir(parents=True, exist_ok=True)
         self._step("data: clips, pictures, sounds, questions", self.make_data)
-        if not self.plan.fast:
+        if not self.options.fast:
             self._step("training: four stages", self.train)
         self._step("scores: held-out combinations, with controls", self.score)
         self._step("a question about a held-out clip", self.ask)
         self.report()
 
     def make_data(self) -> None:
-        """Write the world, unless it is there.
-
-        Raises:
-            StepError: it cannot be written.
-        """
-        plan = self.plan
-        if _is_written(plan):
-            self._say(f"  is there already: {plan.data}")
+        """Write the world, unless it is there."""
+        wanted = self.options
+        if _is_written(wanted):
+            self._say(f"  is there already: {wanted.data}")
             return
-        splits = [word for split in plan.splits for word in ("--split", split)]
-        numbers = ["--num-clips", str(plan.num_clips), "--seed", str(plan.seed)]
-        where = ["--out", str(plan.data), "--workers", str(plan.processes)]
+        splits = [word for split in wanted.splits for word in ("--split", split)]
+        numbers = ["--num-clips", str(wanted.num_clips), "--seed", str(wanted.seed)]
+        where = ["--out", str(wanted.data), "--workers", str(wanted.processes)]
         _program(["data", "synth", *where, *numbers, *splits])
 
     def train(self) -> None:
-        """Train what is not trained yet, and write the YAML that answers with it.
-
-        Raises:
-            VideoLlamaError: a training has failed; the message ends with its log's last lines.
-        """
-        plan = self.plan
-        logs = plan.out / "logs"
-        with show_training(plan.out, plan.launch, together=plan.side_by_side) as branches:
-            trained = branches(lambda stage, start: self._train_stage(stage, start, logs))
+        """Train what is not trained yet, and write the YAML that answers with it."""
+        wanted = self.options
+        logs = wanted.out / "logs"
+        with progress_bars(wanted.out, wanted.launch):
+            trained = train_all(
+                lambda stage, start: self._train_stage(stage, start, logs),
+                side_by_side=wanted.side_by_side,
+            )
         for stage, result in trained.items():
             self._say(f"  {stage.name}: {result.seconds:.0f} s, loss {_last(result.loss)}")
             self.times[f"  {stage.name}"] = result.seconds
         ended = {stage.branch: result.branch_path for stage, result in trained.items()}
-        options = [*answering_options(plan.launch, ended), *plan.options]
-        with atomic_write(plan.config_path) as path:
+        options = [*answering_options(wanted.launch, ended), *wanted.options]
+        with atomic_write(wanted.config_path) as path:
             path.write_text(_answering_yaml(options), "utf-8")
 
     def _train_stage(self, stage: Stage, start: Path | None, logs: Path) -> Trained:
-        size = load_config(stage.config_path, self.plan.options).run.batch_size_train
+        size = load_config(stage.config_path, self.options.options).run.batch_size_train
         # Several processes share the batch of one: the steps stay what they are.
-        size = max(1, size // self.plan.launch.processes)
+        size = max(1, size // self.options.launch.processes)
         return run_stage(
             stage,
-            self.plan.launch,
-            out=self.plan.out,
+            self.options.launch,
+            out=self.options.out,
             start=start,
             options=[f"run.batch_size_train={size}"],
             log=logs / f"{stage.name}.log",
         )
 
     def score(self) -> None:
-        """Score the answers, unless the same was scored before.
-
-        Raises:
-            StepError: that has failed.
-        """
-        plan = self.plan
-        files = {name: plan.report(name) for name in ("scores.json", "scores.png", "samples.html")}
-        options = ["--limit", str(plan.limit), "--seed", str(plan.seed)]
+        """Score the answers, unless the same was scored before."""
+        wanted = self.options
+        files = {
+            name: wanted.report(name) for name in ("scores.json", "scores.png", "samples.html")
+        }
+        options = ["--limit", str(wanted.limit), "--seed", str(wanted.seed)]
         words = [
-            *("evaluate", str(plan.data / "test/questions.json"), *options),
-            *("--cfg-path", str(plan.config_path), "--out", str(files["scores.json"])),
+            *("evaluate", str(wanted.data / "test/questions.json"), *options),
+            *("--cfg-path", str(wanted.config_path), "--out", str(files["scores.json"])),
             *("--picture", str(files["scores.png"]), "--page", str(files["samples.html"])),
         ]
-        made_of = shlex.join(words) + "\n" + plan.config_path.read_text("utf-8")
-        mark = plan.report("scores.made_of")
+        # The command and the configuration, whose paths change with every training.
+        made_of = shlex.join(words) + "\n" + wanted.config_path.read_text("utf-8")
+        mark = wanted.report("scores.made_of")
         known = mark.read_text("utf-8") if mark.exists() else ""
         if known == made_of and all(path.exists() for path in files.values()):
             self._say(f"  are there already: {files['scores.json']}")
@@ -292,20 +189,16 @@ class Quickstart:
         mark.write_text(made_of, "utf-8")
 
     def ask(self) -> None:
-        """Ask one question, and say what the right answer is.
-
-        Raises:
-            StepError: that has failed.
-        """
-        clip, truth = _clip_to_ask_about(self.plan)
-        cfg = ["--cfg-path", str(self.plan.config_path)]
+        """Ask one question, and print the right answer beside the model's."""
+        clip, truth = _clip_to_ask_about(self.options)
+        cfg = ["--cfg-path", str(self.options.config_path)]
         said = _program(["ask", str(clip), QUESTION, *cfg, "--max-new-tokens", "12"])
         self._say(f"  {clip}\n  {QUESTION}\n  answer: {said.strip()}\n  truth:  {truth}")
 
     def report(self) -> None:
-        """The table, the times, and the next three commands to try."""
-        plan = self.plan
-        found = json.loads(plan.report("scores.json").read_text("utf-8"))["scores"]
+        """Print the table, the times, and three commands to try next."""
+        wanted = self.options
+        found = json.loads(wanted.report("scores.json").read_text("utf-8"))["scores"]
         names = ("type", "condition", "right", "count", "chance")
         scores = [Score(**{name: entry[name] for name in names}) for entry in found]
         width = self.console.width if self.console.is_terminal else None
@@ -314,10 +207,10 @@ class Quickstart:
         self._say("\nSeconds\n")
         for name, seconds in self.times.items():
             self._say(f"{seconds:7.0f}  {name}")
-        clip, _ = _clip_to_ask_about(plan)
-        cfg = "" if plan.fast else f" --cfg-path {shlex.quote(str(plan.config_path))}"
-        self._say(f"\nPicture and samples: {plan.report('scores.png')}, ", end="")
-        self._say(f"{plan.report('samples.html')}\n\nTry next:\n")
+        clip, _ = _clip_to_ask_about(wanted)
+        cfg = "" if wanted.fast else f" --cfg-path {shlex.quote(str(wanted.config_path))}"
+        self._say(f"\nPicture and samples: {wanted.report('scores.png')}, ", end="")
+        self._say(f"{wanted.report('samples.html')}\n\nTry next:\n")
         quoted = shlex.quote(str(clip))
         self._say(f'  video-llama ask {quoted} "What do you hear?"{cfg}')
         self._say(f"  video-llama chat {quoted}{cfg}")
@@ -335,10 +228,10 @@ class Quickstart:
 
 
 def _program(words: Sequence[str]) -> str:
-    """What a command of video-llama prints; its progress goes to the terminal.
+    """Run a command of video-llama and return what it prints; its progress goes to the terminal.
 
     Raises:
-        StepError: it has failed, which it has said itself.
+        StepError: it has failed; its own message stands in the terminal.
     """
     command = [sys.executable, "-m", "video_llama.apps.cli.main", *words]
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -351,8 +244,8 @@ def _program(words: Sequence[str]) -> str:
     return result.stdout
 
 
-def _is_written(wanted: Plan) -> bool:
-    """Whether the world of a plan lies in its folder."""
+def _is_written(wanted: QuickstartOptions) -> bool:
+    """Return whether the world that is wanted lies in its folder."""
     path = wanted.data / "world.json"
     if not path.exists():
         return False
@@ -363,22 +256,14 @@ def _is_written(wanted: Plan) -> bool:
 
 
 def _answering_yaml(options: Sequence[str]) -> str:
-    """The default configuration with some settings changed."""
-    values: dict[str, Any] = yaml.safe_load(default_config_path().read_text("utf-8"))
-    for option in options:
-        name, _, value = option.partition("=")
-        section, *between, last = name.split(".")
-        place = values.setdefault(section, {})
-        for key in between:
-            place = place.setdefault(key, {})
-        place[last] = yaml.safe_load(value)
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text
+    """Return the default configuration with some settings changed."""
+    values = OmegaConf.load(default_config_path())
+    return OmegaConf.to_yaml(OmegaConf.merge(values, OmegaConf.from_dotlist(list(options))))
 
 
-def _clip_to_ask_about(plan: Plan) -> tuple[Path, str]:
-    """A held-out clip of one thing, and what is seen in it."""
-    path = plan.data / "test/questions.json"
+def _clip_to_ask_about(options: QuickstartOptions) -> tuple[Path, str]:
+    """Return a held-out clip of one thing, and what is seen in it."""
+    path = options.data / "test/questions.json"
     for entry in json.loads(path.read_text("utf-8")):
         if entry["type"] == "see" and not entry["contradictory"]:
             return path.parent / entry["path"], entry["answer"]
