@@ -36,9 +36,10 @@ import torch
 from PIL import Image
 
 from video_llama.common.io import package_file
-from video_llama.datasets.base import BuildInfo, WebvidSettings
+from video_llama.datasets.base import BuildInfo
 from video_llama.datasets.loading import TrainBatches, build_train_batches, make_loader
 from video_llama.datasets.prepare.pack import pack
+from video_llama.datasets.webvid import WebvidSettings
 from video_llama.processors.video import VideoClip, VideoProcessor
 from video_llama.processors.video_reader import decord_module
 from video_llama.text.templates import TEMPLATES

@@ -12,15 +12,11 @@ import pytest
 
 from tests.reference import ROOT
 from video_llama.config.schema import Config
-from video_llama.datasets.base import (
-    DATASETS,
-    BuildInfo,
-    CcSbuSettings,
-    DatasetSettings,
-    LlavaInstructSettings,
-    WebvidInstructSettings,
-    WebvidSettings,
-)
+from video_llama.datasets.base import DATASETS, BuildInfo, DatasetSettings
+from video_llama.datasets.cc_sbu_align import CcSbuSettings
+from video_llama.datasets.llava_instruct import LlavaInstructSettings
+from video_llama.datasets.webvid import WebvidSettings
+from video_llama.datasets.webvid_instruct import WebvidInstructSettings
 from video_llama.models.settings import (
     ImageBindSettings,
     ModelSettings,
@@ -32,7 +28,11 @@ from video_llama.types import ConfigError
 
 SETTINGS_FILES = [
     *sorted((ROOT / "video_llama").glob("*/settings.py")),
-    ROOT / "video_llama/datasets/base.py",
+    *(
+        path
+        for path in sorted((ROOT / "video_llama/datasets").glob("*.py"))
+        if "@DATASETS.register" in path.read_text()
+    ),
 ]
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from video_llama.datasets.annotations import read_json, read_tables
+from video_llama.datasets.records import read_json
+from video_llama.datasets.tables import read_tables
 from video_llama.types import ConfigError
 
 
 def read_table(path: Path) -> None:
-    read_tables(path, ["id"], filled=["id"], key="id")
+    read_tables(path, ["id"], key="id", caption="id")
 
 
 @pytest.mark.parametrize("read", [read_json, read_table])

@@ -85,10 +85,10 @@ def test_a_data_set_is_added_in_two_edits(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", tmp_path)
     page = (ROOT / "docs/data.md").read_text("utf-8").partition("## Adding a data set")[2]
-    reader, settings = map(textwrap.dedent, re.findall(r"```python\n(.*?)```", page, re.DOTALL))
-    (tmp_path / "video_llama/datasets/my_clips.py").write_text(reader, "utf-8")
-    with (tmp_path / "video_llama/datasets/base.py").open("a", encoding="utf-8") as file:
-        file.write(f"\n\n{settings}")
+    module, line = map(textwrap.dedent, re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    (tmp_path / "video_llama/datasets/my_clips.py").write_text(module, "utf-8")
+    with (tmp_path / "video_llama/datasets/__init__.py").open("a", encoding="utf-8") as file:
+        file.write(line)
 
     (tmp_path / "clips").mkdir()
     for number in range(4):

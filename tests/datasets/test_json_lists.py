@@ -5,21 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from video_llama.datasets.audio_caption import read_audio_caption
-from video_llama.datasets.cc_sbu_align import read_cc_sbu_align
-from video_llama.datasets.llava_instruct import read_llava_instruct
-from video_llama.datasets.webvid_instruct import read_webvid_instruct
+from video_llama.datasets.base import DATASETS, SplitInfo
+from video_llama.datasets.records import Records
 from video_llama.types import ConfigError
 
-READERS = {
-    "filter_cap.json": lambda path: read_cc_sbu_align(path.parent),
-    "llava.json": lambda path: read_llava_instruct(path, path.parent),
-    "talk.json": lambda path: read_webvid_instruct(path, path.parent),
-    "sounds.json": lambda path: read_audio_caption(path, path.parent),
+FILES = {
+    "cc_sbu_align": "filter_cap.json",
+    "llava_instruct": "llava.json",
+    "webvid_instruct": "talk.json",
+    "audio_caption": "sounds.json",
 }
 
 
-@pytest.mark.parametrize("name", READERS)
+def read(name: str, path: Path) -> Records:
+    """The records of an annotation file, whose media lie beside it."""
+    folder = str(path.parent)
+    return DATASETS.get(name)().read(
+        SplitInfo(anno_dir=str(path), videos_dir=folder, storage=folder)
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -40,20 +46,20 @@ READERS = {
 def test_a_file_with_another_structure_is_an_error(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
-    path = tmp_path / name
+    path = tmp_path / FILES[name]
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        READERS[name](path)
+        read(name, path)
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"(?i)no such file"):
-        READERS[name](tmp_path / name)
-    (tmp_path / name).mkdir()
+        read(name, tmp_path / FILES[name])
+    (tmp_path / FILES[name]).mkdir()
     with pytest.raises(ConfigError, match="a folder given"):
-        READERS[name](tmp_path / name)
+        read(name, tmp_path / FILES[name])
 
 
 def sentence(role: str, value: object) -> dict[str, object]:
@@ -87,7 +93,7 @@ def test_llava_names_the_entry_that_is_wrong(
     path = tmp_path / "llava.json"
     path.write_text(json.dumps([good, entry]))
     with pytest.raises(ConfigError, match=message):
-        read_llava_instruct(path, tmp_path)
+        read("llava_instruct", path)
 
 
 @pytest.mark.parametrize(
@@ -109,14 +115,14 @@ def test_webvid_instruct_names_the_entry_that_is_wrong(
     path = tmp_path / "talk.json"
     path.write_text(json.dumps([{"video": "v", "QA": [{"q": "a", "a": "b"}]}, entry]))
     with pytest.raises(ConfigError, match=message):
-        read_webvid_instruct(path, tmp_path)
+        read("webvid_instruct", path)
 
 
 def test_a_picture_that_is_annotated_twice_is_an_error(tmp_path: Path) -> None:
     twice = [{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]
     (tmp_path / "filter_cap.json").write_text(json.dumps({"annotations": twice}))
     with pytest.raises(ConfigError, match="image_id '1' stands in entry 0 and again in entry 1"):
-        read_cc_sbu_align(tmp_path)
+        read("cc_sbu_align", tmp_path / "filter_cap.json")
 
 
 def test_a_caption_that_is_missing_is_an_error(tmp_path: Path) -> None:
@@ -124,12 +130,12 @@ def test_a_caption_that_is_missing_is_an_error(tmp_path: Path) -> None:
         entries = [{"image_id": "1", "caption": caption}]
         (tmp_path / "filter_cap.json").write_text(json.dumps({"annotations": entries}))
         with pytest.raises(ConfigError, match=r"entry 0: caption is .*, text expected"):
-            read_cc_sbu_align(tmp_path)
+            read("cc_sbu_align", tmp_path / "filter_cap.json")
 
 
 def test_lone_surrogates_and_zero_bytes_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "sounds.json"
     path.write_text('[{"audio": "a\\u0000.wav", "caption": "x \\ud800 y"}]')
-    record = read_audio_caption(path, tmp_path)[0]
+    record = read("audio_caption", path)[0]
     assert record.caption == "x \ufffd y"
     assert record.item_id == "a\0.wav"

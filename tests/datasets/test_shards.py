@@ -12,8 +12,8 @@ import pytest
 
 from tests.data_sets import captions_of, entry, train_batches
 from tests.media import write_picture
-from video_llama.datasets import annotations as arrow_files
 from video_llama.datasets import shards as shard_index
+from video_llama.datasets import tables
 from video_llama.datasets.base import BuildInfo
 from video_llama.datasets.shards import ShardRecords, expand_shards
 from video_llama.types import ConfigError, MediaError
@@ -77,7 +77,7 @@ def test_an_index_is_made_once_and_again_when_the_tar_changes(
     records(tar)
     index = tmp_path / "a.tar.index"
     before = index.read_bytes()
-    monkeypatch.setattr(shard_index, "_samples", lambda tar: pytest.fail("read again"))
+    monkeypatch.setattr(shard_index, "_scan", lambda tar: pytest.fail("read again"))
     assert len(records(tar)) == 4
     monkeypatch.undo()
     web_tar(tar, count=30)
@@ -99,19 +99,19 @@ def test_an_index_of_a_folder_that_cannot_be_written_goes_to_the_cache(
 ) -> None:
     tar = web_tar(tmp_path / "a.tar")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    real = arrow_files.atomic_write
+    real = tables.atomic_write
 
     def read_only(path: Path) -> Any:
         if path.parent == tmp_path:
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(arrow_files, "atomic_write", read_only)
+    monkeypatch.setattr(tables, "atomic_write", read_only)
     assert len(records(tar)) == 4
     assert not (tmp_path / "a.tar.index").exists()
     (cached,) = (tmp_path / "cache/video_llama/shards").iterdir()
     assert cached.suffix == ".index"
-    monkeypatch.setattr(shard_index, "_samples", lambda tar: pytest.fail("read again"))
+    monkeypatch.setattr(shard_index, "_scan", lambda tar: pytest.fail("read again"))
     assert len(records(tar)) == 4
 
 

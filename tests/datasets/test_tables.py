@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.data_sets import write_table
-from video_llama.datasets import annotations as arrow_files
-from video_llama.datasets import annotations as tables
-from video_llama.datasets.annotations import read_tables
-from video_llama.datasets.webvid import read_webvid
+from video_llama.datasets import tables
+from video_llama.datasets.base import SplitInfo
+from video_llama.datasets.tables import TableRecords, read_tables
+from video_llama.datasets.webvid import WebvidSettings
 from video_llama.types import ConfigError
 
 HEAD = "videoid,page_dir,name\n"
@@ -18,7 +18,7 @@ HEAD = "videoid,page_dir,name\n"
 
 def read(path: Path) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = read_tables(
-        path, ["id", "text"], filled=["id", "text"], key="id"
+        path, ["id", "text"], key="id", caption="text"
     ).to_pylist()
     return rows
 
@@ -32,7 +32,7 @@ def test_files_of_a_folder_are_read_in_the_order_of_their_names(tmp_path: Path) 
 
 
 def test_cells_may_hold_delimiters_quotes_and_line_breaks(tmp_path: Path) -> None:
-    texts = ["a, b", 'she said "no"', "two\nlines", "  spaces  ", "ünï 狗 \U0001f600", "NA", "null"]
+    texts = ["a, b", 'she said "no"', "two\nlines", "  spaces  ", "ünï 狗 \U0001f600", "NA", "-"]
     rows = [("id", "text"), *enumerate(texts)]
     assert [r["text"] for r in read(write_table(tmp_path / "a.csv", rows))] == texts
 
@@ -77,7 +77,7 @@ def test_a_bad_table_is_an_error_with_its_place(
 def test_a_cell_that_is_too_large_is_named_with_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
-    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 1 << 20)
     rows = [("id", "text"), *((number, "x" * 9000) for number in range(before))]
     path = write_table(tmp_path / "a.csv", [*rows, ("large", "x" * (3 << 20)), ("z", "z")])
     with pytest.raises(
@@ -116,18 +116,20 @@ def test_a_large_annotation_is_no_python_objects(tmp_path: Path) -> None:
     del lines
     gc.collect()
     before = len(gc.get_objects())
-    records = read_webvid(tmp_path / "a.csv", tmp_path)
+    info = SplitInfo(anno_dir=str(tmp_path / "a.csv"), videos_dir=str(tmp_path))
+    records = WebvidSettings().read(info)
     gc.collect()
     assert len(gc.get_objects()) - before < 1000
     assert records[rows - 1].caption == f"{caption} {rows - 1}"
     assert records.lengths(np.array([0, rows - 1])).tolist() == [len(caption) + 2, len(caption) + 6]
+    assert isinstance(records, TableRecords)
     size = sum(column.nbytes for column in (records._texts, *records._names))
     assert size / rows < len(caption) + 40
 
 
 def test_a_large_table_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "CACHED_BYTES", 0)
-    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 1000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rows = [("id", "text"), *((number, f"text {number}") for number in range(1, 500))]
     path = write_table(tmp_path / "a.csv", rows)
@@ -150,7 +152,7 @@ def test_a_large_table_with_a_mistake_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "CACHED_BYTES", 0)
-    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 1000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rows = [("id", "text"), *((number, "text") for number in range(1, 500)), ("x", "")]
     path = write_table(tmp_path / "a.csv", rows)
@@ -171,7 +173,7 @@ def test_without_a_cache_a_large_table_is_read_into_memory(
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(arrow_files, "atomic_write", refuse)
+    monkeypatch.setattr(tables, "atomic_write", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_table(tmp_path / "a.csv", [("id", "text"), (1, "a")])
     assert read(path) == [{"id": "1", "text": "a"}]

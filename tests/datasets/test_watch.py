@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from video_llama.datasets.batches import ItemError, Watch
+from video_llama.datasets.batches import ItemError, WorkerStatus
 from video_llama.types import ConfigError, MediaError
 
 
 def test_the_board_shows_what_is_being_done_and_nothing_else() -> None:
-    watch = Watch()
-    assert watch.busy() == []
-    with watch.at(2, 10**12, "item"):
-        ((worker, number, index, seconds),) = watch.busy()
+    status = WorkerStatus()
+    assert status.busy() == []
+    with status.working_on(2, 10**12, "item"):
+        ((worker, number, index, seconds),) = status.busy()
         assert (worker, number, index) == (0, 2, 10**12)
         assert 0 <= seconds < 60
-    assert watch.busy() == []
+    assert status.busy() == []
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_the_board_shows_what_is_being_done_and_nothing_else() -> None:
 def test_errors_get_the_name_of_the_item_unless_they_have_it(
     error: BaseException, expected: type[BaseException], message: str
 ) -> None:
-    watch = Watch()
-    with pytest.raises(expected, match=message), watch.at(0, 3, "set, item 3"):
+    status = WorkerStatus()
+    with pytest.raises(expected, match=message), status.working_on(0, 3, "set, item 3"):
         raise error
-    assert watch.busy() == []
+    assert status.busy() == []

@@ -35,9 +35,10 @@ from tests.training.training_data import (
 )
 from video_llama.config.build_run import build_runner
 from video_llama.config.load import load_config
-from video_llama.datasets.cc_sbu_align import read_cc_sbu_align
+from video_llama.datasets.base import SplitInfo
+from video_llama.datasets.cc_sbu_align import CcSbuAlignSettings
 from video_llama.datasets.prepare.pack import pack
-from video_llama.datasets.webvid import read_webvid
+from video_llama.datasets.webvid import WebvidSettings
 from video_llama.runners.safeguards import SAME_REQUEST
 
 NUM_STEPS = 40
@@ -126,8 +127,10 @@ def options_for(branch: str, stage: str, data: Path, output: Path, *more: str) -
 def packed(data: Path, folder: Path) -> list[str]:
     """Options that read the two data sets of stage 1 from tars."""
     sources = {
-        "webvid": read_webvid(data / "csv", data / "clips"),
-        "cc_sbu_align": read_cc_sbu_align(data / "align"),
+        "webvid": WebvidSettings().read(
+            SplitInfo(anno_dir=str(data / "csv"), videos_dir=str(data / "clips"))
+        ),
+        "cc_sbu_align": CcSbuAlignSettings().read(SplitInfo(storage=str(data / "align"))),
     }
     options = []
     for name, records in sources.items():

@@ -35,9 +35,10 @@ from video_llama.common.io import DiskFullError
 from video_llama.config.build import build_model
 from video_llama.config.build_run import build_runner
 from video_llama.config.load import load_config
+from video_llama.datasets.base import SplitInfo
 from video_llama.datasets.items import CaptionItems
 from video_llama.datasets.prepare.pack import pack
-from video_llama.datasets.webvid import read_webvid
+from video_llama.datasets.webvid import WebvidSettings
 from video_llama.runners.hooks import Hook, JsonLog
 from video_llama.runners.optim import build_optimizer, step_seed
 from video_llama.runners.runner import Runner
@@ -214,7 +215,12 @@ def test_resumed_run_has_the_same_bits(
 
 def test_run_that_began_with_files_goes_on_with_shards(data: Path, tmp_path: Path) -> None:
     report = pack(
-        "webvid", read_webvid(data / "csv", data / "clips"), tmp_path / "tars", samples_per_shard=3
+        "webvid",
+        WebvidSettings().read(
+            SplitInfo(anno_dir=str(data / "csv"), videos_dir=str(data / "clips"))
+        ),
+        tmp_path / "tars",
+        samples_per_shard=3,
     )
     shards = (
         f"datasets.webvid.build_info={{storage: '{report.storage}'}}",

@@ -19,8 +19,12 @@ from torch import Tensor, nn
 from video_llama.config.build import resolve_device
 from video_llama.config.schema import Config, check_trainable
 from video_llama.datasets.features import FeatureCache, Features
-from video_llama.datasets.loading import build_eval_batches, build_train_batches, make_loader
-from video_llama.datasets.records import fingerprint
+from video_llama.datasets.loading import (
+    build_eval_batches,
+    build_train_batches,
+    fingerprint,
+    make_loader,
+)
 from video_llama.models.build import build_video_llama, compile_blocks
 from video_llama.models.generation.labelled import answer_batch
 from video_llama.models.llama_training import allow_packing, recompute_activations

@@ -1,46 +1,69 @@
-"""Sounds with captions: a table or a JSON list."""
+"""Sounds with captions: tables or a JSON list."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from video_llama.datasets.annotations import (
+from video_llama.datasets.base import (
+    DATASETS,
+    AudioProcessors,
+    DatasetSettings,
+    SplitInfo,
+    VisProcessors,
+)
+from video_llama.datasets.records import (
+    Records,
+    captions_of,
     check_unique_names,
-    column,
     entries,
     read_json,
-    read_tables,
     text_of,
 )
-from video_llama.datasets.records import Records, TableRecords
+from video_llama.processors.settings import AudioSettings
 
 COLUMNS = ("audio", "caption")
 FORM = '[{"audio": "...", "caption": "..."}, ...]'
 
 
-def read_audio_caption(anno_dir: Path, videos_dir: Path) -> Records:
-    """The sounds of tables with the columns audio and caption, or of a JSON list.
+@DATASETS.register("audio_caption")
+@dataclass(kw_only=True)
+class AudioCaptionSettings(DatasetSettings):
+    """Sounds with captions, for the audio branch: sound files, or the sound of clips."""
 
-    Args:
-        anno_dir: a json, csv or tsv file, or a folder of tables.
-        videos_dir: holds `{audio}`: wav, flac, mp3, mp4 or whatever else has sound.
+    data_type: str = "audio"
+    """See `DatasetSettings`."""
+    vis_processor: VisProcessors = field(default_factory=VisProcessors)
+    """See `DatasetSettings`."""
+    audio_processor: AudioProcessors = field(
+        default_factory=lambda: AudioProcessors(train=AudioSettings())
+    )
+    """See `DatasetSettings`."""
 
-    Raises:
-        ConfigError: the annotation cannot be used, or names a sound twice.
-    """
-    locate = partial(_locate, videos_dir)
-    if anno_dir.suffix.lower() != ".json":
-        table = read_tables(anno_dir, COLUMNS, filled=COLUMNS, key="audio")
-        return TableRecords([table["audio"]], table["caption"], locate=locate, folder=videos_dir)
-    sounds, captions = [], []
-    for number, entry in enumerate(entries(anno_dir, read_json(anno_dir), FORM)):
-        place = f"{anno_dir}: entry {number}"
-        sounds.append(text_of(place, entry, "audio"))
-        captions.append(text_of(place, entry, "caption"))
-    check_unique_names(anno_dir, sounds, "audio")
-    return TableRecords([column(sounds)], column(captions), locate=locate, folder=videos_dir)
+    def read(self, info: SplitInfo) -> Records:
+        """Read tables with the columns audio and caption, or a JSON list.
+
+        Args:
+            info: `anno_dir` is a json, csv or tsv file, or a folder of tables, `videos_dir` holds
+                `{audio}`: wav, flac, mp3, mp4 or whatever else has sound.
+
+        Raises:
+            ConfigError: the annotation cannot be used, or names a sound twice.
+        """
+        from video_llama.datasets.tables import TableRecords, read_tables, records_of
+
+        path, folder = info.require_path("anno_dir"), info.require_path("videos_dir")
+        locate = partial(_locate, folder)
+        if path.suffix.lower() != ".json":
+            table = read_tables(path, COLUMNS, key="audio", caption="caption")
+            return TableRecords([table["audio"]], table["caption"], locate=locate, folder=folder)
+        found = entries(path, read_json(path), FORM)
+        sounds = [text_of(f"{path}: entry {n}", entry, "audio") for n, entry in enumerate(found)]
+        captions = captions_of(path, found)
+        check_unique_names(path, sounds, "audio")
+        return records_of(sounds, captions, locate=locate, folder=folder)
 
 
-def _locate(videos_dir: Path, audio: str) -> tuple[str, Path]:
-    return audio, videos_dir / audio
+def _locate(folder: Path, audio: str) -> tuple[str, Path]:
+    return audio, folder / audio

@@ -1,18 +1,40 @@
-"""Where the splits of a data set lie: the `build_info` node of an entry. Torch-free.
+"""Settings of a data set: every key of an entry of the `datasets` section. Torch-free.
 
-Every key of an entry of the `datasets` section, with its default and its meaning. Torch-free.
+A data set is one file, with its settings and its reader, and one line in `datasets/__init__.py`:
 
-An entry is filed under the registered name of its data set; processor nodes name theirs.
+    @DATASETS.register("my_clips")
+    @dataclass(kw_only=True)
+    class MyClipsSettings(VideoDatasetSettings):
+        '''My clips.'''
+
+        def read(self, info: SplitInfo) -> Records:
+            '''Read tables with the columns file and text.'''
+            from video_llama.datasets.tables import TableRecords, read_tables
+
+            folder = info.require_path("videos_dir")
+            path = info.require_path("anno_dir")
+            table = read_tables(path, ("file", "text"), key="file", caption="text")
+            locate = partial(_locate, folder)
+            return TableRecords([table["file"]], table["text"], locate=locate, folder=folder)
+
+
+    def _locate(folder: Path, file: str) -> tuple[str, Path]:
+        return file, folder / file
+
+`read` imports what reads tables (pyarrow takes 0.2 s), so that `--help` and a YAML with a mistake
+do not wait for it. A set of conversations says `has_conversations = True` and gives the texts of
+`pack_turns`. docs/data.md has the same example, and a test that follows it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from video_llama.common.checks import MAX_POSITIONS, MAX_STEPS, MAX_TOKENS, at_least, at_most
 from video_llama.common.registry import Registry, suggestion
+from video_llama.datasets.records import Records
 from video_llama.processors.settings import (
     AudioSettings,
     CaptionSettings,
@@ -21,9 +43,6 @@ from video_llama.processors.settings import (
     VideoTrainSettings,
 )
 from video_llama.types import ConfigError
-
-if TYPE_CHECKING:
-    from video_llama.datasets.records import Records
 
 SPLITS = {"train": "train", "valid": "valid", "val": "valid", "eval": "valid", "test": "test"}
 """Names of a split to the one that it stands for."""
@@ -41,7 +60,7 @@ class SplitInfo:
     """Folder that holds both, or the pattern of webdataset tars: `a/{000..012}.tar`, `a/*.tar`."""
 
     def require(self, key: Literal["anno_dir", "videos_dir", "storage"]) -> str:
-        """The value of `key`, for a data set that cannot do without.
+        """Return the value of `key`, for a data set that cannot do without.
 
         Raises:
             ConfigError: it is not set.
@@ -52,16 +71,12 @@ class SplitInfo:
         return value
 
     def require_path(self, key: Literal["anno_dir", "videos_dir", "storage"]) -> Path:
-        """The same as a path.
-
-        Raises:
-            ConfigError: it is not set.
-        """
+        """Return the same as a path."""
         return Path(self.require(key))
 
     @property
     def shards(self) -> str | None:
-        """The pattern of webdataset tars, if `storage` is one."""
+        """Return the pattern of webdataset tars, if `storage` is one."""
         return self.storage if self.storage and self.storage.endswith(".tar") else None
 
 
@@ -75,7 +90,7 @@ class BuildInfo(SplitInfo):
     """The same for testing."""
 
     def split(self, name: str) -> SplitInfo | None:
-        """Where a split lies; None if this data set has no such split.
+        """Return where a split lies; None if this data set has no such split.
 
         Args:
             name: `train`, `valid` (or `val`, `eval`) or `test`.
@@ -125,14 +140,6 @@ class AudioProcessors:
     """For the validation and test splits; null: that of train."""
 
 
-def _pictures() -> VisProcessors:
-    return VisProcessors(train=ImageTrainSettings())
-
-
-def _clips() -> VisProcessors:
-    return VisProcessors(train=VideoTrainSettings())
-
-
 @dataclass(kw_only=True)
 class DatasetSettings:
     """One entry of the `datasets` section."""
@@ -148,7 +155,9 @@ class DatasetSettings:
     """Kind of media: image(s), video(s) or audio; `cn` in it leaves the frame times out."""
     build_info: BuildInfo = field(default_factory=BuildInfo)
     """Where the data lies."""
-    vis_processor: VisProcessors = field(default_factory=_pictures)
+    vis_processor: VisProcessors = field(
+        default_factory=lambda: VisProcessors(train=ImageTrainSettings())
+    )
     """Processors of pictures and clips."""
     text_processor: TextProcessors = field(default_factory=TextProcessors)
     """Processors of captions."""
@@ -181,10 +190,7 @@ class DatasetSettings:
             )
 
     def read(self, info: SplitInfo) -> Records:
-        """The annotated items that lie in files of their own, not in webdataset tars.
-
-        Args:
-            info: where they lie.
+        """Read the annotation of items that lie in files of their own, not in webdataset tars.
 
         Raises:
             ConfigError: they cannot be read, or this data set comes in tars only.
@@ -195,118 +201,13 @@ class DatasetSettings:
         )
 
 
-@DATASETS.register("cc_sbu_align")
-@dataclass(kw_only=True)
-class CcSbuAlignSettings(DatasetSettings):
-    """Pictures with long captions (MiniGPT-4's stage 2; LLaVA-CC3M in the same layout).
-
-    The captions stay as they are, whatever the text processor: so the released weights saw them.
-    """
-
-    cleans_captions: ClassVar[bool] = False
-    """As in `DatasetSettings`."""
-
-    def read(self, info: SplitInfo) -> Records:
-        """As in `DatasetSettings`."""
-        from video_llama.datasets.cc_sbu_align import read_cc_sbu_align
-
-        return read_cc_sbu_align(info.require_path("storage"))
-
-
-@DATASETS.register("cc_sbu")
-@dataclass(kw_only=True)
-class CcSbuSettings(DatasetSettings):
-    """Pictures with short captions in webdataset tars (Conceptual Captions, SBU)."""
-
-
-@DATASETS.register("laion")
-@dataclass(kw_only=True)
-class LaionSettings(DatasetSettings):
-    """Pictures with short captions in webdataset tars (LAION)."""
-
-
-@DATASETS.register("llava_instruct")
-@dataclass(kw_only=True)
-class LlavaInstructSettings(DatasetSettings):
-    """Conversations about pictures (LLaVA)."""
-
-    has_conversations: ClassVar[bool] = True
-    """As in `DatasetSettings`."""
-
-    def read(self, info: SplitInfo) -> Records:
-        """As in `DatasetSettings`."""
-        from video_llama.datasets.llava_instruct import read_llava_instruct
-
-        return read_llava_instruct(info.require_path("anno_dir"), info.require_path("videos_dir"))
-
-
 @dataclass(kw_only=True)
 class VideoDatasetSettings(DatasetSettings):
     """What the data sets of clips share."""
 
     data_type: str = "video"
-    """As in `DatasetSettings`."""
-    vis_processor: VisProcessors = field(default_factory=_clips)
-    """As in `DatasetSettings`."""
-
-
-@DATASETS.register("webvid")
-@dataclass(kw_only=True)
-class WebvidSettings(VideoDatasetSettings):
-    """Clips with short captions (WebVid)."""
-
-    train_sampling: ClassVar[str] = "headtail"
-    """As in `DatasetSettings`."""
-
-    def read(self, info: SplitInfo) -> Records:
-        """As in `DatasetSettings`."""
-        from video_llama.datasets.webvid import read_webvid
-
-        return read_webvid(info.require_path("anno_dir"), info.require_path("videos_dir"))
-
-
-@DATASETS.register("webvid_instruct")
-@dataclass(kw_only=True)
-class WebvidInstructSettings(VideoDatasetSettings):
-    """Conversations about clips (VideoChat)."""
-
-    has_conversations: ClassVar[bool] = True
-    """As in `DatasetSettings`."""
-
-    def read(self, info: SplitInfo) -> Records:
-        """As in `DatasetSettings`."""
-        from video_llama.datasets.webvid_instruct import read_webvid_instruct
-
-        return read_webvid_instruct(info.require_path("anno_dir"), info.require_path("videos_dir"))
-
-
-@DATASETS.register("webvid_instruct_zh")
-@dataclass(kw_only=True)
-class WebvidInstructZhSettings(WebvidInstructSettings):
-    """Conversations about clips, in Chinese."""
-
-    data_type: str = "video_cn"
-    """As in `DatasetSettings`."""
-
-
-def _sounds() -> AudioProcessors:
-    return AudioProcessors(train=AudioSettings())
-
-
-@DATASETS.register("audio_caption")
-@dataclass(kw_only=True)
-class AudioCaptionSettings(DatasetSettings):
-    """Sounds with captions, for the audio branch: sound files, or the sound of clips."""
-
-    data_type: str = "audio"
-    """As in `DatasetSettings`."""
-    vis_processor: VisProcessors = field(default_factory=VisProcessors)
-    """As in `DatasetSettings`."""
-    audio_processor: AudioProcessors = field(default_factory=_sounds)
-    """As in `DatasetSettings`."""
-
-    def read(self, info: SplitInfo) -> Records:
-        """As in `DatasetSettings`."""
-        from video_llama.datasets.audio_caption import read_audio_caption
-
-        return read_audio_caption(info.require_path("anno_dir"), info.require_path("videos_dir"))
+    """See `DatasetSettings`."""
+    vis_processor: VisProcessors = field(
+        default_factory=lambda: VisProcessors(train=VideoTrainSettings())
+    )
+    """See `DatasetSettings`."""

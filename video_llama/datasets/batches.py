@@ -1,11 +1,13 @@
-"""Whole batches by number: a pure function of seed, step and rank."""
+"""Whole batches by number: a pure function of seed, step and rank.
+
+A run resumes at any step, with any number of workers, and there is nothing to save.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Protocol
 
 import torch
@@ -21,7 +23,6 @@ MAX_REPLACEMENTS = 100
 VIEW = "view"
 """Begins the key of random numbers that several epochs share."""
 
-
 MAX_WORKERS = 256
 
 
@@ -29,14 +30,14 @@ class ItemError(RuntimeError):
     """An error that is no fault of the media, with the item that it came up with."""
 
 
-class Watch:
-    """A board in shared memory on which every worker writes its current item."""
+class WorkerStatus:
+    """What every worker is busy with, in shared memory: it outlives a worker that is killed."""
 
     def __init__(self) -> None:
-        self._board = torch.zeros(MAX_WORKERS, 3, dtype=torch.int64).share_memory_()
+        self._rows = torch.zeros(MAX_WORKERS, 3, dtype=torch.int64).share_memory_()
 
-    def at(self, number: int, index: int, name: str) -> _Entry:
-        """A block in which this worker is busy with an item.
+    def working_on(self, number: int, index: int, name: str) -> _Work:
+        """Return a block in which this worker is busy with an item.
 
         Args:
             number: of the data set.
@@ -48,13 +49,13 @@ class Watch:
                 passes.
         """
         worker = torch.utils.data.get_worker_info()
-        row = self._board[worker.id % MAX_WORKERS if worker else 0]
-        return _Entry(row, (number, index, time.monotonic_ns()), name)
+        row = self._rows[worker.id % MAX_WORKERS if worker else 0]
+        return _Work(row, (number, index, time.monotonic_ns()), name)
 
     def busy(self) -> list[tuple[int, int, int, float]]:
-        """(worker, data set, item, seconds) of the busy workers, the longest first."""
+        """Return (worker, data set, item, seconds) of the busy workers, the longest first."""
         now = time.monotonic_ns()
-        rows: Sequence[Sequence[int]] = self._board.tolist()
+        rows: Sequence[Sequence[int]] = self._rows.tolist()
         found = [
             (worker, number, index, (now - start) / 1e9)
             for worker, (number, index, start) in enumerate(rows)
@@ -63,7 +64,7 @@ class Watch:
         return sorted(found, key=lambda entry: -entry[3])
 
 
-class _Entry:
+class _Work:
     def __init__(self, row: torch.Tensor, values: tuple[int, int, int], name: str) -> None:
         self._row = row
         self._values = torch.tensor(values)
@@ -72,12 +73,7 @@ class _Entry:
     def __enter__(self) -> None:
         self._row.copy_(self._values)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._row.zero_()
         if isinstance(error, ConfigError):
             raise ConfigError(f"{self._name}: {error}") from error
@@ -90,11 +86,11 @@ class Batches(Protocol):
 
     Attributes:
         sources: the data sets.
-        watch: what the workers are busy with.
+        status: what the workers are busy with.
     """
 
     sources: Sequence[Items]
-    watch: Watch
+    status: WorkerStatus
 
     def __getitem__(self, step: int) -> Batch: ...
 
@@ -113,10 +109,6 @@ class TrainBatches(Dataset[Batch]):
         world_size: number of processes; their items differ.
         num_views: ways in which an item is cropped, and its frames chosen, which successive epochs
             take in turn; 0: anew in every epoch.
-
-    Attributes:
-        sources: as given.
-        watch: what the workers are busy with.
     """
 
     def __init__(
@@ -133,7 +125,7 @@ class TrainBatches(Dataset[Batch]):
         num_views: int = 0,
     ) -> None:
         self.sources = sources
-        self.watch = Watch()
+        self.status = WorkerStatus()
         self._prompts = prompts
         self._place = (seed, rank)
         self._num_views = num_views
@@ -153,7 +145,7 @@ class TrainBatches(Dataset[Batch]):
         ]
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 over the whole run.
+        """Return the batch of a step, counted from 0 over the whole run.
 
         An item whose media cannot be read is replaced by the next one in the order of the data set.
 
@@ -165,15 +157,20 @@ class TrainBatches(Dataset[Batch]):
         source, order = self.sources[chosen], self._orders[chosen]
         bad: list[BadItem] = []
         items = []
+        size = len(source.records)
         for slot, position in enumerate(order.batch(number)):
-            candidates = (order.item(place) for place in _following(position, len(source.records)))
-            key = self._view(source, order.item(position), position // len(source.records))
+            # What takes the place of an unreadable item follows from the order alone, so that a
+            # run which is repeated or resumed sees it again.
+            candidates = (order.item(place) for place in _following(position, size))
+            # Frames and crops are drawn anew in every step, unless a cache holds the features of a
+            # few views of each item: then they depend on the item and the epoch.
+            key = self._view(source, order.item(position), position // size)
             key = key or ("augmentation", *self._place, step, slot)
             items.append(_first_readable(self, chosen, candidates, key, bad))
         return source.collate(items, bad, self._prompt(step))
 
     def _view(self, source: Items, index: int, epoch: int) -> tuple[int | str, ...]:
-        """The key of an item's random numbers in an epoch, where there are few sets of them."""
+        """Return the key of an item's random numbers, if its views are few; empty otherwise."""
         if not self._num_views:
             return ()
         first = key_of("first view", self._place[0], source.name, index)
@@ -195,10 +192,6 @@ class EvalBatches(Dataset[Batch]):
         seed: as in `TrainBatches`.
         rank: of this process; it has every `world_size`-th batch.
         world_size: number of processes.
-
-    Attributes:
-        sources: as given.
-        watch: what the workers are busy with.
     """
 
     def __init__(
@@ -212,7 +205,7 @@ class EvalBatches(Dataset[Batch]):
         world_size: int = 1,
     ) -> None:
         self.sources = sources
-        self.watch = Watch()
+        self.status = WorkerStatus()
         self._prompts = prompts
         self._seed = seed
         batches = [
@@ -223,11 +216,11 @@ class EvalBatches(Dataset[Batch]):
         self._batches = batches[rank::world_size]
 
     def __len__(self) -> int:
-        """The batches of this rank."""
+        """Count the batches of this rank."""
         return len(self._batches)
 
     def __getitem__(self, number: int) -> Batch:
-        """A batch of this rank.
+        """Return a batch of this rank.
 
         Items whose media cannot be read are left out. Where none of a batch can be read, the next
         readable one stands in, so that every process has its batch, and `item_ids` is empty: the
@@ -246,6 +239,7 @@ class EvalBatches(Dataset[Batch]):
                 items.append(item)
         stands_in = not items
         if stands_in:
+            # A rank without a batch would leave the others waiting in their next exchange.
             candidates = (place % size for place in _following(stop, size))
             items = [_first_readable(self, chosen, candidates, self._key(source, start), [])]
         prompt = None
@@ -259,14 +253,14 @@ class EvalBatches(Dataset[Batch]):
         return "evaluation", self._seed, source.name, index
 
 
-def _following(position: int, size: int) -> Iterator[int]:
-    return iter(range(position, position + min(size, MAX_REPLACEMENTS)))
+def _following(position: int, size: int) -> range:
+    return range(position, position + min(size, MAX_REPLACEMENTS))
 
 
 def _first_readable(
     batches: Batches,
     chosen: int,
-    candidates: Iterator[int],
+    candidates: Iterable[int],
     key: tuple[int | str, ...],
     bad: list[BadItem],
 ) -> Item:
@@ -287,7 +281,7 @@ def _readable(
     batches: Batches, chosen: int, index: int, key: tuple[int | str, ...], bad: list[BadItem]
 ) -> Item | None:
     source = batches.sources[chosen]
-    with batches.watch.at(chosen, index, f"{source.name}, item {index}"):
+    with batches.status.working_on(chosen, index, f"{source.name}, item {index}"):
         try:
             # Views are those of the media, whatever data sets and conversations these are in.
             name = source.records.locate(index)[0] if key[0] == VIEW else index

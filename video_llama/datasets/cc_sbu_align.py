@@ -1,48 +1,74 @@
-"""MiniGPT-4's second stage, and LLaVA-CC3M in its layout: pictures with long captions."""
+"""MiniGPT-4's pictures: tars with short captions for stage 1, a JSON list with long ones after."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
-from video_llama.datasets.annotations import (
+from video_llama.datasets.base import DATASETS, DatasetSettings, SplitInfo
+from video_llama.datasets.records import (
+    Records,
+    captions_of,
     check_unique_names,
-    column,
     entries,
     read_json,
     text_of,
 )
-from video_llama.datasets.records import Records, TableRecords
 from video_llama.types import ConfigError
 
 ANNOTATION = "filter_cap.json"
 FORM = '{"annotations": [{"image_id": "...", "caption": "..."}, ...]}'
 
 
-def read_cc_sbu_align(storage: Path) -> Records:
-    """The pictures of `filter_cap.json`; their captions stay as they are.
+@DATASETS.register("cc_sbu")
+@dataclass(kw_only=True)
+class CcSbuSettings(DatasetSettings):
+    """Pictures with short captions in webdataset tars (Conceptual Captions, SBU)."""
 
-    Args:
-        storage: holds `filter_cap.json` and `image/{image_id}.jpg`.
 
-    Raises:
-        ConfigError: the annotation cannot be used, or names a picture twice.
+@DATASETS.register("laion")
+@dataclass(kw_only=True)
+class LaionSettings(DatasetSettings):
+    """Pictures with short captions in webdataset tars (LAION)."""
+
+
+@DATASETS.register("cc_sbu_align")
+@dataclass(kw_only=True)
+class CcSbuAlignSettings(DatasetSettings):
+    """Pictures with long captions (MiniGPT-4's stage 2; LLaVA-CC3M in the same layout).
+
+    The captions stay as they are, whatever the text processor: so the released weights saw them.
     """
-    path = storage / ANNOTATION
-    value = read_json(path)
-    if not isinstance(value, dict) or "annotations" not in value:
-        raise ConfigError(f"{path}: no 'annotations' at the top, {FORM} expected")
-    found = entries(path, value["annotations"], FORM)
-    images, captions = [], []
-    for number, entry in enumerate(found):
-        place = f"{path}: entry {number}"
-        image = entry.get("image_id")
-        images.append(str(image) if type(image) is int else text_of(place, entry, "image_id"))
-        captions.append(text_of(place, entry, "caption"))
-    check_unique_names(path, images, "image_id")
-    folder = storage / "image"
-    locate = partial(_locate, folder)
-    return TableRecords([column(images)], column(captions), locate=locate, folder=folder)
+
+    cleans_captions: ClassVar[bool] = False
+    """See `DatasetSettings`."""
+
+    def read(self, info: SplitInfo) -> Records:
+        """Read `filter_cap.json`.
+
+        Args:
+            info: `storage` holds that file and `image/{image_id}.jpg`.
+
+        Raises:
+            ConfigError: the annotation cannot be used, or names a picture twice.
+        """
+        from video_llama.datasets.tables import records_of
+
+        path = info.require_path("storage") / ANNOTATION
+        folder = path.parent / "image"
+        value = read_json(path)
+        if not isinstance(value, dict) or "annotations" not in value:
+            raise ConfigError(f"{path}: no 'annotations' at the top, {FORM} expected")
+        found = entries(path, value["annotations"], FORM)
+        for entry in found:
+            if type(entry.get("image_id")) is int:  # MiniGPT-4 writes texts, LLaVA-CC3M numbers
+                entry["image_id"] = str(entry["image_id"])
+        images = [text_of(f"{path}: entry {n}", entry, "image_id") for n, entry in enumerate(found)]
+        captions = captions_of(path, found)
+        check_unique_names(path, images, "image_id")
+        return records_of(images, captions, locate=partial(_locate, folder), folder=folder)
 
 
 def _locate(folder: Path, image_id: str) -> tuple[str, Path]:

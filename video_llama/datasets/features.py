@@ -1,14 +1,20 @@
 """Features of frozen encoders on the disk: each is computed once, by whoever needs it first.
 
 A folder holds `key.json`, which says what computed the features, and shards: safetensors files that
-are written whole, never changed, and read through memory maps. Any number of processes may read and
-write one folder at a time; the worst that two of them do to each other is to compute an item twice.
+are written whole and never changed. Any number of processes may read and write one folder at a
+time. The worst that two of them do to each other is to compute an item twice.
+
+Shards are read with `read`, not through memory maps: a mapped file that is cut short kills the
+process that looks at it. Every item has a checksum over its key, shape, times and values. An item
+whose bytes have changed is computed again, with one warning per shard.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import uuid
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from video_llama.common.io import atomic_write
+from video_llama.datasets.tables import is_read_only
 from video_llama.types import ConfigError
 
 KEY = "key.json"
@@ -31,6 +38,18 @@ MOST_IN_VAIN = 32
 """Items that others may decode because their features are not on the disk yet."""
 SECONDS = ".seconds"
 """Ends the name of the tensor with the times of a clip's frames."""
+CHECKSUMS = "checksums"
+"""Name of the tensor with the checksums of a shard's items, in the order of their keys."""
+
+ENTRY = np.dtype(
+    {
+        "names": ["rest", "shard", "offset", "shape", "seconds_offset", "seconds", "check"],
+        "formats": ["u8", "u4", "u8", ("u4", 3), "u8", "u4", "u4"],
+    }
+)
+"""Where an item lies: the second half of its key, offsets and counts. 48 bytes for each."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,32 +68,36 @@ class Features:
 class FeatureCache:
     """The features in a folder.
 
+    A folder that cannot be written to is read: what it lacks is computed anew each time.
+
     Args:
         folder: made if it does not exist.
         key: what the features are computed with: plain values.
 
     Raises:
-        ConfigError: the folder holds features that were computed with something else.
+        ConfigError: the folder holds features that were computed with something else, a file that
+            is no shard, or cannot be used.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         self.folder = folder
-        _claim(folder, key)
+        _check_key(folder, key)
         self._fresh: dict[str, Features] = {}
         self._fresh_bytes = self._written_bytes = self._in_vain = 0
+        self._is_read_only = False
         self._shards: list[Path] = []
-        self._readers: list[Any] = []
-        self._names = np.zeros(0, np.uint64)
-        self._places = np.zeros(0, np.int64)
+        self._damaged: set[int] = set()
+        # Both are sorted by the first halves of the keys: a search needs those in one piece.
+        self._keys, self._entries = np.zeros(0, np.uint64), np.zeros(0, ENTRY)
         self._stamp = 0
         self._read_new_shards()
 
     def __len__(self) -> int:
-        """Items, counting those twice that two processes have computed."""
-        return len(self._names) + len(self._fresh)
+        """Count the items, those twice that two processes have computed."""
+        return len(self._entries) + len(self._fresh)
 
     def find(self, key: str) -> Features | None:
-        """The features of an item, also if another process has written them meanwhile.
+        """Return the features of an item, also if another process has written them meanwhile.
 
         Args:
             key: 32 hexadecimal digits.
@@ -100,6 +123,8 @@ class FeatureCache:
         Raises:
             DiskFullError: there is no room for a shard.
         """
+        if self._is_read_only:
+            return
         self._fresh[key] = features
         self._fresh_bytes += features.values.nbytes
         if self._fresh_bytes >= min(max(FEWEST_BYTES, self._written_bytes // 8), MOST_BYTES):
@@ -113,57 +138,104 @@ class FeatureCache:
         """
         if not self._fresh:
             return
-        tensors = {key: features.values for key, features in self._fresh.items()}
-        for key, features in self._fresh.items():
-            tensors[key + SECONDS] = torch.tensor(features.seconds, dtype=torch.float64)
-        with atomic_write(self.folder / f"{uuid.uuid4().hex}.safetensors") as path:
-            save_file(tensors, path)
+        tensors: dict[str, Tensor] = {}
+        checksums = []
+        for key, features in sorted(self._fresh.items()):
+            values, seconds = features.values.contiguous(), np.array(features.seconds, np.float64)
+            tensors |= {key: values, key + SECONDS: torch.from_numpy(seconds)}
+            checksums.append(_checksum(key, values.numpy(), seconds))
+        tensors[CHECKSUMS] = torch.tensor(checksums, dtype=torch.int64)
+        try:
+            with atomic_write(self.folder / f"{uuid.uuid4().hex}.safetensors") as path:
+                save_file(tensors, path)
+        except OSError as error:
+            if not is_read_only(error):
+                raise
+            # The run is worth more than the cache: it goes on and computes what it cannot keep.
+            self._is_read_only = True
+            logger.warning(
+                "run.feature_cache: %s cannot be written to (%s): features that are not in it are "
+                "computed in every epoch",
+                *(self.folder, error.strerror),
+            )
         self._written_bytes += self._fresh_bytes
         self._fresh, self._fresh_bytes, self._in_vain = {}, 0, 0
 
     def _look_up(self, key: str) -> Features | None:
-        name = _number(key)
-        first, last = (np.searchsorted(self._names, name, side) for side in ("left", "right"))
-        for place in self._places[first:last].tolist():
-            reader = self._readers[place]
-            try:
-                values = reader.get_tensor(key)
-            except SafetensorError:  # of another key with the same beginning
-                continue
-            return Features(values, reader.get_tensor(key + SECONDS).tolist())
+        first_half, rest = _halves(key)
+        name = np.uint64(first_half)
+        place, end = (int(np.searchsorted(self._keys, name, side)) for side in SIDES)
+        for entry in self._entries[place:end]:
+            if entry["rest"] == rest and (found := self._read(key, entry)) is not None:
+                return found
+        return None
+
+    def _read(self, key: str, entry: np.void) -> Features | None:
+        """Read an item from its shard; None if it is not, or no longer, what was written."""
+        number = int(entry["shard"])
+        values = np.empty(tuple(entry["shape"]), np.float16)
+        seconds = np.empty(entry["seconds"], np.float64)
+        try:
+            with self._shards[number].open("rb", buffering=0) as file:
+                for array, offset in ((seconds, "seconds_offset"), (values, "offset")):
+                    file.seek(int(entry[offset]))
+                    file.readinto(array.reshape(-1).view(np.uint8).data)
+        except OSError as error:
+            problem = str(error.strerror).lower()
+        else:
+            if _checksum(key, values, seconds) == entry["check"]:
+                return Features(torch.from_numpy(values), seconds.tolist())
+            problem = "its bytes have changed, or it was cut short"
+        if number not in self._damaged:
+            self._damaged.add(number)
+            logger.warning(
+                "run.feature_cache: %s is damaged (%s): the items concerned are computed again; "
+                "delete it when no run uses it",
+                *(self._shards[number], problem),
+            )
         return None
 
     def _read_new_shards(self) -> bool:
-        """Take notice of shards that have come since; whether there were any."""
-        stamp = self.folder.stat().st_mtime_ns
+        """Take notice of shards that have come since; return whether there were any."""
+        try:
+            stamp = self.folder.stat().st_mtime_ns
+        except OSError:  # the folder is gone: everything is computed again
+            return False
         if stamp == self._stamp:
             return False
         self._stamp = stamp
         new = sorted(set(self.folder.glob(SHARDS)) - set(self._shards))
         for path in new:
-            reader = _opened(path)
-            keys = reader.keys()
-            names = [_number(name) for name in keys if not name.endswith(SECONDS)]
-            places = np.full(len(names), len(self._shards))
-            self._names = np.concatenate([self._names, np.array(names, np.uint64)])
-            self._places = np.concatenate([self._places, places])
+            keys, entries = _read_entries(path)
+            entries["shard"] = len(self._shards)
+            self._keys = np.concatenate([self._keys, keys])
+            self._entries = np.concatenate([self._entries, entries])
             self._shards.append(path)
-            self._readers.append(reader)
-        order = np.argsort(self._names, kind="stable")
-        self._names, self._places = self._names[order], self._places[order]
+        order = np.argsort(self._keys, kind="stable")
+        self._keys, self._entries = self._keys[order], self._entries[order]
         return bool(new)
 
 
-def _claim(folder: Path, key: dict[str, Any]) -> None:
+SIDES: tuple[Any, ...] = ("left", "right")
+
+
+def _check_key(folder: Path, key: dict[str, Any]) -> None:
     """Write what the features of a folder are computed with, or compare it."""
     path = folder / KEY
-    if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"run.feature_cache: {path} is damaged; delete {folder}") from error
+        if not path.exists():
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    except OSError as error:
+        raise ConfigError(
+            f"run.feature_cache: {path} cannot be read or written: {str(error.strerror).lower()}; "
+            "give another folder"
+        ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"run.feature_cache: {path} is damaged; delete {folder}")
     given = json.loads(json.dumps(key))
     differing = sorted(name for name in {*found, *given} if found.get(name) != given.get(name))
     if differing:
@@ -175,17 +247,58 @@ def _claim(folder: Path, key: dict[str, Any]) -> None:
         )
 
 
-def _opened(path: Path) -> Any:
-    """A shard, mapped into memory."""
+def _read_entries(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    """Read the first halves of the keys of a shard, and where its items lie; not their values.
+
+    Raises:
+        ConfigError: it is cut short, damaged, or not a file that this cache wrote.
+    """
     try:
-        return safe_open(path, framework="pt").__enter__()
-    except SafetensorError as error:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            start, end = 8 + size, path.stat().st_size
+            header = json.loads(file.read(size) if start <= end else b"")
+            header.pop("__metadata__", None)
+            checks = _span(header.pop(CHECKSUMS), "I64", start, end)
+            file.seek(checks[0])
+            checksums = np.frombuffer(file.read(8 * checks[1][0]), np.int64)
+        names = sorted(name for name in header if not name.endswith(SECONDS))
+        keys, entries = np.zeros(len(names), np.uint64), np.zeros(len(names), ENTRY)
+        for number, (name, check) in enumerate(zip(names, checksums, strict=True)):
+            keys[number], rest = _halves(name)
+            offset, shape = _span(header[name], "F16", start, end)
+            times, (count,) = _span(header[name + SECONDS], "F64", start, end)
+            entries[number] = (rest, 0, offset, shape, times, count, check)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(
-            f"run.feature_cache: {path} is damaged ({error}); delete it, and its items will be "
-            "computed again"
+            f"run.feature_cache: {path} is damaged or no shard of this cache "
+            f"({type(error).__name__}: {error}); delete it, and its items will be computed again"
         ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"run.feature_cache: {path} cannot be read: {str(error.strerror).lower()}"
+        ) from error
+    return keys, entries
 
 
-def _number(key: str) -> int:
-    """The first half of a key, by which an item is found."""
-    return int(key[:16], 16)
+def _span(tensor: dict[str, Any], dtype: str, start: int, end: int) -> tuple[int, tuple[int, ...]]:
+    """Return where a tensor of a header lies in the file, and its shape."""
+    first, last = tensor["data_offsets"]
+    shape = tuple(tensor["shape"])
+    size = int(np.prod(shape, dtype=np.int64)) * int(dtype[1:]) // 8
+    if tensor["dtype"] != dtype or size != last - first or not 0 <= first <= last <= end - start:
+        raise ValueError(f"{dtype} tensor expected where {tensor} stands")
+    return start + first, shape
+
+
+def _checksum(key: str, values: NDArray[Any], seconds: NDArray[Any]) -> int:
+    """Return the CRC-32 of an item: 1 GB/s and more, and it sees any change of up to 32 bits."""
+    check = zlib.crc32(f"{key} {values.dtype} {values.shape}".encode())
+    return zlib.crc32(values.data, zlib.crc32(seconds.data, check))
+
+
+def _halves(key: str) -> tuple[int, int]:
+    """Return a key of 32 hexadecimal digits as two numbers."""
+    if len(key) != 32:
+        raise ValueError(f"{key!r} is no key of an item")
+    return int(key[:16], 16), int(key[16:], 16)

@@ -1,7 +1,4 @@
-"""From the media file of an item to what the model gets of it.
-
-From an annotated item to tensors, and from items to a batch.
-"""
+"""From an annotated item to tensors, and from items to a batch."""
 
 from __future__ import annotations
 
@@ -45,7 +42,6 @@ from video_llama.types import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Kind = Literal["image", "video", "audio"]
 Processor = VideoProcessor | ImageProcessor | AudioProcessor
 
 
@@ -82,21 +78,21 @@ class MediaLoader:
         self._with_message = with_message
 
     @property
-    def kind(self) -> Kind:
-        """What it loads."""
+    def kind(self) -> Literal["image", "video", "audio"]:
+        """Return what it loads."""
         if isinstance(self.processor, AudioProcessor):
             return "audio"
         return "image" if isinstance(self.processor, ImageProcessor) else "video"
 
     def load(self, record: Record, generator: torch.Generator) -> LoadedMedia:
-        """The media of an item; a clip with fewer frames than `n_frms` has some of them twice.
+        """Load the media of an item; a clip with fewer frames than `n_frms` has some of them twice.
 
         A batch is one tensor, so its clips need equally many frames. (The original refused such a
         clip, and every one if `n_frms` was odd.) Frame i of n is frame floor(i * T / n) of the T
         there are; the message names those T.
 
         Args:
-            record: the item.
+            record: of the item.
             generator: source of random frames and crops.
 
         Raises:
@@ -131,7 +127,7 @@ class CachedMediaLoader(MediaLoader):
 
     Args:
         processor: as in `MediaLoader`.
-        with_message: likewise.
+        with_message: as in `MediaLoader`.
         cache: of the features.
     """
 
@@ -140,10 +136,12 @@ class CachedMediaLoader(MediaLoader):
         self._cache = cache
 
     def load(self, record: Record, generator: torch.Generator) -> LoadedMedia:
-        """As in `MediaLoader`; nothing is opened where the cache has the features."""
+        """See `MediaLoader`; nothing is opened where the cache has the features."""
         media_id = record.media.identity()
         if media_id is None:  # it cannot be read: let that be said
             return super().load(record, generator)
+        # The seed stands for the random numbers that will be drawn. Where none are, it must not
+        # count, or each epoch would encode the same pixels again.
         drawn = generator.initial_seed() if self._is_random else None
         parts = repr((media_id, self._transform, drawn)).encode()
         key = hashlib.blake2b(parts, digest_size=16).hexdigest()
@@ -167,7 +165,7 @@ class CachedMediaLoader(MediaLoader):
 
 
 def _filled(frames: Tensor, count: int) -> Tensor:
-    """(3, T, H, W) with T <= count to (3, count, H, W)."""
+    """Repeat frames at equal distances: (3, T, H, W) with T <= count to (3, count, H, W)."""
     present = frames.shape[1]
     if present == count:
         return frames
@@ -176,15 +174,7 @@ def _filled(frames: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One element of a batch.
-
-    Attributes:
-        item_id: which one.
-        media: its picture, clip or sound.
-        caption: of caption data, cleaned.
-        input_ids: of a conversation.
-        labels: of a conversation.
-    """
+    """One element of a batch: media with a cleaned caption, or with a tokenised conversation."""
 
     item_id: str
     media: LoadedMedia
@@ -194,12 +184,12 @@ class Item:
 
     @property
     def values(self) -> Tensor:
-        """Those of its media."""
+        """Return the tensor of its media."""
         return self.media.values
 
 
-def _collated(items: list[Item], kind: Kind) -> dict[str, Any]:
-    """What of a batch concerns its media: tensors, and what a cache has of them."""
+def _collated(items: list[Item], kind: str) -> dict[str, Any]:
+    """Return the fields of a batch for its media: tensors, and what a cache has of them."""
     cached = [item.media.values for item in items if item.media.is_cached]
     decoded = [item.media.values for item in items if not item.media.is_cached]
     fields: dict[str, Any] = {
@@ -221,25 +211,20 @@ def _stacked(values: list[Tensor]) -> Tensor | None:
 
 
 class Items(Protocol):
-    """The items of a data set.
-
-    Attributes:
-        name: registered name of the data set.
-        records: the annotated items.
-    """
+    """The items of a data set, under its registered name."""
 
     name: str
     records: Records
 
     def load(self, index: int, generator: torch.Generator) -> Item:
-        """The item of that number.
+        """Load the item of that number.
 
         Raises:
             MediaError: its media cannot be read.
         """
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
-        """Items as a batch.
+        """Make a batch of items.
 
         Args:
             items: B of them.
@@ -255,7 +240,7 @@ class CaptionItems:
         name: registered name of the data set.
         records: the annotated items.
         loader: of their media.
-        clean: of their captions; None leaves them as they are.
+        clean: text processor of the captions; None leaves them as they are.
     """
 
     def __init__(
@@ -272,13 +257,13 @@ class CaptionItems:
         self._clean = clean
 
     def load(self, index: int, generator: torch.Generator) -> Item:
-        """As in `Items`."""
+        """See `Items`."""
         record = self.records[index]
         caption = self._clean(record.caption) if self._clean else record.caption
         return Item(record.item_id, self._loader.load(record, generator), caption=caption)
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
-        """As in `Items`."""
+        """See `Items`."""
         return CaptionBatch(
             captions=[item.caption for item in items],
             prompt=prompt,
@@ -322,7 +307,7 @@ class InstructionItems:
         self._max_length = max_length
 
     def load(self, index: int, generator: torch.Generator) -> Item:
-        """As in `Items`; a ConfigError where a conversation's first question is too long."""
+        """See `Items`; a ConfigError where a conversation's first question is too long."""
         record = self.records[index]
         media = self._loader.load(record, generator)
         turns = self._turns(record, media.message)
@@ -339,7 +324,7 @@ class InstructionItems:
         return [(led, answer), *(([Piece(question)], answer) for question, answer in rest)]
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
-        """As in `Items`; a prompt has no use here."""
+        """See `Items`; a prompt has no use here."""
         ids = [torch.tensor(item.input_ids) for item in items]
         labels = [torch.tensor(item.labels) for item in items]
         pad_id = self._tokenizer.pad_token_id

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from video_llama.datasets.annotations import column, entries, read_json, text_of
-from video_llama.datasets.records import Records, TableRecords, Turns, pack_turns
+from video_llama.datasets.base import DATASETS, DatasetSettings, SplitInfo
+from video_llama.datasets.records import Records, Turns, entries, pack_turns, read_json, text_of
 from video_llama.types import ConfigError
 
 FORM = (
@@ -17,28 +18,39 @@ FORM = (
 MARK = "<image>"
 
 
-def read_llava_instruct(anno_dir: Path, videos_dir: Path) -> Records:
-    """The conversations of a JSON list.
+@DATASETS.register("llava_instruct")
+@dataclass(kw_only=True)
+class LlavaInstructSettings(DatasetSettings):
+    """Conversations about pictures (LLaVA)."""
 
-    Args:
-        anno_dir: the file.
-        videos_dir: holds `COCO_train2014_{image}`, or else `{image}`.
+    has_conversations: ClassVar[bool] = True
+    """See `DatasetSettings`."""
 
-    Raises:
-        ConfigError: the annotation cannot be used, or a conversation does not have one `<image>`.
-    """
-    images, conversations = [], []
-    for number, entry in enumerate(entries(anno_dir, read_json(anno_dir), FORM)):
-        place = f"{anno_dir}: entry {number}"
-        images.append(text_of(place, entry, "image"))
-        conversations.append(pack_turns(_turns(place, entry)))
-    return TableRecords(
-        [column(images)],
-        column(conversations),
-        locate=partial(_locate, videos_dir),
-        folder=videos_dir,
-        has_conversations=True,
-    )
+    def read(self, info: SplitInfo) -> Records:
+        """Read the conversations of a JSON list.
+
+        Args:
+            info: `anno_dir` is the file, `videos_dir` holds `COCO_train2014_{image}`, or else
+                `{image}`.
+
+        Raises:
+            ConfigError: the annotation cannot be used, or a conversation has not one `<image>`.
+        """
+        from video_llama.datasets.tables import records_of
+
+        path, folder = info.require_path("anno_dir"), info.require_path("videos_dir")
+        images, conversations = [], []
+        for number, entry in enumerate(entries(path, read_json(path), FORM)):
+            place = f"{path}: entry {number}"
+            images.append(text_of(place, entry, "image"))
+            conversations.append(pack_turns(_turns(place, entry)))
+        return records_of(
+            images,
+            conversations,
+            locate=partial(_locate, folder),
+            folder=folder,
+            has_conversations=True,
+        )
 
 
 def _turns(place: str, entry: dict[str, Any]) -> Turns:
@@ -62,13 +74,10 @@ def _sentence(place: str, number: int, sentence: Any) -> str:
     return text_of(f"{place}, sentence {number}", sentence, "value", filled=role == "gpt")
 
 
-def _locate(videos_dir: Path, image: str) -> tuple[str, Path]:
-    path = videos_dir / f"COCO_train2014_{image}"
-    return image, path if _exists(path) else videos_dir / image
-
-
-def _exists(path: Path) -> bool:
+def _locate(folder: Path, image: str) -> tuple[str, Path]:
+    path = folder / f"COCO_train2014_{image}"
     try:
-        return path.exists()
+        found = path.exists()
     except OSError:  # a name that is too long: the item cannot be read, the others can
-        return False
+        found = False
+    return image, path if found else folder / image

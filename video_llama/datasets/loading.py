@@ -1,28 +1,18 @@
-"""Knowing what a data worker is busy with, for when it hangs or dies.
-
-From an entry of the `datasets` section to its items.
-
-Whole batches by the number of the step, and a loader that reads them ahead.
-
-A batch depends on seed, step and rank only, so a run resumes at any step, with any number of
-workers, and there is nothing to save.
-"""
+"""From the `datasets` section to batches, and a loader that reads them with several processes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from video_llama.datasets.base import DatasetSettings, SplitInfo
-from video_llama.datasets.batches import (
-    Batches,
-    EvalBatches,
-    TrainBatches,
-)
+from video_llama.datasets.batches import Batches, EvalBatches, TrainBatches
 from video_llama.datasets.features import FeatureCache
 from video_llama.datasets.items import (
     CachedMediaLoader,
@@ -57,7 +47,7 @@ def build_items(
     template: Template,
     features: FeatureCache | None = None,
 ) -> Items | None:
-    """The items of a split of a data set; None if it has no such split.
+    """Return the items of a split of a data set; None if it has no such split.
 
     Args:
         name: registered name of the data set.
@@ -97,7 +87,7 @@ def build_items(
 
 
 def read_records(settings: DatasetSettings, info: SplitInfo) -> Records:
-    """The annotated items, from webdataset tars or from files.
+    """Read the annotated items, from webdataset tars or from files.
 
     Raises:
         ConfigError: they cannot be read.
@@ -110,12 +100,7 @@ def read_records(settings: DatasetSettings, info: SplitInfo) -> Records:
 def media_loader(
     settings: DatasetSettings, *, split: str, features: FeatureCache | None = None
 ) -> MediaLoader:
-    """The loader of the media; pictures come before sound where both have a processor.
-
-    Args:
-        settings: of the data set.
-        split: `train`, `valid` or `test`.
-        features: as in `build_items`.
+    """Return the loader of the media; pictures come before sound where both have a processor.
 
     Raises:
         ConfigError: there is no processor, or one for another kind of media.
@@ -151,14 +136,14 @@ def _processor(settings: DatasetSettings, split: str) -> Processor:
     )
 
 
-__all__ = [
-    "EvalBatches",
-    "LoadingError",
-    "TrainBatches",
-    "build_eval_batches",
-    "build_train_batches",
-    "make_loader",
-]
+LOADER_FAILED = ("DataLoader timed out", "exited unexpectedly", "killed by signal")
+"""What torch says of a worker that hung or died."""
+
+FINGERPRINT_IDS = 1000
+"""Most ids that `fingerprint` looks at."""
+
+FINGERPRINT_LENGTHS = 1 << 20
+"""Text lengths that it takes at a time."""
 
 
 class LoadingError(VideoLlamaError):
@@ -179,7 +164,7 @@ def build_train_batches(
     features: FeatureCache | None = None,
     num_views: int = 0,
 ) -> TrainBatches:
-    """The training batches of the `datasets` section.
+    """Return the training batches of the `datasets` section.
 
     Args:
         settings: name to entry, completed by `load_config`.
@@ -228,7 +213,7 @@ def build_eval_batches(
     world_size: int = 1,
     features: FeatureCache | None = None,
 ) -> EvalBatches:
-    """The evaluation batches of the `datasets` section; arguments as in `build_train_batches`.
+    """Return the evaluation batches; arguments as in `build_train_batches`.
 
     Raises:
         ConfigError: no data set has the split, or an annotation cannot be used.
@@ -252,7 +237,7 @@ def make_loader(
     timeout: float = 0.0,
     pins: bool = False,
 ) -> Iterator[Batch]:
-    """The batches from `start` to `stop` (exclusive) in order, read ahead by workers.
+    """Read the batches from `start` to `stop` (exclusive) in order, some before they are needed.
 
     Args:
         batches: training or evaluation batches.
@@ -279,8 +264,8 @@ def make_loader(
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader timed out" in str(error) or "exited unexpectedly" in str(error):
-            raise LoadingError(_accusation(batches, timeout)) from error
+        if any(words in str(error) for words in LOADER_FAILED):
+            raise LoadingError(_loading_error(batches, timeout, str(error))) from error
         raise
 
 
@@ -299,8 +284,8 @@ def _sources(
     template: Template,
     features: FeatureCache | None,
 ) -> list[Items]:
-    parts: dict[str, Any] = {"tokenizer": tokenizer, "template": template, "features": features}
-    found = [build_items(name, entry, split=split, **parts) for name, entry in settings.items()]
+    shared: dict[str, Any] = {"tokenizer": tokenizer, "template": template, "features": features}
+    found = [build_items(name, entry, split=split, **shared) for name, entry in settings.items()]
     sources = [items for items in found if items is not None]
     if not sources:
         key = "build_info" if split == "train" else f"build_info.{split}"
@@ -312,11 +297,20 @@ def _sources(
     return sources
 
 
-def _accusation(batches: Batches, timeout: float) -> str:
-    busy = [
-        f"worker {worker}: {_name(batches, number, index)}, for {seconds:.0f} s"
-        for worker, number, index, seconds in batches.watch.busy()
-    ]
+def _loading_error(batches: Batches, timeout: float, reason: str) -> str:
+    busy = []
+    for worker, number, index, seconds in batches.status.busy():
+        source = batches.sources[number]
+        path = source.records.locate(index)[1]
+        busy.append(f"worker {worker}: {source.name} {path}, for {seconds:.0f} s")
+    if "Bus error" in reason:
+        # torch blames the shared memory for it.
+        return (
+            "a data worker died of a bus error: a file that was mapped into memory (the index of a "
+            "tar, or a table in the cache) was cut short, or the shared memory (/dev/shm) is full; "
+            f"busy with {'; '.join(busy) or 'nothing that is known'}. Start again: a cut index is "
+            "made anew"
+        )
     return (
         f"no batch came within run.data_timeout ({timeout:g} s), or a data worker died; busy with "
         f"{'; '.join(busy) or 'nothing that is known'}. Take the item out of its annotation, or "
@@ -324,6 +318,17 @@ def _accusation(batches: Batches, timeout: float) -> str:
     )
 
 
-def _name(batches: Batches, number: int, index: int) -> str:
-    source = batches.sources[number]
-    return f"{source.name} {source.records.locate(index)[1]}"
+def fingerprint(records: Records) -> str:
+    """Return what tells an annotation from a changed one: the number of items and a hash.
+
+    It is of the lengths of all texts and of evenly spread ids. That of files and of tars that hold
+    them is the same, so that a run may go on from either.
+    """
+    count = len(records)
+    digest = hashlib.blake2b(digest_size=8)
+    for start in range(0, count, FINGERPRINT_LENGTHS):
+        lengths = records.lengths(np.arange(start, min(start + FINGERPRINT_LENGTHS, count)))
+        digest.update(lengths.astype("<i8").tobytes())
+    for index in range(0, count, max(1, -(-count // FINGERPRINT_IDS))):
+        digest.update(repr(records.locate(index)[0]).encode("utf-8", "surrogatepass"))
+    return f"{count} items ({digest.hexdigest()})"

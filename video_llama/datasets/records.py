@@ -1,47 +1,53 @@
-"""Annotated items, before anything is decoded."""
+"""Annotated items: what they hold, where their media lie, and the JSON lists that name them.
+
+Nothing heavy is imported here, so that the settings of a data set can stand beside its reader.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import codecs
 import json
-from collections.abc import Callable, Sequence
+import re
+import stat
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from video_llama.text.tokenizer import clean_text
+from video_llama.types import ConfigError, MediaError
 
-from video_llama.datasets.sampling import Integers
-from video_llama.types import MediaError
+if TYPE_CHECKING:
+    from video_llama.datasets.sampling import Integers
 
 Turns = list[tuple[str, str]]
 """Questions and answers."""
 
 MAX_LENGTH = 65535
-"""Longest text length that is told from longer ones, bytes."""
+"""Length from which on texts count as equally long, bytes: two bytes per item hold it."""
 
 
-MAX_NAMED = 1000
-"""Most ids that `fingerprint` looks at."""
+MISSING = ("", "nan", "none", "null", "n/a")
+"""What pandas, Python, SQL and people write, in any case, where a caption is missing."""
 
-_CHUNK = 1 << 20
+MAX_PLACES = 5
+"""Missing captions whose places an error names."""
 
 
 class MediaSource(Protocol):
     """Where the media of an item are."""
 
     def open(self) -> AbstractContextManager[Path]:
-        """A path under which the media can be read inside the block.
+        """Give a path under which the media can be read inside the block.
 
         Raises:
             MediaError: they are not there.
         """
 
     def identity(self) -> str | None:
-        """What changes when the content does, without reading it; None if they are not there."""
+        """Return what changes when the content does, without reading it; None without media."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,13 @@ class MediaFile:
     folder: Path
 
     def open(self) -> AbstractContextManager[Path]:
-        """As in `MediaSource`."""
+        """See `MediaSource`."""
         if not self._is_inside:
             raise MediaError(self.path, f"its name leads out of {self.folder}")
         return nullcontext(self.path)
 
     def identity(self) -> str | None:
-        """As in `MediaSource`."""
+        """See `MediaSource`."""
         return file_identity(self.path) if self._is_inside else None
 
     @property
@@ -73,7 +79,7 @@ class MediaFile:
 
 
 def file_identity(path: Path) -> str | None:
-    """Path, size and time of change of a file; None if there is none."""
+    """Return path, size and time of change of a file; None if there is none."""
     try:
         state = path.stat()
     except OSError:
@@ -106,97 +112,203 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """The item of that number.
+        """Return the item of that number.
 
         Raises:
             MediaError: its place in a shard cannot be read.
         """
 
     def locate(self, index: int) -> tuple[str, Path]:
-        """Id and path of an item, also of one that cannot be read."""
+        """Return id and path of an item, also of one that cannot be read."""
 
     def lengths(self, indices: Integers) -> Integers:
-        """Sizes of the texts of items, in bytes."""
-
-
-class TableRecords:
-    """Items whose annotation lies in Arrow columns, not in Python objects.
-
-    Args:
-        names: columns from which `locate` makes the name of the media, such as folder and file.
-        texts: captions, or conversations as `pack_turns` makes them.
-        locate: from the values of `names` in a row to the item's name and its file.
-        folder: that the files lie in.
-        has_conversations: what `texts` holds.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[pa.ChunkedArray],
-        texts: pa.ChunkedArray,
-        *,
-        locate: Callable[..., tuple[str, Path]],
-        folder: Path,
-        has_conversations: bool = False,
-    ) -> None:
-        self._names = names
-        self._texts = texts
-        self._locate = locate
-        self._folder = folder
-        self._has_conversations = has_conversations
-        sizes = pc.min_element_wise(pc.binary_length(texts), MAX_LENGTH)
-        self._sizes = sizes.cast(pa.uint16()).to_numpy()
-        del sizes
-        # What was needed to read and check the table would else count for every worker.
-        pa.default_memory_pool().release_unused()
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, index: int) -> Record:
-        item_id, path = self.locate(index)
-        media = MediaFile(path, self._folder)
-        text = self._texts[index].as_py()
-        if self._has_conversations:
-            return Record(item_id, media, path, turns=unpack_turns(text))
-        return Record(item_id, media, path, caption=text)
-
-    def locate(self, index: int) -> tuple[str, Path]:
-        """As in `Records`."""
-        return self._locate(*(column[index].as_py() for column in self._names))
-
-    def lengths(self, indices: Integers) -> Integers:
-        """As in `Records`."""
-        sizes: Integers = self._sizes[indices].astype(np.int64)
-        return sizes
-
-
-def fingerprint(records: Records) -> str:
-    """What tells an annotation from a changed one; that of files and of tars of them is the same.
-
-    It is of the number of items, the lengths of all texts and, evenly spread, `MAX_NAMED` ids.
-
-    Args:
-        records: all items of a data set.
-
-    Returns:
-        The number of items and a hash.
-    """
-    count = len(records)
-    digest = hashlib.blake2b(digest_size=8)
-    for start in range(0, count, _CHUNK):
-        lengths = records.lengths(np.arange(start, min(start + _CHUNK, count)))
-        digest.update(lengths.astype("<i8").tobytes())
-    for index in range(0, count, max(1, -(-count // MAX_NAMED))):
-        digest.update(repr(records.locate(index)[0]).encode("utf-8", "surrogatepass"))
-    return f"{count} items ({digest.hexdigest()})"
+        """Return the sizes of the texts of items, in bytes."""
 
 
 def pack_turns(turns: Turns) -> str:
-    """A conversation as one text, to be kept in a column."""
+    """Write a conversation as one text, to be kept in a column."""
     return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
 
 
 def unpack_turns(text: str) -> tuple[tuple[str, str], ...]:
-    """The conversation of `pack_turns`."""
+    """Return the conversation of `pack_turns`."""
     return tuple((question, answer) for question, answer in json.loads(text))
+
+
+def refuse_device(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: reading it might never end.
+
+    What cannot be looked at is left to whoever opens it.
+
+    Raises:
+        ConfigError: it is a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ConfigError(f"{path}: a pipe or a device given, an annotation file expected")
+
+
+def read_json(path: Path) -> Any:
+    """Read the value of a JSON file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not JSON in UTF-8; names the line.
+    """
+    refuse_device(path)
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder given, a JSON file expected")
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})"
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deep for an annotation") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(not_utf8(path, "JSON")) from error
+    except ValueError as error:  # a number with thousands of digits
+        raise ConfigError(f"{path}: not JSON in UTF-8: {error}") from error
+
+
+def not_utf8(path: Path, what: str) -> str:
+    """Say in which line a file stops being UTF-8, and which encoding it has in all likelihood.
+
+    Args:
+        path: of the file.
+        what: was expected to be in it.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return f"{path}:1: not {what} in UTF-8: it is UTF-16; save it as UTF-8"
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte, column = f"{line[error.start]:#04x}", error.start + 1
+                return (
+                    f"{path}:{number}: not {what} in UTF-8: byte {byte} in column {column}; "
+                    f"{_likely_encoding(line)}"
+                )
+    return f"{path}: not {what} in UTF-8"
+
+
+def _likely_encoding(line: bytes) -> str:
+    # GBK writes a character as two bytes, and most of them are high: text in it has runs of even
+    # length, where accented letters of an 8-bit encoding stand alone.
+    runs = re.findall(rb"[\x80-\xff]+", line)
+    even = sum(len(run) % 2 == 0 for run in runs)
+    try:
+        line.decode("gb18030")
+    except UnicodeDecodeError:
+        even = 0
+    if 2 * even > len(runs):
+        return "it looks like GBK: convert it with iconv -f GB18030 -t UTF-8"
+    return "save it as UTF-8 (iconv -f its-encoding -t UTF-8 converts it)"
+
+
+def entries(path: Path, value: Any, expected: str) -> list[dict[str, Any]]:
+    """Return the value as a list of objects, at least one.
+
+    Args:
+        path: of the file, for messages.
+        value: what was read.
+        expected: form of the list, for messages.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(value, list):
+        raise ConfigError(f"{path}: {_kind(value)} found, {expected} expected")
+    if not value:
+        raise ConfigError(f"{path}: the list is empty, {expected} expected")
+    for number, entry in enumerate(value):
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{path}: entry {number} is {_kind(entry)}, {expected} expected")
+    return value
+
+
+def text_of(place: str, entry: dict[str, Any], key: str, *, filled: bool = True) -> str:
+    """Return a text of an object, without lone surrogates.
+
+    Args:
+        place: of the object, for messages: `file: entry 3`.
+        entry: the object.
+        key: of the text.
+        filled: whether it must hold more than white space.
+
+    Raises:
+        ConfigError: it is missing, something else, or empty.
+    """
+    if key not in entry:
+        raise ConfigError(f"{place} has no {key!r}; found {', '.join(map(repr, entry)) or 'none'}")
+    value = entry[key]
+    if not isinstance(value, str) or (filled and not value.strip()):
+        raise ConfigError(f"{place}: {key} is {_kind(value)}, text expected")
+    return clean_text(value)
+
+
+def captions_of(path: Path, found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the captions of all objects of a list.
+
+    Raises:
+        ConfigError: some are missing, which counts them, or one is no text.
+    """
+    missing = [n for n, entry in enumerate(found) if is_missing(entry.get("caption", True))]
+    if missing:
+        shown = [_kind(found[number]["caption"]) for number in missing]
+        raise ConfigError(
+            f"{path}: entry {missing[0]}: caption is {shown[0]}, text expected "
+            f"({count_missing('entries', shown, missing)})"
+        )
+    return [
+        text_of(f"{path}: entry {number}", entry, "caption") for number, entry in enumerate(found)
+    ]
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a caption is empty, or what programs write for an empty one."""
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING
+    return value is None or value != value  # NaN is the only value that differs from itself
+
+
+def count_missing(what: str, values: Sequence[str], numbers: Sequence[int]) -> str:
+    """Describe missing captions for the message of an error: how many of which value, and where.
+
+    Args:
+        what: they stand in: `rows` or `entries`.
+        values: what stands in their place.
+        numbers: of the rows or entries; the first few are named.
+    """
+    counts = ", ".join(f"{value} {count} x" for value, count in Counter(values).most_common())
+    places = ", ".join(map(str, numbers[:MAX_PLACES])) + (", ..." if numbers[MAX_PLACES:] else "")
+    return f"{len(values)} such {what}: {places}; {counts}; fill them or take them out"
+
+
+def check_unique_names(path: Path, names: Sequence[str], key: str) -> None:
+    """Require that no name stands twice.
+
+    Raises:
+        ConfigError: one does; names both entries.
+    """
+    first: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if first.setdefault(name, number) != number:
+            raise ConfigError(
+                f"{path}: {key} {name!r} stands in entry {first[name]} and again in entry "
+                f"{number}: keep one"
+            )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value) if len(value) < 40 else f"{value[:40]!r}..."
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return json.dumps(value)

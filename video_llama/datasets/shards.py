@@ -1,10 +1,8 @@
-"""Where the samples of a webdataset tar lie, so that any of them can be read by itself.
+"""Items in webdataset tars: Conceptual Captions, SBU, LAION, and whatever `data pack` wrote.
 
-The index is an Arrow file beside its tar, memory-mapped by every reader. A tar without one gets it
-on first use; where the folder cannot be written, the index goes to the user's cache.
-
-
-Items in webdataset tars: Conceptual Captions, SBU, LAION, and whatever `data pack` wrote.
+An index says where the samples of a tar lie, so that any of them can be read by itself. It is an
+Arrow file beside its tar, memory-mapped by every reader. A tar without one gets it on first use.
+Where the folder cannot be written, the index goes to the user's cache.
 """
 
 from __future__ import annotations
@@ -25,14 +23,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from video_llama.datasets.annotations import (
-    cache_folder,
-    is_read_only,
-    open_table,
-    write_table,
+from video_llama.datasets.records import (
+    MAX_LENGTH,
+    Record,
+    file_identity,
+    is_missing,
+    pack_turns,
 )
-from video_llama.datasets.records import MAX_LENGTH, Record, file_identity, pack_turns
 from video_llama.datasets.sampling import Integers
+from video_llama.datasets.tables import cache_folder, is_read_only, open_table, write_table
 from video_llama.text.tokenizer import clean_text
 from video_llama.types import ConfigError, MediaError
 
@@ -52,19 +51,25 @@ _SCHEMA = pa.schema(
 )
 _VERSION = b"1"
 
+MAX_TARS = 1_000_000
+"""Most tars of a data set."""
+
+_CHOICE = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+
 
 @dataclass
-class Sample:
-    """A sample of a tar. Offsets and sizes are bytes; a size of -1 says that there is no such part.
+class IndexEntry:
+    """Where a sample lies in its tar, in bytes; a size of -1 says that there is no such part.
 
     Attributes:
         name: of its media member, or its key if it has none.
         item_id: what the annotation called it, or its key.
         media_offset: where the picture, clip or sound starts.
-        media_size: of it.
+        media_size: of the picture, clip or sound.
         text_offset: where the JSON starts.
-        text_size: of it.
-        length: of the caption or conversation in it.
+        text_size: of the JSON.
+        length: of the caption or conversation in the JSON, bytes.
     """
 
     name: str
@@ -77,7 +82,7 @@ class Sample:
 
 
 def open_index(tar: Path) -> pa.Table:
-    """The index of a tar, memory-mapped; made if there is none that fits.
+    """Map the index of a tar into memory; it is made if there is none that fits.
 
     Args:
         tar: not compressed.
@@ -89,7 +94,7 @@ def open_index(tar: Path) -> pa.Table:
         table = open_table(path, _SCHEMA, _metadata(tar))
         if table is not None:
             return table
-    samples = list(_samples(tar))
+    samples = list(_scan(tar))
     if not samples:
         raise ConfigError(f"{tar}: no samples in it; <key>.json and <key>.jpg or the like expected")
     table = pa.Table.from_pylist([asdict(sample) for sample in samples], schema=_SCHEMA)
@@ -122,9 +127,9 @@ def _write(table: pa.Table, tar: Path) -> None:
             return
 
 
-def _samples(tar: Path) -> Iterator[Sample]:
-    """The samples in the order of the tar; members of one sample follow one another."""
-    key, sample = None, Sample("", "")
+def _scan(tar: Path) -> Iterator[IndexEntry]:
+    """Find the samples in the order of the tar."""
+    key, sample = None, IndexEntry("", "")
     try:
         end = tar.stat().st_size
         with tarfile.open(tar, "r:") as members:
@@ -135,10 +140,11 @@ def _samples(tar: Path) -> Iterator[Sample]:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
                 found = f"{folder}/{stem}" if folder else stem
+                # Members of a sample share a name up to the first dot and follow one another.
                 if found != key:
                     if key is not None:
                         yield sample
-                    key, sample = found, Sample(found, found)
+                    key, sample = found, IndexEntry(found, found)
                 _add(sample, members, member, suffix.lower())
     except (tarfile.TarError, OSError, OverflowError, MemoryError) as error:
         raise ConfigError(f"{tar}: cannot be read as an uncompressed tar: {error}") from error
@@ -155,7 +161,7 @@ def _check_size(member: tarfile.TarInfo, end: int) -> None:
         )
 
 
-def _add(sample: Sample, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:
+def _add(sample: IndexEntry, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:
     if suffix == "json" and sample.text_size < 0:
         sample.text_offset, sample.text_size = member.offset_data, member.size
         file = tar.extractfile(member)
@@ -168,7 +174,7 @@ def _add(sample: Sample, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: 
 
 
 def parsed(data: bytes) -> dict[str, Any]:
-    """The JSON object of a sample; empty if there is none."""
+    """Read the JSON object of a sample; empty if there is none."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -177,7 +183,7 @@ def parsed(data: bytes) -> dict[str, Any]:
 
 
 def text_in(content: dict[str, Any]) -> str:
-    """The caption of a sample, or its conversation as `pack_turns` makes it; empty without one."""
+    """Return the caption of a sample, or its conversation as `pack_turns` has it; or nothing."""
     turns = content.get("turns")
     if isinstance(turns, list):
         return pack_turns(turns)
@@ -185,15 +191,8 @@ def text_in(content: dict[str, Any]) -> str:
     return clean_text(caption) if isinstance(caption, str) else ""
 
 
-MAX_TARS = 1_000_000
-"""Most tars of a data set."""
-
-_CHOICE = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
-
-
 def expand_shards(pattern: str) -> list[Path]:
-    """The tars of a pattern, in the order of their names where it has a `*`.
+    """Return the tars of a pattern, in the order of their names where it has a `*`.
 
     Args:
         pattern: `a.tar`, `a/{000..012}.tar` or `a/*.tar`.
@@ -266,7 +265,7 @@ class ShardRecords:
         return len(self._index)
 
     def __getitem__(self, index: int) -> Record:
-        """The sample of that number.
+        """Return the sample of that number.
 
         Raises:
             MediaError: it has no caption or conversation, or its tar cannot be read.
@@ -283,17 +282,19 @@ class ShardRecords:
                 return Record(item_id, media, path, turns=turns)
             raise MediaError(path, "the JSON of the sample has no 'turns'")
         caption = content.get("caption")
-        if isinstance(caption, str) and caption.strip():
-            return Record(item_id, media, path, caption=clean_text(caption))
-        raise MediaError(path, "the JSON of the sample has no 'caption'")
+        if not isinstance(caption, str):
+            raise MediaError(path, "the JSON of the sample has no 'caption'")
+        if is_missing(caption):
+            raise MediaError(path, f"the JSON of the sample has no 'caption' but {caption!r}")
+        return Record(item_id, media, path, caption=clean_text(caption))
 
     def locate(self, index: int) -> tuple[str, Path]:
-        """As in `Records`; the path is that of the tar with the member's name behind it."""
+        """See `Records`; the path is that of the tar with the name of the member behind it."""
         row = self._index["item_id"][index].as_py(), self._index["name"][index].as_py()
         return row[0], self._tar(index) / row[1]
 
     def lengths(self, indices: Integers) -> Integers:
-        """As in `Records`."""
+        """See `Records`."""
         lengths: Integers = self._lengths[indices]
         return lengths
 
@@ -303,23 +304,17 @@ class ShardRecords:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a file.
-
-    Attributes:
-        file: which one.
-        offset: where it starts, bytes.
-        size: of it, bytes; -1 if there is no such part.
-    """
+    """A part of a file: offset and size in bytes; a size of -1 if there is no such part."""
 
     file: Path
     offset: int
     size: int
 
     def read(self, path: Path) -> bytes:
-        """Its content.
+        """Read the content.
 
         Args:
-            path: what it is called in the message of an error.
+            path: name of the part in the message of an error.
 
         Raises:
             MediaError: the file ends before it, or cannot be read.
@@ -344,7 +339,7 @@ class ShardMember:
     Attributes:
         path: tar and name, for messages.
         span: where they lie.
-        error: why they could not be packed; empty if they were.
+        error: why `data pack` could not read them; empty if it could.
     """
 
     path: Path
@@ -353,14 +348,14 @@ class ShardMember:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """As in `MediaSource`: a file in memory."""
+        """Give a file in memory; see `MediaSource`."""
         if self.error:
             raise MediaError(self.path, self.error)
         with _as_file(self.span.read(self.path), self.path.suffix) as path:
             yield path
 
     def identity(self) -> str | None:
-        """As in `MediaSource`: that of the tar, and the place in it."""
+        """Return that of the tar, and the place in it; see `MediaSource`."""
         tar = file_identity(self.span.file)
         if tar is None or self.error:
             return None
@@ -369,7 +364,7 @@ class ShardMember:
 
 @contextmanager
 def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
-    """A path under which bytes can be read: decord takes nothing else."""
+    """Give a path under which bytes can be read: decord takes nothing else."""
     if not hasattr(os, "memfd_create"):  # not Linux
         with tempfile.NamedTemporaryFile(suffix=suffix) as file:
             file.write(content)

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from video_llama.datasets.annotations import column, entries, read_json, text_of
-from video_llama.datasets.records import Records, TableRecords, Turns, pack_turns
+from video_llama.datasets.base import DATASETS, SplitInfo, VideoDatasetSettings
+from video_llama.datasets.records import Records, Turns, entries, pack_turns, read_json, text_of
 from video_llama.types import ConfigError
 
 FORM = '[{"video": "...", "QA": [{"q": "...", "a": "..."}, ...]}, ...]'
 
 
-def read_webvid_instruct(anno_dir: Path, videos_dir: Path) -> Records:
-    """The conversations of a JSON list.
+@DATASETS.register("webvid_instruct")
+@dataclass(kw_only=True)
+class WebvidInstructSettings(VideoDatasetSettings):
+    """Conversations about clips (VideoChat)."""
 
-    Args:
-        anno_dir: the file.
-        videos_dir: holds `{video}`.
+    has_conversations: ClassVar[bool] = True
+    """See `DatasetSettings`."""
 
-    Raises:
-        ConfigError: the annotation cannot be used.
-    """
-    videos, conversations = [], []
-    for number, entry in enumerate(entries(anno_dir, read_json(anno_dir), FORM)):
-        place = f"{anno_dir}: entry {number}"
-        videos.append(text_of(place, entry, "video"))
-        conversations.append(pack_turns(_turns(place, entry)))
-    return TableRecords(
-        [column(videos)],
-        column(conversations),
-        locate=partial(_locate, videos_dir),
-        folder=videos_dir,
-        has_conversations=True,
-    )
+    def read(self, info: SplitInfo) -> Records:
+        """Read the conversations of a JSON list.
+
+        Args:
+            info: `anno_dir` is the file, `videos_dir` holds `{video}`.
+
+        Raises:
+            ConfigError: the annotation cannot be used.
+        """
+        from video_llama.datasets.tables import records_of
+
+        path, folder = info.require_path("anno_dir"), info.require_path("videos_dir")
+        videos, conversations = [], []
+        for number, entry in enumerate(entries(path, read_json(path), FORM)):
+            place = f"{path}: entry {number}"
+            videos.append(text_of(place, entry, "video"))
+            conversations.append(pack_turns(_turns(place, entry)))
+        return records_of(
+            videos,
+            conversations,
+            locate=partial(_locate, folder),
+            folder=folder,
+            has_conversations=True,
+        )
+
+
+@DATASETS.register("webvid_instruct_zh")
+@dataclass(kw_only=True)
+class WebvidInstructZhSettings(WebvidInstructSettings):
+    """Conversations about clips, in Chinese."""
+
+    data_type: str = "video_cn"
+    """See `DatasetSettings`."""
 
 
 def _turns(place: str, entry: dict[str, Any]) -> Turns:
@@ -45,12 +65,24 @@ def _turns(place: str, entry: dict[str, Any]) -> Turns:
         raise ConfigError(f"{place}: QA is empty, at least one question with answer expected")
     return [
         (
-            text_of(f"{place}, QA {number}", pair, "q", filled=False),
+            _question(f"{place}, QA {number}", pair),
             text_of(f"{place}, QA {number}", pair, "a"),
         )
         for number, pair in enumerate(pairs)
     ]
 
 
-def _locate(videos_dir: Path, video: str) -> tuple[str, Path]:
-    return video, videos_dir / video
+def _question(place: str, pair: dict[str, Any]) -> str:
+    """Return the prompt of a pair: VideoChat's instruction `i`, where there is one, before `q`.
+
+    Without it a model would have to guess, say, that options are to be answered with a letter.
+    """
+    question = text_of(place, pair, "q", filled=False)
+    if pair.get("i") is None:
+        return question
+    instruction = text_of(place, pair, "i", filled=False)
+    return f"{instruction} {question}" if instruction and question else instruction or question
+
+
+def _locate(folder: Path, video: str) -> tuple[str, Path]:
+    return video, folder / video

@@ -21,10 +21,10 @@ from tests.data_sets import (
 )
 from tests.media import set_rotation, tone, write_audio, write_picture, write_video
 from video_llama.datasets.base import BuildInfo
-from video_llama.datasets.loading import read_records
+from video_llama.datasets.loading import fingerprint, read_records
 from video_llama.datasets.prepare import pack as packing
 from video_llama.datasets.prepare.pack import PackReport, pack, shrunk
-from video_llama.datasets.records import Records, fingerprint
+from video_llama.datasets.records import Records
 from video_llama.processors.media import probe
 from video_llama.processors.video_reader import read_frames
 from video_llama.types import Batch, CaptionBatch, ConfigError, MediaError
