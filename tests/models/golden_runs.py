@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from tests.golden_model import build_golden, golden, golden_model
 from video_llama.models import video_llama as composition
-from video_llama.models.generation.cache import keeping
+from video_llama.models.generation.cache import cache_arguments
 from video_llama.models.language_model import encode_text
 from video_llama.models.qformer import TemporalQFormer
 from video_llama.models.video_llama import VideoLlama
@@ -193,7 +193,7 @@ def chat_outputs(case: str) -> Outputs:
     beams = llm.generate(
         inputs_embeds=context, max_new_tokens=12, num_beams=3, repetition_penalty=1.2
     )
-    kept = keeping(DynamicCache(config=llm.config))
+    kept = cache_arguments(DynamicCache(config=llm.config))
     steps = llm(inputs_embeds=context, **kept)
     logits = [steps.logits[:, -1]]
     while len(logits) < 8:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from tests.golden_model import build_golden
 from video_llama.models.generation import compiled as compiled_decoding
+from video_llama.models.generation.cache import PrefixCache
 from video_llama.models.generation.compiled import CompiledDecoder, decoder_of
-from video_llama.models.generation.decoding import Context
-from video_llama.models.generation.generate import GenerationSettings, generate
+from video_llama.models.generation.generate import Row, generate
+from video_llama.models.generation.settings import GenerationSettings
 from video_llama.models.video_llama import VideoLlama
 from video_llama.types import RequestError
 
@@ -33,12 +34,23 @@ def model() -> VideoLlama:
 def prompt(model: VideoLlama, length: int = 20, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 100, (1, length), generator=generator)
-    return model.embed(ids, None).detach()
+    return model.embed(ids, None)[0].detach()
 
 
-def answer(model: VideoLlama, context: Tensor | Context, **options: object) -> list[int]:
+def row_of(embeds: Tensor, **options: Any) -> Row:
     values = {"temperature": 0.0, "max_new_tokens": 24, "min_new_tokens": 24, **options}
-    return list(generate(model.language_model, context, GenerationSettings(**values), STOP))  # type: ignore[arg-type]
+    settings = GenerationSettings(**values)
+    return Row(inputs_embeds=embeds, settings=settings, stop_ids=STOP, cache=PrefixCache())
+
+
+def run(model: VideoLlama, row: Row) -> list[int]:
+    for _ in generate(model.language_model, [row]):
+        pass
+    return row.ids
+
+
+def answer(model: VideoLlama, embeds: Tensor, **options: Any) -> list[int]:
+    return run(model, row_of(embeds, **options))
 
 
 @pytest.mark.parametrize(
@@ -46,9 +58,7 @@ def answer(model: VideoLlama, context: Tensor | Context, **options: object) -> l
     [{}, {"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.3}],
     ids=["greedy", "sampled", "penalty"],
 )
-def test_the_tokens_are_those_of_eager_decoding(
-    model: VideoLlama, options: dict[str, object]
-) -> None:
+def test_the_tokens_are_those_of_eager_decoding(model: VideoLlama, options: dict[str, Any]) -> None:
     context = prompt(model)
     assert answer(model, context, compiled=True, **options) == answer(model, context, **options)
 
@@ -67,45 +77,40 @@ def test_an_answer_may_be_longer_than_the_room(
 
 def test_a_conversation_goes_on_from_either(model: VideoLlama) -> None:
     first, second = prompt(model, 12), prompt(model, 9, seed=1)
-    said: dict[bool, list[list[int]]] = {}
+    answers: dict[bool, list[list[int]]] = {}
     for compiled in (False, True):
-        context = Context.fresh(first)
-        ids = answer(model, context, compiled=compiled, max_new_tokens=10, min_new_tokens=10)
-        known = len(context.cache.marks)
-        assert known == 12 + 9  # the last token has not been through the model
-        words = model.embed(torch.tensor([ids[:9]]), None)
-        whole = torch.cat([first, words, second], dim=1)
-        marks = [*context.marks, *ids[:9], *[7] * 9]
-        longer = Context(inputs_embeds=whole, marks=marks, cache=context.cache)
-        assert context.cache.num_common(marks) == known
-        said[compiled] = [ids, answer(model, longer)]
-        assert said[compiled][1] == answer(model, whole)
-    assert said[True] == said[False]
+        row = row_of(first, compiled=compiled, max_new_tokens=10, min_new_tokens=10)
+        ids, cache = run(model, row), row.cache
+        assert cache is not None
+        assert len(cache.marks) == 12 + 9  # the last token has not been through the model
+        words = model.embed(torch.tensor([ids[:9]]), None)[0]
+        longer = row_of(torch.cat([first, words, second]))
+        longer.cache, longer.marks = cache, [*row.marks, *ids[:9], *[7] * 9]
+        assert cache.num_common(longer.marks) == 12 + 9
+        answers[compiled] = [ids, run(model, longer)]
+        assert answers[compiled][1] == answer(model, longer.inputs_embeds)
+    assert answers[True] == answers[False]
 
 
 def test_a_second_answer_at_the_same_time_is_decoded_eagerly(model: VideoLlama) -> None:
-    contexts = [prompt(model, 10, seed=seed) for seed in (4, 5)]
-    settings = GenerationSettings(
-        temperature=0.0, max_new_tokens=12, min_new_tokens=12, compiled=True
-    )
-    both: list[Iterator[int]] = [
-        generate(model.language_model, context, settings, STOP) for context in contexts
-    ]
-    said = [list(pair) for pair in zip(*both, strict=True)]
-    eager = [answer(model, c, max_new_tokens=12, min_new_tokens=12) for c in contexts]
-    assert [list(ids) for ids in zip(*said, strict=True)] == eager
+    prompts = [prompt(model, 10, seed=seed) for seed in (4, 5)]
+    length = {"max_new_tokens": 12, "min_new_tokens": 12}
+    rows = [row_of(embeds, compiled=True, **length) for embeds in prompts]
+    both = [generate(model.language_model, [row]) for row in rows]
+    for _ in zip(*both, strict=True):
+        pass
+    assert [row.ids for row in rows] == [answer(model, embeds, **length) for embeds in prompts]
 
 
 def test_an_answer_that_is_stopped_leaves_the_decoder_free(model: VideoLlama) -> None:
-    context = Context.fresh(prompt(model))
-    settings = GenerationSettings(temperature=0.0, max_new_tokens=20, compiled=True)
-    ids = generate(model.language_model, context, settings, STOP)
-    begun = [next(ids), next(ids), next(ids)]
-    ids.close()  # type: ignore[attr-defined]
-    assert len(context.cache.marks) == 20 + 2
-    decoder = decoder_of(model.language_model)
-    assert not decoder._free.locked()
-    assert begun == answer(model, context.inputs_embeds)[:3]
+    row = row_of(prompt(model), compiled=True)
+    steps = generate(model.language_model, [row])
+    begun = [next(steps).ids[-1] for _ in range(3)]
+    steps.close()  # type: ignore[attr-defined]
+    assert row.cache is not None
+    assert len(row.cache.marks) == 20 + 2
+    assert not decoder_of(model.language_model)._free.locked()
+    assert begun == answer(model, row.inputs_embeds)[:3]
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

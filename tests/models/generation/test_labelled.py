@@ -1,3 +1,5 @@
+"""Answers to labelled batches: which question is asked, and where an answer ends."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -5,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.golden_model import build_golden
 from video_llama.models.generation import labelled as answering
+from video_llama.models.generation.generate import Row
 from video_llama.models.generation.labelled import answer_batch
 from video_llama.models.video_llama import VideoLlama
 from video_llama.text.templates import TEMPLATES
@@ -35,9 +37,13 @@ class Echo:
         self._ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
         self.prompt_length = 0
 
-    def __call__(self, model: Any, inputs_embeds: Tensor, *args: Any) -> Iterator[int]:
-        self.prompt_length = inputs_embeds.shape[1]
-        yield from self._ids
+    def __call__(self, model: Any, rows: list[Row]) -> Iterator[Row]:
+        for row in rows:
+            self.prompt_length = len(row.inputs_embeds)
+            for token in self._ids:
+                if not row.ended:
+                    row.take(token)
+                    yield row
 
 
 def prompt_text(model: VideoLlama, batch: Batch, length: int) -> str:
@@ -81,3 +87,20 @@ def test_answers_are_greedy_and_repeat() -> None:
     first, second = (answer_batch(model, batch, max_new_tokens=6) for _ in range(2))
     assert first == second
     assert first[0].reference == "a dog"
+
+
+def test_a_batch_is_answered_as_its_items_alone() -> None:
+    model = build_golden()
+    pixels = torch.rand(3, 3, 2, 56, 56, generator=torch.Generator().manual_seed(0))
+    captions = ["a dog", "a cat on a mat", ""]
+    prompt = f"Look at {IMAGE_PLACEHOLDER} and speak: "
+    batch = CaptionBatch(pixel_values=pixels, captions=captions, prompt=prompt)
+    alone = [
+        answer_batch(
+            model,
+            CaptionBatch(pixel_values=p[None], captions=[c], prompt=prompt),
+            max_new_tokens=8,
+        )[0]
+        for p, c in zip(pixels, captions, strict=True)
+    ]
+    assert answer_batch(model, batch, max_new_tokens=8) == alone

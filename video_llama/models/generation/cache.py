@@ -1,4 +1,8 @@
-"""Keys and values of a language model that live on between answers."""
+"""Keys and values of a language model: buffers that grow in place, and what a conversation keeps.
+
+A `GrowingCache` holds the rows of one batch while they are decoded. A `PrefixCache` belongs to one
+conversation and knows, position by position, which prompts its keys and values fit.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,8 @@ _KEYWORD = next(
 """Transformers 5.24 gave the argument a new name; its old one is to go in 5.40."""
 
 
-def keeping(cache: Cache) -> dict[str, Any]:
-    """Arguments that make a language model read and extend a cache, for `model(**...)`."""
+def cache_arguments(cache: Cache) -> dict[str, Any]:
+    """Return the arguments that make a model read and extend a cache, for `model(**...)`."""
     return {_KEYWORD: cache, "use_cache": True}
 
 
@@ -85,6 +89,7 @@ class GrowingCache(Cache):
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
+        self._config = config
         self._layers = [GrowingLayer() for _ in range(config.num_hidden_layers)]
         super().__init__(layers=[*self._layers])
 
@@ -98,9 +103,35 @@ class GrowingCache(Cache):
         for layer in self._layers:
             layer.keep_rows(rows)
 
-    def repeated(self, times: int, config: PreTrainedConfig) -> DynamicCache:
-        """A copy with every row `times` times, for beams."""
-        copy = DynamicCache(config=config)
+    def load(self, caches: Sequence[PrefixCache | None], pads: Sequence[int], end: int) -> None:
+        """Fill the empty cache of a batch with what the caches of its rows know.
+
+        Args:
+            caches: of each row; None where the padding reaches `end`.
+            pads: positions of padding on the left of each row.
+            end: positions to fill, padding included; no cache knows less.
+        """
+        known = {row: cache for row, cache in enumerate(caches) if cache and pads[row] < end}
+        for index, layer in enumerate(self._layers if known else ()):
+            rows = {row: cache.layer(index).states() for row, cache in known.items()}
+            joint = []
+            for which, states in enumerate(next(iter(rows.values()))):  # keys, then values
+                empty = states.new_zeros(len(caches), states.shape[1], end, states.shape[-1])
+                for row, own in rows.items():
+                    empty[row, :, pads[row] :] = own[which][0, :, : end - pads[row]]
+                joint.append(empty)
+            layer.update(*joint)
+
+    def row(self, index: int, begin: int, end: int) -> GrowingCache:
+        """Copy some positions of one row."""
+        copy = GrowingCache(self._config)
+        for mine, theirs in zip(self._layers, copy._layers, strict=True):
+            theirs.update(*(s[index : index + 1, :, begin:end] for s in mine.states()))
+        return copy
+
+    def repeated(self, times: int) -> DynamicCache:
+        """Copy the cache with every row `times` times, for beams."""
+        copy = DynamicCache(config=self._config)
         for index, layer in enumerate(self._layers):
             if layer.length:
                 keys, values = (s.repeat_interleave(times, dim=0) for s in layer.states())
@@ -135,6 +166,24 @@ class PrefixCache:
             self._states = GrowingCache(config)
         self._states.truncate(len(self.marks))
         return self._states
+
+    def layer(self, index: int) -> GrowingLayer:
+        """Return one layer; the cache must hold something."""
+        assert self._states is not None
+        return self._states._layers[index]
+
+    def store(self, batch: GrowingCache, row: int, pad: int, marks: list[int]) -> None:
+        """Remember one row of a batch instead of what was known.
+
+        Args:
+            batch: of all rows.
+            row: which of them.
+            pad: positions of padding on its left.
+            marks: of the positions behind the padding.
+        """
+        self.clear()
+        self._states = batch.row(row, pad, pad + len(marks))
+        self.marks = list(marks)
 
     def keep_common(self, marks: Sequence[int], most: int) -> int:
         """Forget what differs from a new sequence.

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, StaticCache
 
-from video_llama.models.generation.cache import PrefixCache, keeping
+from video_llama.models.generation.cache import PrefixCache, cache_arguments
 from video_llama.types import RequestError
 
 LEAST_ROOM = 256
 """Positions of the smallest static cache; larger ones double, because each is compiled anew."""
 
-Step = Callable[[int], Tensor]
-"""A chosen token to the (1, V) logits of the next one."""
+Step = Callable[[Tensor], Tensor]
+"""The (1,) id of a chosen token to the (1, V) logits of the next one."""
 
 _ATTRIBUTE = "_compiled_decoder"
 """Where a language model keeps its decoder, so that both are freed together."""
@@ -108,9 +108,11 @@ class CompiledDecoder:
             fixed.values[:, :, :length] = values
             fixed.cumulative_length.fill_(length)
 
-    def _step(self, token: int) -> Tensor:
-        self._ids.fill_(token)
-        output = self._forward(input_ids=self._ids, **keeping(self._cache), logits_to_keep=1)
+    def _step(self, token: Tensor) -> Tensor:
+        self._ids.copy_(token[:, None])
+        output = self._forward(
+            input_ids=self._ids, **cache_arguments(self._cache), logits_to_keep=1
+        )
         # A recorded graph writes its next result into the same memory.
         logits: Tensor = output.logits[:, -1].float().clone()
         return logits

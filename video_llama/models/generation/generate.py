@@ -1,102 +1,410 @@
-"""Beam search: several answers at once, of which the likeliest is given.
+"""The generation engine: prompts in, tokens out. It knows no conversation and no user interface.
 
-Answering: token ids from the language model, one by one.
-
-Several answers at once, each as if it were alone.
+`generate` decodes any number of rows together. Each row has its own settings, stop rules, random
+numbers and, where it is kept for later, its own cache of keys and values. A streamed answer is a
+batch of one row. Beam search is left to transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import video_llama.common.compat
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import (
     LlamaForCausalLM,
+    LogitsProcessor,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
 )
 
-from video_llama.models.generation.cache import GrowingCache, PrefixCache, keeping
+from video_llama.models.generation.cache import GrowingCache, PrefixCache, cache_arguments
 from video_llama.models.generation.compiled import Step, decoder_of
-from video_llama.models.generation.decoding import (
-    Context,
-    GenerationSettings,
-    NoEarlyStop,
-    Pace,
-    TokenChooser,
-    ends_with_stop,
-    prefill,
-    step,
-)
+from video_llama.models.generation.settings import GenerationSettings
+from video_llama.text.stream import AnswerStream
+from video_llama.text.tokenizer import StreamDecoder
+
+PREFILL_CHUNK = 512
+"""Most positions of a prompt in one step, so that others get their turn and a stop is heeded."""
+
+
+class ModelLock:
+    """Permission to run one step of the model. This one is always granted.
+
+    A chat with several sessions replaces it by a lock that serves them in turn.
+    """
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the model for one step."""
+        yield
+
+    def yield_turn(self) -> None:
+        """Let others run first. The caller holds a turn before and after."""
+
+
+class AnswerText:
+    """Token ids of an answer to the text that is shown, up to the first stop text.
+
+    Args:
+        stop_texts: end the answer and are not shown.
+        tokenizer: of the language model.
+    """
+
+    def __init__(self, stop_texts: Sequence[str], tokenizer: Any) -> None:
+        self._stream = AnswerStream(stop_texts)
+        self._decoder = StreamDecoder(tokenizer)
+        self._pieces: list[str] = []
+
+    def push(self, token: int) -> str:
+        """Return the text that this token makes certain; often empty."""
+        return self._keep(self._stream.push(self._decoder.push(token)))
+
+    def finish(self) -> str:
+        """Return the text that was still held back."""
+        return self._keep(self._stream.push(self._decoder.finish()) + self._stream.finish())
+
+    def _keep(self, piece: str) -> str:
+        self._pieces.append(piece)
+        return piece
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was met."""
+        return self._stream.stopped
+
+    @property
+    def text(self) -> str:
+        """The whole answer so far, without white space around it."""
+        return "".join(self._pieces).strip()
+
+
+@dataclass(eq=False, kw_only=True)
+class Row:
+    """One answer of a batch: what it continues, how, and what has come of it.
+
+    An answer ends at the first of: a stop sequence, a stop text, its full length, `stop()`.
+
+    Attributes:
+        inputs_embeds: (L, D) of the prompt.
+        settings: how tokens are chosen.
+        stop_ids: sequences of ids that end the answer.
+        text: collects the answer as text and adds its stop texts; None: only ids count.
+        cache: keys and values to start from and to leave behind; None: nothing is kept.
+        marks: L marks, by which `cache` knows the positions that it holds already.
+        ids: the tokens so far, a stop mark included.
+        piece: text that became certain with the last token.
+        stopped: whether `stop` was called.
+    """
+
+    inputs_embeds: Tensor
+    settings: GenerationSettings
+    stop_ids: Sequence[Sequence[int]]
+    text: AnswerText | None = None
+    cache: PrefixCache | None = None
+    marks: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    piece: str = ""
+    stopped: bool = False
+
+    def take(self, token: int) -> None:
+        """Append a token."""
+        self.ids.append(token)
+        if self.text is not None:
+            self.piece = self.text.push(token)
+
+    def stop(self) -> None:
+        """End the answer at its next token. Any thread may call this."""
+        self.stopped = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended the answer itself."""
+        by_text = self.text is not None and self.text.stopped
+        return by_text or ends_with_stop(self.ids, self.stop_ids)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further token is to come."""
+        return self.stopped or len(self.ids) >= self.settings.max_new_tokens or self.finished
+
+
+def ends_with_stop(ids: list[int], stop_ids: Sequence[Sequence[int]]) -> bool:
+    """Return whether an answer closes with a stop sequence."""
+    return any(ids[-len(stop) :] == list(stop) for stop in stop_ids)
+
+
+def generate(
+    model: LlamaForCausalLM, rows: Sequence[Row], lock: ModelLock | None = None
+) -> Iterator[Row]:
+    """Answer prompts, all of them in step.
+
+    Args:
+        model: the language model.
+        rows: filled on the way. Beams are known at their end only and then come all at once.
+        lock: held for each step of the model.
+
+    Yields:
+        The row that has got a token, once for each token.
+    """
+    lock = lock or ModelLock()
+    plain = [row for row in rows if row.settings.num_beams == 1]
+    if plain:
+        yield from _decode(model, plain, lock)
+    for row in rows:
+        if row.settings.num_beams > 1:
+            yield from _search_beams(model, row, lock)
 
 
 @torch.inference_mode()
-def search_beams(
-    model: LlamaForCausalLM,
-    context: Context,
-    settings: GenerationSettings,
-    stop_ids: Sequence[Sequence[int]],
-    pace: Pace,
-) -> Iterator[int]:
-    """The ids of the best beam, all at once; arguments as in `generate`.
-
-    The prompt is computed once, not once per beam, and stays in its cache.
-    """
-    prefill(model, context, len(context.marks) - 1, pace)
-    if pace.stopped:
+def _decode(model: LlamaForCausalLM, rows: list[Row], lock: ModelLock) -> Iterator[Row]:
+    """Choose token after token for all rows, until the last one has ended."""
+    batch = _Batch(model, rows)
+    samplers = [_Sampler(row, model.lm_head.weight.device) for row in rows]
+    logits = batch.prefill(lock, batch.length)
+    if logits is None:
         return
-    with pace.turn(), _Randomness(settings.seed) as randomness:
-        stop = _StopSequences(stop_ids, pace, randomness)
-        ids = _search(model, context, settings, stop_ids, stop)
-    yield from ids
+    with _compiled_steps(model, rows) as compiled:
+        while True:
+            # One transfer from the device for all rows: the loop waits for it once per step.
+            chosen = torch.cat([s.choose(logits[i : i + 1]) for i, s in enumerate(samplers)])
+            for row, token in zip(rows, chosen.tolist(), strict=True):
+                row.take(token)
+            yield from rows
+            running = [index for index, row in enumerate(rows) if not row.ended]
+            if len(running) < len(rows):
+                batch.keep(running)
+                if not running:
+                    return
+                rows, samplers = [rows[i] for i in running], [samplers[i] for i in running]
+                chosen = chosen[torch.tensor(running, device=chosen.device)]
+            with lock.turn():
+                logits = compiled(chosen) if compiled else batch.step(chosen)
+            batch.note_tokens()
 
 
-def _search(
-    model: LlamaForCausalLM,
-    context: Context,
-    settings: GenerationSettings,
-    stop_ids: Sequence[Sequence[int]],
-    stop: _StopSequences,
-) -> list[int]:
-    embeds = context.inputs_embeds
-    states = context.cache.states(model.config)
+def _compiled_steps(
+    model: LlamaForCausalLM, rows: list[Row]
+) -> AbstractContextManager[Step | None]:
+    """Open compiled steps where one row wants them and nobody else is using them."""
+    if len(rows) > 1 or not rows[0].settings.compiled:
+        return nullcontext()
+    assert rows[0].cache is not None
+    return decoder_of(model).steps(rows[0].cache, rows[0].settings.max_new_tokens)
+
+
+class _Batch:
+    """Rows that are decoded in step, padded on the left so that their last positions meet.
+
+    A lone row works on its own cache in place. Several rows share one cache for as long as they
+    run; what their own caches know is copied into it, and what it has learnt is copied back.
+
+    Attributes:
+        length: L, positions of the longest row so far.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, rows: Sequence[Row]) -> None:
+        self._model, self._rows = model, list(rows)
+        self.length = max(len(row.inputs_embeds) for row in rows)
+        self._pads = [self.length - len(row.inputs_embeds) for row in rows]
+        self._own = (rows[0].cache or PrefixCache()) if len(rows) == 1 else None
+        for row in rows:
+            row.cache = self._own or row.cache
+            row.marks = row.marks or [0] * len(row.inputs_embeds)
+        self._place_pads()
+
+    def _place_pads(self) -> None:
+        """Bring the padding to the device; without any, no mask is made."""
+        device = self._rows[0].inputs_embeds.device
+        self._starts = torch.tensor(self._pads, device=device)[:, None] if any(self._pads) else None
+
+    def prefill(self, lock: ModelLock, length: int) -> Tensor | None:
+        """Compute the first `length` positions of the prompts, apart from what is known.
+
+        Returns:
+            (R, V) logits of the last position; None if stopped before, or if `length` is 0.
+        """
+        begin, logits = self._open_cache(length), None
+        padded = zip(self._rows, self._pads, strict=True)
+        embeds = torch.stack([pad(row.inputs_embeds, (0, 0, left, 0)) for row, left in padded])
+        for start in range(begin, length, PREFILL_CHUNK):
+            end = min(start + PREFILL_CHUNK, length)
+            with lock.turn():
+                if all(row.stopped for row in self._rows):
+                    return None
+                logits = self._forward({"inputs_embeds": embeds[:, start:end]}, start, end)
+            if self._own is not None:
+                self._own.marks += self._rows[0].marks[start:end]
+        return logits
+
+    def _open_cache(self, length: int) -> int:
+        """Make the cache that all rows share; return how many of its positions are known."""
+        # The last position is always computed: its logits choose the first token.
+        known = [
+            left + (row.cache.keep_common(row.marks, max(0, length - 1 - left)) if row.cache else 0)
+            for row, left in zip(self._rows, self._pads, strict=True)
+        ]
+        if self._own is not None:
+            self._states = self._own.states(self._model.config)
+        else:
+            self._states = GrowingCache(self._model.config)
+            self._states.load([row.cache for row in self._rows], self._pads, min(known))
+        return min(known)
+
+    def step(self, ids: Tensor) -> Tensor:
+        """(R,) ids of the last tokens to (R, V) logits of the next ones."""
+        return self._forward({"input_ids": ids[:, None]}, self.length, self.length + 1)
+
+    def note_tokens(self) -> None:
+        """Count the last tokens as computed, once the step that read them has ended."""
+        self.length += 1
+        if self._own is not None:
+            self._own.marks.append(self._rows[0].ids[-1])
+
+    def _forward(self, inputs: dict[str, Tensor], begin: int, end: int) -> Tensor:
+        cache = cache_arguments(self._states)
+        output = self._model(**inputs, **self._padding(begin, end), **cache, logits_to_keep=1)
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _padding(self, begin: int, end: int) -> dict[str, Tensor]:
+        """Make the mask and the positions of the columns from `begin` to `end`."""
+        if self._starts is None:
+            return {}
+        keys = torch.arange(end, device=self._starts.device)
+        queries = keys[begin:]
+        seen = (keys <= queries[:, None]) & (keys >= self._starts[:, :, None])
+        # A padded query that sees nothing would be NaN: it sees itself.
+        seen = seen | (keys == queries[:, None])
+        # In four dimensions transformers takes the mask as it is. For one in two dimensions it
+        # asks the device at each step whether anything is padded.
+        positions = (queries - self._starts).clamp(min=0)
+        return {"attention_mask": seen[:, None], "position_ids": positions}
+
+    def keep(self, indices: list[int]) -> None:
+        """Let all rows but these leave the batch, and bring their own caches up to date."""
+        for index in set(range(len(self._rows))) - set(indices):
+            row = self._rows[index]
+            if self._own is None and row.cache is not None:
+                # The last token of an answer has not been through the model.
+                marks = [*row.marks, *row.ids[:-1]]
+                row.cache.store(self._states, index, self._pads[index], marks)
+        if indices:
+            self._rows = [self._rows[index] for index in indices]
+            self._pads = [self._pads[index] for index in indices]
+            self._states.keep_rows(torch.tensor(indices))
+            self._place_pads()
+
+
+class _Sampler:
+    """Chooses the tokens of one row."""
+
+    def __init__(self, row: Row, device: torch.device) -> None:
+        settings = row.settings
+        self._said = torch.empty(1, 0, dtype=torch.long, device=device)
+        self._random = torch.Generator(device)
+        if settings.seed is None:
+            self._random.seed()
+        else:
+            self._random.manual_seed(settings.seed)
+        self._is_greedy = settings.temperature == 0
+        self._processors = LogitsProcessorList([_no_early_stop(row, device)])
+        if settings.repetition_penalty != 1:
+            penalty = RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty))
+            self._processors.append(penalty)
+        if not self._is_greedy:
+            # Below this the division would overflow; the likeliest token has won long before.
+            temperature = max(float(settings.temperature), 1e-6)
+            self._processors.append(TemperatureLogitsWarper(temperature))
+            self._processors.append(TopPLogitsWarper(settings.top_p))
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """(1, V) logits to the (1,) id of the next token, without waiting for the device."""
+        said: Any = self._said
+        logits = self._processors(said, logits)
+        if self._is_greedy:
+            chosen = logits.argmax(dim=-1)
+        else:
+            probabilities = logits.softmax(dim=-1)
+            chosen = torch.multinomial(probabilities, 1, generator=self._random)[:, 0]
+        self._said = torch.cat([self._said, chosen[:, None]], dim=1)
+        return chosen
+
+
+def _no_early_stop(row: Row, device: torch.device) -> LogitsProcessor:
+    """Keep a stop sequence from beginning before `min_new_tokens`."""
+    first_ids = sorted({stop[0] for stop in row.stop_ids})
+    return MinNewTokensLengthLogitsProcessor(
+        0, row.settings.min_new_tokens, first_ids, device=str(device)
+    )
+
+
+@torch.inference_mode()
+def _search_beams(model: LlamaForCausalLM, row: Row, lock: ModelLock) -> Iterator[Row]:
+    """Take the tokens of the likeliest beam.
+
+    The prompt is computed once, not once per beam, and stays in the row's cache.
+    """
+    batch = _Batch(model, [row])
+    batch.prefill(lock, batch.length - 1)
+    if row.stopped:
+        return
+    with lock.turn(), _RandomState(row.settings.seed) as random:
+        ids = _beam_ids(model, row, _BeamEnd(row, lock, random))
+    for token in ids:
+        row.take(token)
+        yield row
+        if row.ended:
+            return
+
+
+def _beam_ids(model: LlamaForCausalLM, row: Row, end: _BeamEnd) -> list[int]:
+    settings, embeds = row.settings, row.inputs_embeds[None]
+    assert row.cache is not None
+    states = row.cache.states(model.config)
+    no_early_stop = _no_early_stop(row, model.lm_head.weight.device)
     sampling = {"temperature": float(settings.temperature), "top_p": settings.top_p, "top_k": 0}
     searcher: Any = model  # `generate` is typed for a protocol that this class does not match
     ids = searcher.generate(
         inputs_embeds=embeds,
         attention_mask=torch.ones(embeds.shape[:2], device=embeds.device),
-        **keeping(states.repeated(settings.num_beams, model.config)),
+        **cache_arguments(states.repeated(settings.num_beams)),
         max_new_tokens=settings.max_new_tokens,
-        logits_processor=LogitsProcessorList([NoEarlyStop(settings.min_new_tokens, stop_ids)]),
+        logits_processor=LogitsProcessorList([no_early_stop]),
         num_beams=settings.num_beams,
         do_sample=settings.temperature > 0,
         repetition_penalty=float(settings.repetition_penalty),
         length_penalty=float(settings.length_penalty),
-        stopping_criteria=StoppingCriteriaList([stop]),
+        stopping_criteria=StoppingCriteriaList([end]),
         **(sampling if settings.temperature > 0 else {}),
     )
     best: list[int] = ids[0].tolist()
     return best
 
 
-class _Randomness:
+class _RandomState:
     """Random numbers of one search.
 
-    transformers samples from torch's own generators, which everybody shares: they are exchanged
-    for as long as the search has the model, and back whenever it steps aside.
+    transformers samples from torch's own generators, which everybody shares: their states are
+    exchanged for as long as the search has the model, and back whenever it yields its turn.
     """
 
     def __init__(self, seed: int | None) -> None:
         self._seed = seed
         self._states: list[Tensor] = []
 
-    def __enter__(self) -> _Randomness:
+    def __enter__(self) -> _RandomState:
         self._states = _random_states()
         if self._seed is None:
             torch.seed()
@@ -108,7 +416,7 @@ class _Randomness:
         self.exchange()
 
     def exchange(self) -> None:
-        """Put back the others' numbers, or take out one's own again."""
+        """Put back the states of the others, or take out one's own again."""
         current = _random_states()
         torch.set_rng_state(self._states[0])
         if len(self._states) > 1:
@@ -121,178 +429,22 @@ def _random_states() -> list[Tensor]:
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if used else ())]
 
 
-class _StopSequences(StoppingCriteria):
-    """Ends each beam that closes with a stop sequence, and all of them when told to stop.
+class _BeamEnd(StoppingCriteria):
+    """Ends each beam that closes with a stop sequence, and all of them when the row is stopped.
 
-    Asked after every token, it also lets others use the model in between.
+    transformers calls it after every token, where it also lets others use the model.
     """
 
-    def __init__(
-        self, stop_ids: Sequence[Sequence[int]], pace: Pace, randomness: _Randomness
-    ) -> None:
-        self._stop_ids = stop_ids
-        self._pace = pace
-        self._randomness = randomness
+    def __init__(self, row: Row, lock: ModelLock, random: _RandomState) -> None:
+        self._row = row
+        self._lock = lock
+        self._random = random
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """(beams, L) ids to (beams,) bool."""
-        self._randomness.exchange()
-        self._pace.step_aside()
-        self._randomness.exchange()
-        stopped = self._pace.stopped
-        ended = [stopped or ends_with_stop(row, self._stop_ids) for row in input_ids.tolist()]
+        self._random.exchange()
+        self._lock.yield_turn()
+        self._random.exchange()
+        row = self._row
+        ended = [row.stopped or ends_with_stop(ids, row.stop_ids) for ids in input_ids.tolist()]
         return torch.tensor(ended, device=input_ids.device)
-
-
-__all__ = ["Context", "GenerationSettings", "generate"]
-
-
-def generate(
-    model: LlamaForCausalLM,
-    prompt: Tensor | Context,
-    settings: GenerationSettings,
-    stop_ids: Sequence[Sequence[int]],
-    pace: Pace | None = None,
-) -> Iterator[int]:
-    """The ids of an answer, the stop mark included.
-
-    Beams are only known at the end and then come at once.
-
-    Args:
-        model: the language model.
-        prompt: (1, L, D) embeddings, or these with what is known of them already.
-        settings: how tokens are chosen.
-        stop_ids: sequences of ids that end an answer.
-        pace: when steps may be taken, and whether to end early.
-
-    Yields:
-        Token ids, as soon as they are chosen.
-    """
-    context = prompt if isinstance(prompt, Context) else Context.fresh(prompt)
-    if settings.num_beams > 1:
-        return search_beams(model, context, settings, stop_ids, pace or Pace())
-    return _one_by_one(model, context, settings, stop_ids, pace or Pace())
-
-
-@torch.inference_mode()
-def _one_by_one(
-    model: LlamaForCausalLM,
-    context: Context,
-    settings: GenerationSettings,
-    stop_ids: Sequence[Sequence[int]],
-    pace: Pace,
-) -> Iterator[int]:
-    cache, device = context.cache, model.lm_head.weight.device
-    chooser = TokenChooser(settings, stop_ids, device)
-    # The last position is always computed: its logits choose the first token.
-    logits = prefill(model, context, len(context.marks), pace)
-    if logits is None:
-        return
-    with _steps(model, cache, settings) as compiled:
-        while True:
-            token = chooser.choose(logits)
-            yield token
-            if chooser.ended or pace.stopped:
-                return
-            with pace.turn():
-                if compiled is not None:
-                    logits = compiled(token)
-                else:
-                    ids = torch.tensor([[token]], device=device)
-                    logits = step(model, cache, {"input_ids": ids})
-            cache.marks.append(token)
-
-
-def _steps(
-    model: LlamaForCausalLM, cache: PrefixCache, settings: GenerationSettings
-) -> AbstractContextManager[Step | None]:
-    """Compiled steps where they are wanted and free."""
-    if not settings.compiled:
-        return nullcontext()
-    return decoder_of(model).steps(cache, settings.max_new_tokens)
-
-
-@torch.inference_mode()
-def generate_batch(
-    model: LlamaForCausalLM,
-    prompts: Sequence[Tensor],
-    settings: Sequence[GenerationSettings],
-    stop_ids: Sequence[Sequence[int]],
-    ended: Callable[[int, int], bool] = lambda row, token: False,
-    pace: Pace | None = None,
-) -> list[list[int]]:
-    """The ids of one answer per prompt, their stop marks included.
-
-    Shorter prompts are padded on the left, where no other position looks. A row that has ended
-    leaves the batch, and each row has its own options and random numbers.
-
-    Args:
-        model: the language model.
-        prompts: (L, D) embeddings, of any lengths.
-        settings: of each answer, without beams.
-        stop_ids: sequences of ids that end an answer.
-        ended: told the row and the token of each step, says whether the row ends with it.
-        pace: when steps may be taken.
-
-    Returns:
-        Token ids of each row.
-
-    Raises:
-        ValueError: settings with beams.
-    """
-    if any(chosen.num_beams > 1 for chosen in settings):
-        raise ValueError("a batch has no beams; use `generate` for an answer with beams")
-    device = model.lm_head.weight.device
-    choosers = [TokenChooser(chosen, stop_ids, device) for chosen in settings]
-    embeds, mask = _left_padded(prompts)
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    cache, running = GrowingCache(model.config), list(range(len(prompts)))
-    inputs, pace = {"inputs_embeds": embeds}, pace or Pace()
-    while running:
-        with pace.turn():
-            logits = _logits(model, cache, mask, positions, inputs)
-        tokens = [choosers[row].choose(logits[i : i + 1]) for i, row in enumerate(running)]
-        over = [
-            ended(row, token) or choosers[row].ended
-            for row, token in zip(running, tokens, strict=True)
-        ]
-        going = [i for i, is_over in enumerate(over) if not is_over]
-        kept = torch.tensor(going, dtype=torch.long, device=mask.device)
-        if len(going) < len(running):
-            cache.keep_rows(kept)
-            mask, positions = mask[kept], positions[kept]
-        running = [running[i] for i in going]
-        mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
-        positions = positions[:, -1:] + 1
-        inputs = {"input_ids": torch.tensor([[tokens[i]] for i in going], device=device)}
-    return [chooser.ids for chooser in choosers]
-
-
-def _logits(
-    model: LlamaForCausalLM,
-    cache: GrowingCache,
-    mask: Tensor,
-    positions: Tensor,
-    inputs: dict[str, Tensor],
-) -> Tensor:
-    """(B, V) of the last position of each row."""
-    output = model(
-        **inputs,
-        attention_mask=mask,
-        position_ids=positions,
-        **keeping(cache),
-        logits_to_keep=1,
-    )
-    logits: Tensor = output.logits[:, -1].float()
-    return logits
-
-
-def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(B, L, D) embeddings, zero where padded, and a (B, L) mask."""
-    longest = max(map(len, prompts), default=0)
-    embeds = torch.stack(
-        [torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts]
-    )
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=embeds.device)
-    mask = torch.arange(longest, device=embeds.device) >= longest - lengths[:, None]
-    return embeds, mask

@@ -1,4 +1,4 @@
-"""Answers to the items of a training or evaluation batch."""
+"""Answers to labelled batches: what the model says to the media that a batch would teach it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import video_llama.common.compat
 import torch
 from torch import Tensor
 
-from video_llama.models.generation.generate import GenerationSettings, generate
+from video_llama.models.generation.generate import AnswerText, Row, generate
+from video_llama.models.generation.settings import GenerationSettings
 from video_llama.models.video_llama import VideoLlama
+from video_llama.text.stream import AnswerStream
 from video_llama.types import IGNORE_INDEX, Batch
 
 ROLE = "Assistant:"
@@ -19,7 +21,7 @@ LONGEST_ROLE = 12
 """Tokens that may take."""
 
 
-class BatchAnswer(NamedTuple):
+class LabelledAnswer(NamedTuple):
     """An answer and what it should have been."""
 
     reference: str
@@ -28,7 +30,7 @@ class BatchAnswer(NamedTuple):
     """What the model has said."""
 
 
-def answer_batch(model: VideoLlama, batch: Batch, *, max_new_tokens: int) -> list[BatchAnswer]:
+def answer_batch(model: VideoLlama, batch: Batch, *, max_new_tokens: int) -> list[LabelledAnswer]:
     """Let the model say, greedily, what a batch would teach it to say.
 
     Args:
@@ -41,44 +43,39 @@ def answer_batch(model: VideoLlama, batch: Batch, *, max_new_tokens: int) -> lis
     """
     media = model.media_tokens(batch)
     input_ids, labels, _ = model.token_sequences(batch, media.shape[1])
+    stop_texts = [text for text in (model.settings.end_sym, "###") if text]
+    settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=0.0)
+    rows, references = [], []
+    # Training runs under autocast; answers are computed in the model's own precision, as in a chat.
+    with torch.autocast(media.device.type, enabled=False):
+        for ids, label, tokens in zip(input_ids.cpu(), labels.cpu(), media, strict=True):
+            start, end = _target(model, ids, label)
+            embeds = model.embed(ids[None, :start].to(media.device), tokens[None])[0]
+            text = AnswerText(stop_texts, model.tokenizer)
+            stop_ids = [[model.tokenizer.eos_token_id]]
+            rows.append(Row(inputs_embeds=embeds, settings=settings, stop_ids=stop_ids, text=text))
+            references.append(_decode(model.tokenizer, ids[start:end].tolist()))
+        for _ in generate(model.language_model, rows):
+            pass
     return [
-        _answer(model, *row, max_new_tokens)
-        for row in zip(input_ids.cpu(), labels.cpu(), media, strict=True)
+        LabelledAnswer(_until(reference, stop_texts), _finished(row))
+        for reference, row in zip(references, rows, strict=True)
     ]
 
 
-def _answer(
-    model: VideoLlama, input_ids: Tensor, labels: Tensor, media: Tensor, max_new_tokens: int
-) -> BatchAnswer:
-    start, end = _target(input_ids, labels, model.media_token_id)
-    start += _role_length(model.tokenizer, input_ids[start:end].tolist())
-    stops = [model.settings.end_sym, "###"]
-    text = ""
-    with torch.autocast(media.device.type, enabled=False):
-        prompt = model.embed(input_ids[None, :start].to(media.device), media[None])
-        greedy = GenerationSettings(max_new_tokens=max_new_tokens, temperature=0.0)
-        ids: list[int] = []
-        for token in generate(model.language_model, prompt, greedy, [[_end_id(model)]]):
-            ids.append(token)
-            text = _decode(model.tokenizer, ids)
-            if any(stop in text for stop in stops):
-                break
-    reference = _decode(model.tokenizer, input_ids[start:end].tolist())
-    return BatchAnswer(*(_until(t, stops) for t in (reference, text)))
-
-
-def _target(input_ids: Tensor, labels: Tensor, media_token_id: int) -> tuple[int, int]:
-    """Start and end of the first text with labels behind the first media.
+def _target(model: VideoLlama, input_ids: Tensor, labels: Tensor) -> tuple[int, int]:
+    """Find start and end of the first answer with labels behind the first media.
 
     Labels before the media are stop marks of Vicuna's format.
     """
-    places = (input_ids == media_token_id).nonzero()
+    places = (input_ids == model.media_token_id).nonzero()
     first_media = int(places[0]) if len(places) else 0
     labelled = labels != IGNORE_INDEX
     starts = labelled[first_media:].nonzero()
     start = first_media + int(starts[0]) if len(starts) else len(input_ids)
     gaps = (~labelled[start:]).nonzero()
-    return start, start + int(gaps[0]) if len(gaps) else len(input_ids)
+    end = start + int(gaps[0]) if len(gaps) else len(input_ids)
+    return start + _role_length(model.tokenizer, input_ids[start:end].tolist()), end
 
 
 def _role_length(tokenizer: Any, ids: list[int]) -> int:
@@ -93,13 +90,13 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
     return text
 
 
-def _end_id(model: VideoLlama) -> int:
-    token_id: int = model.tokenizer.eos_token_id
-    return token_id
+def _until(text: str, stop_texts: list[str]) -> str:
+    """Cut a reference as an answer is cut."""
+    stream = AnswerStream(stop_texts)
+    return (stream.push(text.strip()) + stream.finish()).strip()
 
 
-def _until(text: str, stops: list[str]) -> str:
-    text = text.strip()
-    for stop in stops:
-        text = text.partition(stop)[0]
-    return text.strip()
+def _finished(row: Row) -> str:
+    assert row.text is not None
+    row.text.finish()
+    return row.text.text

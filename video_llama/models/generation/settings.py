@@ -1,0 +1,79 @@
+"""Options of one answer: how its tokens are chosen and how long it may be. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from video_llama.types import RequestError
+
+_WHOLE_RANGES: dict[str, tuple[float, float]] = {
+    "max_new_tokens": (1, 1_000_000),
+    "min_new_tokens": (0, 1_000_000),
+    "num_beams": (1, 64),
+    "seed": (0, 2**63 - 1),
+}
+_REAL_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "repetition_penalty": (0.01, 100),
+    "length_penalty": (-100, 100),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """Options of one answer. The defaults are those of the original's chat."""
+
+    max_new_tokens: int = 300
+    """Longest answer, tokens."""
+    min_new_tokens: int = 1
+    """Tokens before which no stop mark is taken."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token every time."""
+    top_p: float = 0.9
+    """Sample only from the likeliest tokens that have this much probability together."""
+    num_beams: int = 1
+    """Beam search over this many answers; with a temperature above 0 the beams are sampled."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that the answer has already had less likely."""
+    length_penalty: float = 1.0
+    """Above 0 favours long beams, below 0 short ones."""
+    seed: int | None = None
+    """Start of the random numbers; None: another answer each time."""
+    compiled: bool = False
+    """Decode through a compiled graph: the first answer waits for the compiler, the others are
+    faster. No effect on beams and on several answers at once."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (_WHOLE_RANGES | _REAL_RANGES).items():
+            value = getattr(self, name)
+            if value is None and name == "seed":
+                continue
+            # A bool is an int to Python, but True is no number of beams.
+            types = (int,) if name in _WHOLE_RANGES else (int, float)
+            if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
+                noun = "a whole number" if name in _WHOLE_RANGES else "a number"
+                raise RequestError(
+                    f"{name}: {value!r} given, {noun} from {low:,} to {high:,} expected"
+                )
+        if not isinstance(self.compiled, bool):
+            raise RequestError(f"compiled: {self.compiled!r} given, true or false expected")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise RequestError(
+                f"min_new_tokens: {self.min_new_tokens} given, at most max_new_tokens "
+                f"({self.max_new_tokens}) expected"
+            )
+
+
+def generation_settings(options: dict[str, Any]) -> GenerationSettings:
+    """Make typed settings from keyword options.
+
+    Raises:
+        RequestError: an option that does not exist or is out of range.
+    """
+    unknown = set(options) - set(GenerationSettings.__dataclass_fields__)
+    if unknown:
+        valid = ", ".join(GenerationSettings.__dataclass_fields__)
+        raise RequestError(f"unknown option {sorted(unknown)[0]!r}; valid: {valid}")
+    return GenerationSettings(**options)
