@@ -23,11 +23,12 @@ from typing import Any
 
 from benchmarks.harness import Comparison, Measurement, write
 from tests.media import tone, write_video
-from video_llama.chat.answer import AnswerText
-from video_llama.chat.engine import Chat, Session
+from video_llama.chat.engine import Chat
+from video_llama.chat.session import Session
 from video_llama.common.io import default_config_path, package_file
 from video_llama.config.load import load_config
 from video_llama.models.build import build_video_llama
+from video_llama.models.generation.generate import AnswerText
 
 QUESTION = "What happens in this part of the clip, who is in it and what can be heard? Part {}."
 

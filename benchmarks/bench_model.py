@@ -25,7 +25,8 @@ from benchmarks.harness import Comparison, compare, write
 from video_llama.common.io import default_config_path, package_file
 from video_llama.config.load import load_config
 from video_llama.models.build import build_video_llama
-from video_llama.models.generation.generate import GenerationSettings, generate
+from video_llama.models.generation.generate import Row, generate
+from video_llama.models.generation.settings import GenerationSettings
 from video_llama.models.language_model import causal_loss
 from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama
@@ -144,7 +145,10 @@ class Bench:
     def _answer(self, prompt: Tensor, length: int) -> list[int]:
         chosen = GenerationSettings(temperature=0, max_new_tokens=length, min_new_tokens=length)
         eos = self.model.language_model.config.eos_token_id
-        return list(generate(self.model.language_model, prompt, chosen, [[eos]]))
+        row = Row(inputs_embeds=prompt[0], settings=chosen, stop_ids=[[eos]])
+        for _ in generate(self.model.language_model, [row]):
+            pass
+        return row.ids
 
     def _train(self) -> None:
         embeds = self.embeds.detach().requires_grad_()

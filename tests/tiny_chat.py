@@ -17,7 +17,8 @@ import pytest
 from tests.media import set_rotation, tone, write_audio, write_picture, write_video
 from tests.random_tiny import random_tiny
 from video_llama.apps.cli.main import main
-from video_llama.chat.engine import Chat, Session
+from video_llama.chat.engine import Chat
+from video_llama.chat.session import Session
 from video_llama.config.build import build_model
 from video_llama.config.load import load_config
 from video_llama.models.video_llama import VideoLlama

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from video_llama.apps.evaluate.examine import Clip, Part
-from video_llama.chat.media import MediaEncoder, MediaSource
+from video_llama.chat.media import MediaEncoder, MediaKey
 from video_llama.common.io import atomic_write
 from video_llama.models.video_llama import VideoLlama
 from video_llama.text.questions import Media
@@ -49,7 +49,7 @@ def encode_clips(model: VideoLlama, paths: Iterable[Path], file: Path) -> None:
     encoder = MediaEncoder(model)
     kept: dict[str, dict[str, Tensor | str | None]] = {}
     for path in paths:
-        decoded = encoder.decode(path, MediaSource.of(path, "video", None, None))
+        decoded = encoder.decode(path, MediaKey.of(path, "video", None, None))
         segments, pixels = None, decoded.pixels
         assert pixels is not None, "a clip has frames"
         if decoded.spectrograms is not None:

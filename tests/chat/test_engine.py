@@ -10,8 +10,9 @@ import torch
 
 from tests.media import corrupt, write_video
 from tests.tiny_chat import SPOKEN, VICUNA, answer, media_files, tiny_chat, tiny_model
-from video_llama.chat.engine import Chat, Session
-from video_llama.models.generation.generate import Context
+from video_llama.chat.engine import Chat
+from video_llama.chat.session import Session
+from video_llama.models.generation.generate import Row
 from video_llama.models.weights.save import describe_branch, save_branch
 from video_llama.text.templates import Turn
 from video_llama.types import MediaError, RequestError
@@ -41,8 +42,8 @@ def seen_inputs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Collects what the language model gets from now on."""
     inputs: list[torch.Tensor] = []
 
-    def record(model: Any, context: Context, *rest: Any) -> Any:
-        inputs.append(context.inputs_embeds)
+    def record(model: Any, rows: list[Row], *rest: Any) -> Any:
+        inputs.extend(row.inputs_embeds for row in rows)
         return iter(())
 
     monkeypatch.setattr("video_llama.chat.answer.generate", record)
@@ -94,7 +95,7 @@ def test_stopping_early_records_the_turn(session: Session) -> None:
     said = next(pieces) + next(pieces)
     pieces.close()
     assert session.history == [
-        Turn("What is it?", tuple(session.media[0].parts), answer=said.strip())
+        Turn("What is it?", tuple(session.media[0].prompt_media), answer=said.strip())
     ]
     assert not session.report.finished
     assert answer(session, "And now?")
@@ -189,18 +190,18 @@ def test_the_prompt_is_the_templates_with_the_media_in_their_places(
     answer(session, "And this?")
     clip, picture = session.media
     turns = [
-        Turn("What is it?", tuple(clip.parts), ""),
-        Turn("And this?", tuple(picture.parts)),
+        Turn("What is it?", tuple(clip.prompt_media), ""),
+        Turn("And this?", tuple(picture.prompt_media)),
     ]
-    ids = torch.tensor(chat.template.chat_ids(turns, chat.model.tokenizer))
+    ids = torch.tensor(chat.answerer.template.chat_ids(turns, chat.model.tokenizer))
     assert session.report.num_prompt_tokens == len(ids)
-    assert session.report.prompt == chat.template.chat_text(turns)
+    assert session.report.prompt == chat.answerer.template.chat_text(turns)
     places = ids == chat.model.media_token_id
-    expected = torch.cat([*clip.tokens, *picture.tokens], dim=1)[0]
-    assert [part.kind for part in clip.parts] == ["audio", "video"]
-    assert torch.equal(inputs[1][0][places], expected)
+    expected = torch.cat([e.tokens for e in (*clip.encoded, *picture.encoded)], dim=1)[0]
+    assert [part.kind for part in clip.prompt_media] == ["audio", "video"]
+    assert torch.equal(inputs[1][places], expected)
     table = chat.model.language_model.model.embed_tokens.weight
-    assert torch.equal(inputs[1][0][~places], table[ids[~places]])
+    assert torch.equal(inputs[1][~places], table[ids[~places]])
 
 
 @pytest.mark.parametrize("question", HOSTILE)
@@ -210,8 +211,8 @@ def test_what_a_user_types_stays_text(overrides: tuple[str, ...], question: str)
     session = chat.start(image=media_files()["picture"])
     assert isinstance(answer(session, question), str)
     turn = session.history[0]
-    ids = chat.template.chat_ids([Turn(question, turn.media)], chat.model.tokenizer)
-    plain = chat.template.chat_ids([Turn("What?", turn.media)], chat.model.tokenizer)
+    ids = chat.answerer.template.chat_ids([Turn(question, turn.media)], chat.model.tokenizer)
+    plain = chat.answerer.template.chat_ids([Turn("What?", turn.media)], chat.model.tokenizer)
     special = set(chat.model.tokenizer.all_special_ids)
     assert [i for i in ids if i in special] == [i for i in plain if i in special]
     mark, expected = ("###", 2) if overrides else ("[INST]", 1)
@@ -244,7 +245,7 @@ def test_a_full_context_drops_the_oldest_turns_but_no_media(
         answer(session, f"Question {number} of this conversation?")
     assert "oldest question" not in session.report.prompt
     assert "Question 2" in session.report.prompt
-    tokens = sum(part.num_tokens for item in session.media for part in item.parts)
+    tokens = sum(part.num_tokens for item in session.media for part in item.prompt_media)
     assert session.report.prompt.count("<ImageHere>") == tokens
     assert any("the context is full: the oldest" in note for note in session.report.notices)
     assert session.report.num_prompt_tokens + 8 <= context

@@ -11,7 +11,8 @@ import pytest
 from tests.hostile import FRAGMENTS, hostile_text, malformed_file
 from tests.media import tone, write_audio, write_picture, write_video
 from tests.tiny_chat import VICUNA, answer, tiny_chat
-from video_llama.chat.engine import Chat, Session
+from video_llama.chat.engine import Chat
+from video_llama.chat.session import Session
 from video_llama.types import ConfigError, MediaError, RequestError
 
 slow = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -22,7 +23,7 @@ PLAIN_MARKS = {"vicuna": ("###",), "llama_v2": ("[INST]", "[/INST]", "<<SYS>>", 
 def marks_of(chat: Chat, session: Session) -> Counter[str]:
     """How often each mark of the template stands in the last prompt."""
     prompt = session.report.prompt
-    return Counter({mark: prompt.count(mark) for mark in PLAIN_MARKS[chat.template.name]})
+    return Counter({mark: prompt.count(mark) for mark in PLAIN_MARKS[chat.answerer.template.name]})
 
 
 def special_ids(chat: Chat, session: Session) -> list[int]:

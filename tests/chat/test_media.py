@@ -28,7 +28,7 @@ def chat() -> Chat:
 
 
 def kinds(item: MediaItem) -> list[str]:
-    return [part.kind for part in item.parts]
+    return [part.kind for part in item.prompt_media]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,13 @@ def test_every_kind_of_file_is_taken_for_what_it_is(
     assert kinds(item) == parts
     assert item.has_sound is has_sound
     assert item.sound_used is ("audio" in parts)
-    assert [t.shape for t in item.tokens] == [
+    assert [encoded.tokens.shape for encoded in item.encoded] == [
         (1, SOUND if part == "audio" else FRAMES, 64 * 2) for part in parts
     ]
     assert answer(session)
-    assert session.report.prompt.count("<ImageHere>") == sum(p.num_tokens for p in item.parts)
+    assert session.report.prompt.count("<ImageHere>") == sum(
+        p.num_tokens for p in item.prompt_media
+    )
 
 
 def test_a_clip_without_sound_says_so(chat: Chat) -> None:
@@ -107,7 +109,7 @@ def test_frames_and_segments_can_be_chosen(chat: Chat) -> None:
     assert item.spectrograms is not None
     assert item.frames.shape[1] == len(item.frame_seconds) == 5
     assert item.spectrograms.shape[0] == len(item.sound_spans) == 2
-    assert "5 frames sampled at" in item.parts[1].message
+    assert "5 frames sampled at" in item.prompt_media[1].message
 
 
 def test_a_short_clip_gives_all_of_its_frames(chat: Chat, tmp_path: Path) -> None:

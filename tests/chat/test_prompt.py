@@ -12,13 +12,13 @@ from tests.data_sets import entry, write_json
 from tests.golden_model import golden, golden_model
 from tests.models.golden_runs import chat_outputs
 from tests.tiny_chat import VICUNA, answer, media_files, tiny_chat
-from video_llama.chat.answer import AnswerText
 from video_llama.chat.engine import Chat
-from video_llama.chat.media import EncodedPart, MediaItem
-from video_llama.chat.prompt import AskedTurn, PromptBuilder
+from video_llama.chat.media import EncodedMedia, MediaItem
+from video_llama.chat.prompt import ChatTurn, PromptBuilder
 from video_llama.datasets.base import BuildInfo
 from video_llama.datasets.loading import build_items
 from video_llama.datasets.sampling import torch_generator
+from video_llama.models.generation.generate import AnswerText
 from video_llama.text.questions import Media
 from video_llama.types import IGNORE_INDEX, RequestError
 
@@ -40,7 +40,7 @@ def trained(chat: Chat, name: str, annotation: Path, media: Path) -> tuple[list[
         settings,
         split="train",
         tokenizer=chat.model.tokenizer,
-        template=chat.template,
+        template=chat.answerer.template,
     )
     assert items is not None
     item = items.load(0, torch_generator("test"))
@@ -53,13 +53,13 @@ def asked(chat: Chat, path: Path, **kind: Any) -> list[list[int]]:
     session.add(path, **kind)
     for question, reply in PAIRS:
         answer(session, question)
-        built = chat.prompts.build(
-            [*session._turns[:-1], AskedTurn(question, session._turns[-1].items)], 8
+        built = chat.answerer.prompts.build(
+            [*session._turns[:-1], ChatTurn(question, session._turns[-1].items)], 8
         )
         assert session.report.prompt == built.text
         prompts.append(built.ids)
         last = session._turns[-1]
-        session._turns[-1] = AskedTurn(last.question, last.items, reply)
+        session._turns[-1] = ChatTurn(last.question, last.items, reply)
     return prompts
 
 
@@ -126,9 +126,11 @@ def test_the_original_context_gets_the_original_ids(
     complete = len(stored.values) == torch.Size(stored.shape).numel()
     context = stored.whole() if complete else chat_outputs(f"chat/{case}")["context_emb"]
     chat, ids = Chat(golden_model()), []
-    chat.template = type(chat.template)(**{**vars(chat.template), "stop_texts": ("</s>",)})
+    chat.answerer.template = type(chat.answerer.template)(
+        **{**vars(chat.answerer.template), "stop_texts": ("</s>",)}
+    )
     push = AnswerText.push
-    monkeypatch.setattr("video_llama.chat.answer.embed_prompt", lambda *_: context)
+    monkeypatch.setattr(chat.model, "embed", lambda *_: context)
     monkeypatch.setattr(AnswerText, "push", lambda t, token: ids.append(token) or push(t, token))
     built = PromptBuilder.build
     length = context.shape[1]
@@ -153,18 +155,18 @@ def test_the_original_context_gets_the_original_ids(
 
 
 def item(num_tokens: int) -> MediaItem:
-    part = EncodedPart(Media("image", num_tokens), torch.zeros(1, num_tokens, 4))
+    part = EncodedMedia(Media("image", num_tokens), torch.zeros(1, num_tokens, 4))
     return MediaItem(Path("a.png"), "image", picture=part)
 
 
 def builder(context: int) -> PromptBuilder:
     chat = tiny_chat()
-    return PromptBuilder(chat.template, chat.model.tokenizer, context)
+    return PromptBuilder(chat.answerer.template, chat.model.tokenizer, context)
 
 
 def test_the_oldest_turns_go_but_their_media_stay() -> None:
-    turns = [AskedTurn(f"Question {n}?", (item(8),), "An answer.") for n in range(9)]
-    turns.append(AskedTurn("The last one?"))
+    turns = [ChatTurn(f"Question {n}?", (item(8),), "An answer.") for n in range(9)]
+    turns.append(ChatTurn("The last one?"))
     whole = builder(4000).build(turns, 10)
     assert whole.num_dropped == 0
     short = builder(len(whole.ids)).build(turns, 10)
@@ -174,7 +176,7 @@ def test_the_oldest_turns_go_but_their_media_stay() -> None:
     assert short.text.count("<ImageHere>") == 72
     assert f"Question {short.num_dropped}?" in short.text
     assert f"Question {short.num_dropped - 1}?" not in short.text
-    later = [*turns[:-1], AskedTurn("The last one?", (), "Yes."), AskedTurn("One more?")]
+    later = [*turns[:-1], ChatTurn("The last one?", (), "Yes."), ChatTurn("One more?")]
     again = builder(len(whole.ids)).build(later, 10, num_dropped=short.num_dropped)
     assert again.num_dropped == short.num_dropped
     common = sum(1 for old, new in zip(short.marks, again.marks, strict=False) if old == new)
@@ -183,11 +185,11 @@ def test_the_oldest_turns_go_but_their_media_stay() -> None:
 
 def test_equal_text_with_other_media_has_other_marks() -> None:
     first, second = item(8), item(8)
-    one, two = (builder(2000).build([AskedTurn("What?", (i,))], 10) for i in (first, second))
+    one, two = (builder(2000).build([ChatTurn("What?", (i,))], 10) for i in (first, second))
     assert one.ids == two.ids
     assert [a == b for a, b in zip(one.marks, two.marks, strict=True)].count(False) == 8
 
 
 def test_a_last_question_that_does_not_fit_is_refused() -> None:
     with pytest.raises(RequestError, match=r"take \d+ tokens .* context holds 100"):
-        builder(100).build([AskedTurn("What?", (item(96),))], 10)
+        builder(100).build([ChatTurn("What?", (item(96),))], 10)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.media import tone, write_video
 from tests.tiny_chat import SPOKEN, VICUNA, answer, media_files, tiny_chat
 from video_llama.chat.answer import AnswerReport
 from video_llama.chat.engine import Chat
+from video_llama.models.generation import generate as engine
 from video_llama.types import MediaError, RequestError
 
 DEAF = "model.equip_audio_branch=false"
@@ -48,13 +51,18 @@ def test_the_old_answer_stays_until_there_is_another(chat: Chat) -> None:
     assert session.history[0].answer.endswith(rest)
 
 
-def test_a_stop_before_the_first_word_keeps_the_old_answer(
-    chat: Chat, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_before_the_first_word_keeps_the_old_answer(chat: Chat) -> None:
     session = chat.start()
     before = answer(session)
-    monkeypatch.setattr("video_llama.chat.sharing.SharedPace.stopped", True)
-    assert "".join(session.regenerate()) == ""
+    pieces: list[str] = []
+    thread = threading.Thread(target=lambda: pieces.extend(session.regenerate(**SPOKEN)))
+    with chat.answerer.lock.turn():  # somebody else has the model until the stop
+        thread.start()
+        while not chat.num_waiting:
+            assert thread.is_alive()
+        session.stop()
+    thread.join()
+    assert pieces == []
     assert session.report.stopped
     assert session.history[0].answer == before
 
@@ -115,7 +123,7 @@ def test_sound_is_switched_without_looking_again(
     monkeypatch.setattr(chat.model, "encode_video", seen.append)
     session.set_audio(item, True)
     assert item.sound_used
-    assert [media.kind for media in item.parts] == ["audio", "video"]
+    assert [media.kind for media in item.prompt_media] == ["audio", "video"]
     heard = "".join(session.regenerate(temperature=0.0, max_new_tokens=8))
     assert "open your ears" in session.report.prompt
     monkeypatch.setattr(chat.model, "encode_audio", seen.append)
@@ -171,7 +179,7 @@ def test_media_that_can_never_fit_are_refused(chat: Chat, monkeypatch: pytest.Mo
     session, picture = chat.start(), media_files()["picture"]
     for _ in range(3):
         session.add(picture)
-    context = chat.prompts.num_media_tokens(session.media) + 1
+    context = chat.answerer.prompts.num_media_tokens(session.media) + 1
     monkeypatch.setattr(chat.model.language_model.config, "max_position_embeddings", context)
     with pytest.raises(RequestError, match=rf"files take \d+ tokens .* {context}; take one out"):
         session.add(picture)
@@ -224,7 +232,8 @@ def test_a_stop_mark_that_comes_in_parts_never_shows(monkeypatch: pytest.MonkeyP
     pieces = ["\u2581a", "#", "\u2581b", "#", "#", "#", "\u2581c"]
     ids = [tokenizer.convert_tokens_to_ids(piece) for piece in pieces]
     assert tokenizer.unk_token_id not in ids
-    monkeypatch.setattr("video_llama.chat.answer.generate", lambda *_: iter(ids))
+    said = iter(ids)
+    monkeypatch.setattr(engine._Sampler, "choose", lambda *_: torch.tensor([next(said)]))
     session = chat.start()
     shown = list(session.ask("What?"))
     assert "".join(shown) == session.history[0].answer == "a# b"

@@ -13,7 +13,7 @@ import torch
 
 from tests.tiny_chat import SPOKEN, answer, media_files, tiny_chat
 from video_llama.chat.engine import Chat
-from video_llama.chat.sharing import FairLock, SharedPace
+from video_llama.chat.sharing import FairLock, TimedLock
 from video_llama.types import RequestError
 
 
@@ -59,13 +59,13 @@ def test_who_steps_aside_goes_last() -> None:
     for count, thread in enumerate(threads, start=1):
         thread.start()
         wait_until_waiting(lock, count)
-    lock.step_aside()
+    lock.yield_turn()
     order.append(99)
     lock.release()
     for thread in threads:
         thread.join()
     assert order == [0, 1, 99]
-    lock.step_aside()  # with nobody waiting, and nobody holding it, nothing happens
+    lock.yield_turn()  # with nobody waiting, and nobody holding it, nothing happens
 
 
 @pytest.mark.parametrize("handed_over", [False, True])
@@ -91,14 +91,14 @@ def test_one_who_is_interrupted_while_waiting_holds_nobody_up(
         pass
 
 
-def test_a_pace_notes_how_long_it_waited() -> None:
+def test_the_time_spent_waiting_is_noted() -> None:
     lock = FairLock()
-    pace = SharedPace(lock)
+    timed = TimedLock(lock)
     lock.acquire()
     release = threading.Timer(0.05, lock.release)
     release.start()
-    with pace.turn():
-        assert pace.waited >= 0.04
+    with timed.turn():
+        assert timed.waited >= 0.04
     with lock.turn():
         pass
     release.join()
@@ -200,7 +200,7 @@ def test_a_closed_session_ends_its_answer_and_is_gone(chat: Chat) -> None:
 def test_nothing_keeps_a_session_that_is_not_used_any_more(chat: Chat) -> None:
     session = chat.start(image=media_files()["picture"])
     answer(session)
-    tokens = weakref.ref(session.media[0].tokens[0])
+    tokens = weakref.ref(session.media[0].encoded[0].tokens)
     known = weakref.ref(session._cache)
     del session
     gc.collect()

@@ -1,25 +1,22 @@
-"""One answer: how it is streamed, and what is reported of it."""
+"""One answer of a chat: from a prompt to pieces of text, with a report of how it came about."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import video_llama.common.compat
 
 import torch
-from torch import Tensor
 
-from video_llama.chat.prompt import Prompt
-from video_llama.chat.sharing import SharedPace
+from video_llama.chat.prompt import Prompt, PromptBuilder
+from video_llama.chat.sharing import CachePool, FairLock, TimedLock
 from video_llama.models.generation.cache import PrefixCache
-from video_llama.models.generation.generate import Context, GenerationSettings, generate
+from video_llama.models.generation.generate import AnswerText, Row, generate
+from video_llama.models.generation.settings import GenerationSettings
 from video_llama.models.video_llama import VideoLlama
-from video_llama.text.stream import AnswerStream, StreamDecoder
-from video_llama.text.templates import Template
-from video_llama.types import RequestError
+from video_llama.text.templates import TEMPLATES, Template
 
 
 @dataclass
@@ -54,104 +51,75 @@ class AnswerReport:
         return (self.num_tokens - 1) / seconds if self.num_tokens > 1 and seconds > 0 else 0.0
 
 
-def generation_settings(options: dict[str, Any]) -> GenerationSettings:
-    """Typed settings from keyword options.
-
-    Raises:
-        RequestError: an option that does not exist or is out of range.
-    """
-    unknown = set(options) - set(GenerationSettings.__dataclass_fields__)
-    if unknown:
-        valid = ", ".join(GenerationSettings.__dataclass_fields__)
-        raise RequestError(f"unknown option {sorted(unknown)[0]!r}; valid: {valid}")
-    return GenerationSettings(**options)
-
-
-class AnswerText:
-    """Token ids of an answer to the text that is shown.
-
-    Args:
-        template: whose stop marks are not shown.
-        tokenizer: of the language model.
-    """
-
-    def __init__(self, template: Template, tokenizer: Any) -> None:
-        self._stream = AnswerStream(template.stop_texts)
-        self._decoder = StreamDecoder(tokenizer)
-        self._eos = tokenizer.eos_token_id
-        self._said: list[str] = []
-        self.finished = False
-
-    def push(self, token: int) -> str:
-        """The text that this token makes certain; often empty."""
-        piece = self._stream.push(self._decoder.push(token))
-        self.finished = token == self._eos or self._stream.stopped
-        self._said.append(piece)
-        return piece
-
-    def finish(self) -> str:
-        """The text that was still waiting."""
-        rest = self._stream.push(self._decoder.finish()) + self._stream.finish()
-        self.finished = self.finished or self._stream.stopped
-        self._said.append(rest)
-        return rest
-
-    @property
-    def said(self) -> str:
-        """The whole answer so far."""
-        return "".join(self._said).strip()
-
-
-def embed_prompt(model: VideoLlama, ids: list[int], media: Sequence[Tensor]) -> Tensor:
-    """(1, L, D) embeddings of a prompt with its media, (1, N, D) each, in their places."""
-    row = torch.tensor([ids], device=model.device)
-    with torch.inference_mode():
-        return model.embed(row, torch.cat(list(media), dim=1) if media else None)
-
-
-def stream_answer(
-    model: VideoLlama,
-    template: Template,
-    prompt: Prompt,
-    cache: PrefixCache,
-    settings: GenerationSettings,
-    pace: SharedPace,
-    text: AnswerText,
-    report: AnswerReport,
-) -> Iterator[str]:
-    """Pieces of an answer, each as soon as it is certain.
+class Answerer:
+    """A model with what its answers share: template, lock, and memory for keys and values.
 
     Args:
         model: answers.
-        template: of the prompt.
-        prompt: what is asked.
-        cache: of the conversation.
-        settings: how tokens are chosen.
-        pace: when the model may be used.
-        text: collects the answer.
-        report: filled on the way.
+        cache_bytes: bound on keys and values of idle conversations, together.
     """
-    start = time.perf_counter()
-    report.prompt, report.num_prompt_tokens = prompt.text, len(prompt.ids)
-    # The last position is always computed anew.
-    report.num_reused_tokens = min(cache.num_common(prompt.marks), len(prompt.marks) - 1)
-    embeds = embed_prompt(model, prompt.ids, prompt.media)
-    context = Context(inputs_embeds=embeds, marks=prompt.marks, cache=cache)
-    stop_ids = template.stop_ids(model.tokenizer)
-    tokens = generate(model.language_model, context, settings, stop_ids, pace)
-    try:
-        for token in tokens:
-            report.num_tokens += 1
-            report.timings.setdefault("first_token", time.perf_counter() - start)
-            piece = text.push(token)
-            if piece:
-                yield piece
-            if text.finished:
-                break
-        rest = text.finish()
-        if rest:
-            yield rest
-    finally:
-        report.finished = text.finished
-        report.stopped = pace.stopped and not text.finished
-        report.timings |= {"generate": time.perf_counter() - start, "wait": pace.waited}
+
+    def __init__(self, model: VideoLlama, cache_bytes: float) -> None:
+        self.model = model
+        self.template: Template = TEMPLATES.get(model.settings.template)
+        self.lock = FairLock()
+        self.caches = CachePool(cache_bytes)
+
+    @property
+    def context(self) -> int:
+        """Positions of the model's context, which prompt and answer share."""
+        context: int = self.model.language_model.config.max_position_embeddings
+        return context
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Makes prompts that fit into the model's context."""
+        return PromptBuilder(self.template, self.model.tokenizer, self.context)
+
+    def row(
+        self, prompt: Prompt, settings: GenerationSettings, cache: PrefixCache | None = None
+    ) -> Row:
+        """Make what the generation engine takes: embeddings with media in place, and stop rules."""
+        model, tokenizer = self.model, self.model.tokenizer
+        ids = torch.tensor([prompt.ids], device=model.device)
+        media = torch.cat(prompt.media, dim=1) if prompt.media else None
+        with torch.inference_mode():
+            embeds = model.embed(ids, media)[0]
+        return Row(
+            inputs_embeds=embeds,
+            settings=settings,
+            stop_ids=self.template.stop_ids(tokenizer),
+            text=AnswerText(self.template.stop_texts, tokenizer),
+            cache=cache,
+            marks=list(prompt.marks),
+        )
+
+    def stream(self, prompt: Prompt, row: Row, report: AnswerReport) -> Iterator[str]:
+        """Yield pieces of an answer, each as soon as it is certain.
+
+        Args:
+            prompt: what is asked.
+            row: of `row`, with a cache.
+            report: filled on the way.
+        """
+        assert row.cache is not None
+        assert row.text is not None
+        start, lock = time.perf_counter(), TimedLock(self.lock)
+        report.prompt, report.num_prompt_tokens = prompt.text, len(prompt.ids)
+        with self.caches.lease(row.cache):
+            # The last position is always computed anew.
+            known = min(row.cache.num_common(prompt.marks), len(prompt.marks) - 1)
+            report.num_reused_tokens = known
+            try:
+                for _ in generate(self.model.language_model, [row], lock):
+                    report.num_tokens = len(row.ids)
+                    report.timings.setdefault("first_token", time.perf_counter() - start)
+                    if row.piece:
+                        yield row.piece
+                rest = row.text.finish()
+                if rest:
+                    yield rest
+            finally:
+                report.finished = row.finished
+                report.stopped = row.stopped and not row.finished
+                report.timings |= {"generate": time.perf_counter() - start, "wait": lock.waited}

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from video_llama.chat.answer import AnswerReport, generation_settings
-from video_llama.chat.media import Kind, MediaEncoder, Progress
-from video_llama.chat.prompt import PromptBuilder
+from video_llama.chat.answer import Answerer
+from video_llama.chat.media import MediaEncoder, Progress
 from video_llama.chat.session import Session
-from video_llama.chat.sharing import CachePool, FairLock
 from video_llama.models.video_llama import VideoLlama
-from video_llama.text.templates import TEMPLATES, Template
-from video_llama.types import RequestError
-
-__all__ = ["AnswerReport", "Chat", "Session", "generation_settings"]
+from video_llama.types import MediaKind, RequestError
 
 
 class Chat:
@@ -42,16 +37,9 @@ class Chat:
                 "use run.device=auto or cpu"
             )
         self.model = model
-        self.template: Template = TEMPLATES.get(model.settings.template)
-        self.lock = FairLock()
-        self.encoder = MediaEncoder(model, self.lock.turn)
-        self.caches = CachePool(cache_mb * 1e6)
+        self.answerer = Answerer(model, cache_mb * 1e6)
+        self.encoder = MediaEncoder(model, self.answerer.lock.turn)
         self.notices = _stage_notices(model)
-
-    @property
-    def prompts(self) -> PromptBuilder:
-        """Makes prompts that fit into the model's context."""
-        return PromptBuilder(self.template, self.model.tokenizer, self.context)
 
     @property
     def hears(self) -> bool:
@@ -59,15 +47,9 @@ class Chat:
         return self.model.audio_branch is not None
 
     @property
-    def context(self) -> int:
-        """Positions of the model's context, which prompt and answer share."""
-        context: int = self.model.language_model.config.max_position_embeddings
-        return context
-
-    @property
     def num_waiting(self) -> int:
         """How many wait for the model."""
-        return self.lock.num_waiting
+        return self.answerer.lock.num_waiting
 
     def start(
         self,
@@ -80,7 +62,7 @@ class Chat:
         num_clips: int | None = None,
         progress: Progress | None = None,
     ) -> Session:
-        """A new conversation about the given media, or none.
+        """Start a conversation about the given media, or none.
 
         Args:
             video: a clip.
@@ -89,13 +71,13 @@ class Chat:
             use_audio: whether the sound of `video` is heard.
             num_frames: frames of a clip; None: as configured.
             num_clips: segments of a sound; None: as configured.
-            progress: told what is being done with the media.
+            progress: called with what is being done with the media.
 
         Raises:
             MediaError: a file cannot be used.
         """
-        session = Session(self)
-        given: list[tuple[str | Path | None, Kind]] = [
+        session = Session(self.answerer, self.encoder, self.notices)
+        given: list[tuple[str | Path | None, MediaKind]] = [
             (video, "video"),
             (image, "image"),
             (audio, "audio"),
@@ -108,7 +90,7 @@ class Chat:
 
 
 def _stage_notices(model: VideoLlama) -> list[str]:
-    """Branch files that cannot answer questions yet, and weights that are random."""
+    """Name branch files that cannot answer questions yet, and weights that are random."""
     notices = [
         f"{report.source.path.name} was saved after stage 1, which only learns captions; a chat "
         "expects a file of stage 2"

@@ -1,9 +1,4 @@
-"""How a chat reads files: as configured, or as the original did.
-
-A file of a chat: what the model gets of it, and what people may look at.
-
-Files of a chat to tokens of the language model.
-"""
+"""Files of a chat: how they are read, what the model gets of them, and what people may look at."""
 
 from __future__ import annotations
 
@@ -32,7 +27,7 @@ from video_llama.processors.settings import (
     VideoSettings,
 )
 from video_llama.text.questions import Media, frames_message
-from video_llama.types import ConfigError, RequestError
+from video_llama.types import ConfigError, MediaKind, RequestError
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class MediaProcessing:
 
     @classmethod
     def of(cls, model: VideoLlama) -> MediaProcessing:
-        """What the model's configuration says, or the original's chat where it says nothing."""
+        """Take what the configuration says, or the original's chat where it says nothing."""
         size = model.settings.image_size
         video = VideoEvalSettings(image_size=size)
         audio = AudioSettings(clips_per_video=min(8, model.settings.max_audio_clips))
@@ -68,17 +63,15 @@ class MediaProcessing:
         return cls(video, image, audio)
 
 
-Kind = Literal["video", "image", "audio"]
-
 Progress = Callable[[float, str], None]
-"""Told the share that is done, 0 to 1, and what is being done."""
+"""Called with the share that is done, 0 to 1, and what is being done."""
 
 _identities = count()
 """Tells every encoded medium of the process from every other."""
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPart:
+class EncodedMedia:
     """The sound or the picture of a file as the language model gets it.
 
     Attributes:
@@ -93,8 +86,8 @@ class EncodedPart:
 
 
 @dataclass(frozen=True)
-class MediaSource:
-    """What a file was added as: two that are equal give the same media.
+class MediaKey:
+    """What a file was added as: two equal keys give the same media.
 
     Attributes:
         path: absolute.
@@ -108,18 +101,18 @@ class MediaSource:
     path: Path
     size: int
     changed: int
-    kind: Kind | None = None
+    kind: MediaKind | None = None
     num_frames: int | None = None
     num_clips: int | None = None
 
     @classmethod
     def of(
-        cls, path: str | Path, kind: Kind | None, num_frames: int | None, num_clips: int | None
-    ) -> MediaSource:
-        """What stands at a path now.
+        cls, path: str | Path, kind: MediaKind | None, num_frames: int | None, num_clips: int | None
+    ) -> MediaKey:
+        """Describe what stands at a path now.
 
         Raises:
-            MediaError: nothing that can be read does.
+            MediaError: nothing that can be read stands there.
         """
         absolute = check_file(path)
         status = absolute.stat()
@@ -143,13 +136,13 @@ class MediaItem:
         sound_spans: begin and end of each sound segment, in seconds.
         notice: what the user should know about the file; empty if nothing.
         timings: seconds spent decoding and encoding.
-        source: what was asked for: file with its size and time, kind, frames and segments.
+        key: what was wanted: file with its size and time, kind, frames and segments.
     """
 
     path: Path
-    kind: Kind
-    sound: EncodedPart | None = None
-    picture: EncodedPart | None = None
+    kind: MediaKind
+    sound: EncodedMedia | None = None
+    picture: EncodedMedia | None = None
     has_sound: bool | None = None
     sound_used: bool = False
     frames: Tensor | None = field(default=None, repr=False)
@@ -158,44 +151,39 @@ class MediaItem:
     sound_spans: list[tuple[float, float]] = field(default_factory=list)
     notice: str = ""
     timings: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0})
-    source: MediaSource | None = None
+    key: MediaKey | None = None
 
     @property
-    def encoded(self) -> list[EncodedPart]:
+    def encoded(self) -> list[EncodedMedia]:
         """What of it is in the prompt: the sound of a clip first, then its frames."""
-        parts = [self.sound if self.sound_used else None, self.picture]
-        return [part for part in parts if part is not None]
+        both = [self.sound if self.sound_used else None, self.picture]
+        return [encoded for encoded in both if encoded is not None]
 
     @property
-    def parts(self) -> list[Media]:
+    def prompt_media(self) -> list[Media]:
         """How it appears in the prompt."""
-        return [part.media for part in self.encoded]
-
-    @property
-    def tokens(self) -> list[Tensor]:
-        """(1, N, D_llm) for each of `parts`."""
-        return [part.tokens for part in self.encoded]
+        return [encoded.media for encoded in self.encoded]
 
     @property
     def num_tokens(self) -> int:
         """Positions that it takes in the prompt."""
-        return sum(media.num_tokens for media in self.parts)
+        return sum(media.num_tokens for media in self.prompt_media)
 
     @property
     def tensors(self) -> list[Tensor]:
         """Everything that takes memory."""
-        encoded = [part.tokens for part in (self.sound, self.picture) if part is not None]
+        encoded = [each.tokens for each in (self.sound, self.picture) if each is not None]
         shown = [tensor for tensor in (self.frames, self.spectrograms) if tensor is not None]
         return [*encoded, *shown]
 
     def frame_pictures(self) -> list[np.ndarray[Any, Any]]:
-        """(H, W, 3) uint8 of every frame that the model sees."""
+        """Return (H, W, 3) uint8 of every frame that the model sees."""
         if self.frames is None:
             return []
         return list(rearrange(self.frames, "c t h w -> t h w c").numpy())
 
     def spectrogram_pictures(self) -> list[np.ndarray[Any, Any]]:
-        """(mel, frames, 3) uint8 of every sound segment: low tones below, loud is bright."""
+        """Draw every sound segment, (mel, frames, 3) uint8: low tones below, loud is bright."""
         if self.spectrograms is None:
             return []
         return [_spectrogram_picture(segment[0]) for segment in self.spectrograms]
@@ -215,7 +203,7 @@ _COLOURS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [
 
 
 def _spectrogram_picture(values: Tensor) -> np.ndarray[Any, Any]:
-    """(mel, frames) to (mel, frames, 3) uint8, low tones below, the loudest brightest."""
+    """Draw (mel, frames) as (mel, frames, 3) uint8, low tones below, the loudest brightest."""
     cells = values.flip(0).float().numpy()
     low, high = float(cells.min()), float(cells.max())
     shares = (cells - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
@@ -224,29 +212,19 @@ def _spectrogram_picture(values: Tensor) -> np.ndarray[Any, Any]:
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
-__all__ = [
-    "DecodedItem",
-    "Kind",
-    "MediaEncoder",
-    "MediaItem",
-    "MediaProcessing",
-    "MediaSource",
-    "Progress",
-]
-
-_MOST_PICTURES = 64
+_MAX_ENCODED_TOGETHER = 64
 """Frames, or segments of sound, that are encoded at once."""
 
 
 @dataclass
-class DecodedItem:
+class DecodedMedia:
     """A file that has been read, waiting to be encoded.
 
     Attributes:
         item: of the file; gets what is encoded.
         spectrograms: (S, 1, mel, frames), if its sound is to be heard.
         pixels: (3, T, H, W), if it has pictures.
-        message: what the model is told about its frames.
+        message: sentence of the prompt about its frames.
     """
 
     item: MediaItem
@@ -256,7 +234,7 @@ class DecodedItem:
 
 
 def _silent(share: float, text: str) -> None:
-    """Progress that nobody follows."""
+    """Ignore progress."""
 
 
 class MediaEncoder:
@@ -279,7 +257,7 @@ class MediaEncoder:
     def encode(
         self,
         path: str | Path,
-        kind: Kind | None = None,
+        kind: MediaKind | None = None,
         *,
         use_audio: bool = True,
         num_frames: int | None = None,
@@ -294,37 +272,37 @@ class MediaEncoder:
             use_audio: whether the sound of a clip is heard, if it has any.
             num_frames: frames of a clip; None: as configured.
             num_clips: segments of a sound; None: as configured.
-            progress: told what is being done.
+            progress: called with what is being done.
 
         Raises:
             MediaError: the file cannot be used.
             RequestError: a sound for a model without an audio branch.
             ConfigError: more frames or segments than the model has positions for.
         """
-        source = MediaSource.of(path, kind, num_frames, num_clips)
-        decoded = self.decode(path, source, use_audio=use_audio, progress=progress)
+        key = MediaKey.of(path, kind, num_frames, num_clips)
+        decoded = self.decode(path, key, use_audio=use_audio, progress=progress)
         self.finish([decoded], progress)
         return decoded.item
 
     def decode(
         self,
         path: str | Path,
-        source: MediaSource,
+        key: MediaKey,
         *,
         use_audio: bool = True,
         progress: Progress | None = None,
-    ) -> DecodedItem:
-        """The half of `encode` that needs no model; several threads may decode at once."""
-        tell, info = progress or _silent, probe(path)
-        item = MediaItem(Path(path), source.kind or info.kind, source=source)
-        decoded = DecodedItem(item)
+    ) -> DecodedMedia:
+        """Do the half of `encode` that needs no model; several threads may decode at once."""
+        report, info = progress or _silent, probe(path)
+        item = MediaItem(Path(path), key.kind or info.kind, key=key)
+        decoded = DecodedMedia(item)
         if item.kind != "image":
             item.has_sound = info.has_audio
             if self._is_heard(item, info, use_audio):
-                tell(0.0, f"reading the sound of {item.path.name}")
+                report(0.0, f"reading the sound of {item.path.name}")
                 self._read_sound(decoded)
         if item.kind != "audio":
-            tell(0.25, f"reading the pictures of {item.path.name}")
+            report(0.25, f"reading the pictures of {item.path.name}")
             self._read_picture(decoded)
         return decoded
 
@@ -334,7 +312,7 @@ class MediaEncoder:
         Args:
             item: a clip.
             on: whether it is to be heard, if it has sound.
-            progress: told what is being done.
+            progress: called with what is being done.
 
         Raises:
             MediaError: its sound cannot be read.
@@ -344,41 +322,43 @@ class MediaEncoder:
         item.sound_used = on and hears and bool(item.has_sound)
         if item.sound_used and item.sound is None:
             (progress or _silent)(0.0, f"reading the sound of {item.path.name}")
-            decoded = DecodedItem(item)
+            decoded = DecodedMedia(item)
             self._read_sound(decoded)
             self.finish([decoded], progress)
 
-    def finish(self, decoded: Sequence[DecodedItem], progress: Progress | None = None) -> None:
+    def finish(self, decoded: Sequence[DecodedMedia], progress: Progress | None = None) -> None:
         """Encode files that have been read, those of one shape together.
 
         Args:
             decoded: get their sounds and pictures.
-            progress: told what is being done.
+            progress: called with what is being done.
         """
-        tell, hear, look = progress or _silent, self.model.encode_audio, self.model.encode_video
+        report = progress or _silent
         if any(entry.spectrograms is not None for entry in decoded):
-            tell(0.5, "listening")
+            report(0.5, "listening")
         for batch in _batches(decoded, "spectrograms"):
             sounds = torch.stack([entry.spectrograms for entry in batch])  # type: ignore[misc]
-            for entry, tokens in zip(batch, self._tokens(batch, sounds, hear), strict=True):
-                entry.item.sound = EncodedPart(Media("audio", tokens.shape[1]), tokens)
+            encoded = self._tokens(batch, sounds, self.model.encode_audio)
+            for entry, tokens in zip(batch, encoded, strict=True):
+                entry.item.sound = EncodedMedia(Media("audio", tokens.shape[1]), tokens)
                 entry.item.sound_used = True
                 entry.spectrograms = None
         if any(entry.pixels is not None for entry in decoded):
-            tell(0.75, "looking")
+            report(0.75, "looking")
         for batch in _batches(decoded, "pixels"):
             videos = torch.stack([entry.pixels for entry in batch])  # type: ignore[misc]
-            for entry, tokens in zip(batch, self._tokens(batch, videos, look), strict=True):
-                kind: Literal["image", "video"] = "image" if entry.item.kind == "image" else "video"
+            encoded = self._tokens(batch, videos, self.model.encode_video)
+            for entry, tokens in zip(batch, encoded, strict=True):
+                kind: MediaKind = "image" if entry.item.kind == "image" else "video"
                 media = Media(kind, tokens.shape[1], entry.message)
-                entry.item.picture = EncodedPart(media, tokens)
+                entry.item.picture = EncodedMedia(media, tokens)
                 entry.pixels = None
-        tell(1.0, "done")
+        report(1.0, "done")
 
     def _tokens(
-        self, batch: Sequence[DecodedItem], inputs: Tensor, encode: Callable[[Tensor], Tensor]
+        self, batch: Sequence[DecodedMedia], inputs: Tensor, encode: Callable[[Tensor], Tensor]
     ) -> list[Tensor]:
-        """(1, N, D_llm) of each entry; the time is divided among them."""
+        """Encode entries together, to (1, N, D_llm) each; the time is divided among them."""
         with self._turn(), torch.inference_mode():
             start = time.perf_counter()
             tokens = encode(inputs.to(self.model.device))
@@ -400,7 +380,7 @@ class MediaEncoder:
             return use_audio and hears and info.has_audio
         return True
 
-    def _read_picture(self, decoded: DecodedItem) -> None:
+    def _read_picture(self, decoded: DecodedMedia) -> None:
         item = decoded.item
         if item.kind == "image":
             with item.timed("decode"):
@@ -409,9 +389,9 @@ class MediaEncoder:
             decoded.pixels = rearrange(picture, "c h w -> c 1 h w")
             return
         settings = self.processing.video
-        if item.source is not None and item.source.num_frames is not None:
-            self._check_count("frames", item.source.num_frames, "max_frame_pos")
-            settings = replace(settings, n_frms=item.source.num_frames)
+        if item.key is not None and item.key.num_frames is not None:
+            self._check_count("frames", item.key.num_frames, "max_frame_pos")
+            settings = replace(settings, n_frms=item.key.num_frames)
         with item.timed("decode"):
             clip = settings.build()(item.path)
         item.frames, item.frame_seconds = clip.frames, clip.seconds
@@ -426,11 +406,11 @@ class MediaEncoder:
                 "model.interpolate_positions to true"
             )
 
-    def _read_sound(self, decoded: DecodedItem) -> None:
+    def _read_sound(self, decoded: DecodedMedia) -> None:
         settings, item = self.processing.audio, decoded.item
-        if item.source is not None and item.source.num_clips is not None:
-            self._check_count("segments of sound", item.source.num_clips, "max_audio_clips")
-            settings = replace(settings, clips_per_video=item.source.num_clips)
+        if item.key is not None and item.key.num_clips is not None:
+            self._check_count("segments of sound", item.key.num_clips, "max_audio_clips")
+            settings = replace(settings, clips_per_video=item.key.num_clips)
         with item.timed("decode"):
             sound = settings.build()(item.path)
         item.spectrograms, item.sound_spans = sound.values, sound.spans
@@ -438,7 +418,7 @@ class MediaEncoder:
 
 
 def sound_notice(item: MediaItem, hears: bool) -> str:
-    """What to say where a clip's sound is wanted but cannot be heard."""
+    """Say that a clip's sound is wanted but cannot be heard; empty if it can."""
     if not item.has_sound:
         reason = f"{item.path.name} has no sound track"
     elif not hears:
@@ -449,10 +429,10 @@ def sound_notice(item: MediaItem, hears: bool) -> str:
 
 
 def _batches(
-    decoded: Sequence[DecodedItem], name: Literal["spectrograms", "pixels"]
-) -> list[list[DecodedItem]]:
-    """Entries that have this input, in groups of one shape and of bounded size."""
-    shapes: dict[torch.Size, list[DecodedItem]] = defaultdict(list)
+    decoded: Sequence[DecodedMedia], name: Literal["spectrograms", "pixels"]
+) -> list[list[DecodedMedia]]:
+    """Group the entries that have this input by its shape, in batches of bounded size."""
+    shapes: dict[torch.Size, list[DecodedMedia]] = defaultdict(list)
     for entry in decoded:
         inputs: Tensor | None = getattr(entry, name)
         if inputs is not None:
@@ -460,7 +440,7 @@ def _batches(
     batches = []
     for shape, group in shapes.items():
         pictures = shape[0] if name == "spectrograms" else shape[1]
-        size = max(1, _MOST_PICTURES // pictures)
+        size = max(1, _MAX_ENCODED_TOGETHER // pictures)
         batches += [group[i : i + size] for i in range(0, len(group), size)]
     return batches
 

@@ -1,29 +1,26 @@
-"""The turns of a chat as one prompt that fits into the context."""
+"""The turns of a chat as one prompt that fits into the context of the language model."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
-from video_llama.chat.media import EncodedPart, MediaItem
+from video_llama.chat.media import EncodedMedia, MediaItem
 from video_llama.text.templates import Template, Turn
 from video_llama.types import IMAGE_PLACEHOLDER, RequestError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-_AFTER_DROPPING = 0.75
+_FILLED_AFTER_DROPPING = 0.75
 """Share of the room that is filled after turns were dropped.
 
 Were it 1, every further question would drop a turn, and the whole context be computed anew."""
 
 
 @dataclass(frozen=True)
-class AskedTurn:
+class ChatTurn:
     """A question with the files that came with it, and its answer once there is one."""
 
     question: str
@@ -32,8 +29,8 @@ class AskedTurn:
 
     @property
     def turn(self) -> Turn:
-        """What the template is given."""
-        media = tuple(media for item in self.items for media in item.parts)
+        """The same as the template takes it."""
+        media = tuple(media for item in self.items for media in item.prompt_media)
         return Turn(self.question, media, self.answer)
 
 
@@ -67,13 +64,13 @@ class PromptBuilder:
     """
 
     template: Template
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Any
     context: int
 
     def build(
-        self, turns: Sequence[AskedTurn], max_new_tokens: int, *, num_dropped: int = 0
+        self, turns: Sequence[ChatTurn], max_new_tokens: int, *, num_dropped: int = 0
     ) -> Prompt:
-        """The prompt of some turns, of which the oldest go where there is no room; media stay.
+        """Write turns as a prompt. Where there is no room the oldest turns go; their media stay.
 
         Args:
             turns: all turns, the last one without answer.
@@ -85,23 +82,24 @@ class PromptBuilder:
         """
         num_dropped = self._num_dropped(turns, max_new_tokens, min(num_dropped, len(turns) - 1))
         kept = _without_oldest(turns, num_dropped)
-        spoken = [asked.turn for asked in kept]
-        ids = self.template.chat_ids(spoken, self.tokenizer)
-        parts = [part for asked in kept for item in asked.items for part in item.encoded]
+        written = [turn.turn for turn in kept]
+        ids = self.template.chat_ids(written, self.tokenizer)
+        media = [encoded for turn in kept for item in turn.items for encoded in item.encoded]
         return Prompt(
             ids=ids,
-            marks=self._marks(ids, parts),
-            text=self.template.chat_text(spoken),
-            media=[part.tokens for part in parts],
+            marks=self._marks(ids, media),
+            text=self.template.chat_text(written),
+            media=[encoded.tokens for encoded in media],
             num_dropped=num_dropped,
         )
 
     def num_media_tokens(self, items: Sequence[MediaItem]) -> int:
-        """Positions that files take with the sentences that introduce them."""
-        return self._num_tokens([AskedTurn("", tuple(items))])
+        """Count the positions that files take with the sentences that introduce them."""
+        return self._num_tokens([ChatTurn("", tuple(items))])
 
-    def _num_dropped(self, turns: Sequence[AskedTurn], max_new_tokens: int, before: int) -> int:
+    def _num_dropped(self, turns: Sequence[ChatTurn], max_new_tokens: int, before: int) -> int:
         room = self.context - max_new_tokens
+        # As few as possible, and otherwise the same as before: then the cache still fits.
         for count in sorted({0, before}):
             if self._num_tokens(_without_oldest(turns, count)) <= room:
                 return count
@@ -116,22 +114,22 @@ class PromptBuilder:
         # The more turns go, the fewer tokens are left: a search by halves.
         return bisect_left(
             range(most),
-            -room * _AFTER_DROPPING,
+            -room * _FILLED_AFTER_DROPPING,
             key=lambda count: -self._num_tokens(_without_oldest(turns, count)),
         )
 
-    def _num_tokens(self, turns: Sequence[AskedTurn]) -> int:
-        return len(self.template.chat_ids([asked.turn for asked in turns], self.tokenizer))
+    def _num_tokens(self, turns: Sequence[ChatTurn]) -> int:
+        return len(self.template.chat_ids([turn.turn for turn in turns], self.tokenizer))
 
-    def _marks(self, ids: list[int], parts: Sequence[EncodedPart]) -> list[int]:
-        """Token ids; where media stand, a negative number of each medium."""
+    def _marks(self, ids: list[int], media: Sequence[EncodedMedia]) -> list[int]:
+        """Mark text by its token ids, and each medium by a negative number of its own."""
         placeholder = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
-        media = iter([-1 - part.identity for part in parts for _ in range(part.media.num_tokens)])
-        return [next(media) if token == placeholder else token for token in ids]
+        numbers = iter([-1 - each.identity for each in media for _ in range(each.media.num_tokens)])
+        return [next(numbers) if token == placeholder else token for token in ids]
 
 
-def _without_oldest(turns: Sequence[AskedTurn], count: int) -> list[AskedTurn]:
-    """The turns after the first `count`, whose media come with the first that is left."""
+def _without_oldest(turns: Sequence[ChatTurn], count: int) -> list[ChatTurn]:
+    """Leave out the first turns; their media come with the first that is left."""
     first = turns[count]
-    items = tuple(item for asked in turns[: count + 1] for item in asked.items)
+    items = tuple(item for turn in turns[: count + 1] for item in turn.items)
     return [replace(first, items=items), *turns[count + 1 :]]

@@ -1,7 +1,4 @@
-"""The files of one conversation.
-
-One conversation of a chat: its media, its turns and what the model still knows of them.
-"""
+"""One conversation of a chat: its files, its turns, and what the model still knows of them."""
 
 from __future__ import annotations
 
@@ -10,33 +7,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from video_llama.chat.answer import AnswerReport, AnswerText, generation_settings, stream_answer
-from video_llama.chat.media import Kind, MediaItem, MediaSource, Progress
-from video_llama.chat.prompt import AskedTurn, Prompt
-from video_llama.chat.sharing import SharedPace
+from video_llama.chat.answer import Answerer, AnswerReport
+from video_llama.chat.media import MediaEncoder, MediaItem, MediaKey, Progress
+from video_llama.chat.prompt import ChatTurn, Prompt
 from video_llama.models.generation.cache import PrefixCache
-from video_llama.models.generation.generate import GenerationSettings
+from video_llama.models.generation.generate import Row
+from video_llama.models.generation.settings import GenerationSettings, generation_settings
 from video_llama.text.templates import Turn
-from video_llama.types import RequestError
-
-if TYPE_CHECKING:
-    from video_llama.chat.engine import Chat
+from video_llama.types import MediaKind, RequestError
 
 
-class Shelf:
+class SessionMedia:
     """The files of a session, each encoded once.
 
     Args:
-        chat: encodes, and knows how much fits into a prompt.
+        encoder: reads and encodes them.
+        answerer: knows how much fits into a prompt.
 
     Attributes:
         items: in the order of their arrival.
     """
 
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
+    def __init__(self, encoder: MediaEncoder, answerer: Answerer) -> None:
+        self._encoder = encoder
+        self._answerer = answerer
         self.items: list[MediaItem] = []
 
     @property
@@ -46,31 +42,30 @@ class Shelf:
         return sum(tensors.values())
 
     def read(
-        self, path: str | Path, source: MediaSource, *, use_audio: bool, progress: Progress | None
+        self, path: str | Path, key: MediaKey, *, use_audio: bool, progress: Progress | None
     ) -> MediaItem:
-        """An item for a file, which is not put on the shelf yet.
+        """Make an item of a file. It does not belong to the session yet.
 
         Args:
             path: as the user gave it.
-            source: what is asked for; equal to that of an item here: nothing is encoded again.
+            key: what is wanted; where an item here has an equal one, nothing is encoded again.
             use_audio: whether the sound of a clip is heard.
-            progress: told what is being done.
+            progress: called with what is being done.
 
         Raises:
             MediaError: the file cannot be used.
         """
-        encoder = self._chat.encoder
-        known = next((item for item in self.items if item.source == source), None)
+        known = next((item for item in self.items if item.key == key), None)
         if known is None:
-            decoded = encoder.decode(path, source, use_audio=use_audio, progress=progress)
-            encoder.finish([decoded], progress)
+            decoded = self._encoder.decode(path, key, use_audio=use_audio, progress=progress)
+            self._encoder.finish([decoded], progress)
             return decoded.item
         item = replace(known, path=Path(path), timings={"decode": 0.0, "encode": 0.0})
         if item.kind == "video":
-            encoder.switch_sound(item, use_audio, progress)
+            self._encoder.switch_sound(item, use_audio, progress)
         return item
 
-    def put(self, item: MediaItem) -> None:
+    def add(self, item: MediaItem) -> None:
         """Add an item.
 
         Raises:
@@ -79,8 +74,8 @@ class Shelf:
         self._check_room([*self.items, item])
         self.items.append(item)
 
-    def switched(self, item: MediaItem, on: bool, progress: Progress | None) -> MediaItem:
-        """A copy of a clip that is heard, or not.
+    def with_sound(self, item: MediaItem, on: bool, progress: Progress | None) -> MediaItem:
+        """Copy a clip so that it is heard, or not.
 
         Raises:
             RequestError: it is no clip.
@@ -89,7 +84,7 @@ class Shelf:
         if item.kind != "video":
             raise RequestError(f"{item.path.name} is no clip: its sound cannot be switched")
         copy = replace(item, timings=dict(item.timings))
-        self._chat.encoder.switch_sound(copy, on, progress)
+        self._encoder.switch_sound(copy, on, progress)
         return copy
 
     def exchange(self, item: MediaItem, copy: MediaItem) -> None:
@@ -111,26 +106,18 @@ class Shelf:
         self.check_mine(item)
         self.items = [other for other in self.items if other is not item]
 
-    def clear(self) -> None:
-        """Take everything away."""
-        self.items = []
-
     def check_mine(self, item: MediaItem) -> None:
-        """Whether an item is here.
-
-        Raises:
-            RequestError: it is not.
-        """
+        """Refuse an item that is not here."""
         if not any(other is item for other in self.items):
             raise RequestError(f"{item.path.name} is not in this session")
 
     def _check_room(self, items: Sequence[MediaItem]) -> None:
-        """Whether all fit into the context, with a question beside them."""
-        needed, context = self._chat.prompts.num_media_tokens(items), self._chat.context
-        if needed >= context:
+        """Refuse more than fits into the context with a question beside it."""
+        needed = self._answerer.prompts.num_media_tokens(items)
+        if needed >= self._answerer.context:
             raise RequestError(
                 f"the files take {needed} tokens together, but the model's context holds "
-                f"{context}; take one out, or start another session"
+                f"{self._answerer.context}; take one out, or start another session"
             )
 
 
@@ -140,19 +127,27 @@ class Session:
     Keys and values of the language model stay from turn to turn: only what is new in the prompt is
     computed, also after a change, from the first position on that differs.
 
+    Args:
+        answerer: answers, in turn with other sessions.
+        encoder: of files.
+        notices: what holds for every answer.
+
     Attributes:
         report: of the last answer.
     """
 
-    def __init__(self, chat: Chat) -> None:
-        self.chat = chat
-        self._shelf = Shelf(chat)
+    def __init__(
+        self, answerer: Answerer, encoder: MediaEncoder, notices: Sequence[str] = ()
+    ) -> None:
         self.report = AnswerReport()
-        self._turns: list[AskedTurn] = []
+        self._answerer = answerer
+        self._notices = notices
+        self._media = SessionMedia(encoder, answerer)
+        self._turns: list[ChatTurn] = []
         self._num_dropped = 0
         self._cache = PrefixCache()
         self._guard = threading.Lock()
-        self._pace: SharedPace | None = None
+        self._row: Row | None = None
         self._closed = False
 
     def __enter__(self) -> Session:
@@ -164,27 +159,27 @@ class Session:
     @property
     def media(self) -> list[MediaItem]:
         """Every file, in the order of its arrival."""
-        return self._shelf.items
+        return self._media.items
 
     @property
     def history(self) -> list[Turn]:
         """The turns so far."""
-        return [asked.turn for asked in self._turns]
+        return [turn.turn for turn in self._turns]
 
     @property
     def is_answering(self) -> bool:
         """Whether an answer is being written."""
-        return self._pace is not None
+        return self._row is not None
 
     @property
     def num_bytes(self) -> int:
         """Memory of the media and of what the language model remembers."""
-        return self._shelf.num_bytes + self._cache.num_bytes
+        return self._media.num_bytes + self._cache.num_bytes
 
     def add(
         self,
         path: str | Path,
-        kind: Kind | None = None,
+        kind: MediaKind | None = None,
         *,
         use_audio: bool = True,
         num_frames: int | None = None,
@@ -199,18 +194,18 @@ class Session:
             use_audio: whether the sound of a clip is heard, if it has any.
             num_frames: frames of a clip; None: as configured.
             num_clips: segments of a sound; None: as configured.
-            progress: told what is being done.
+            progress: called with what is being done.
 
         Raises:
             MediaError: the file cannot be used; the session is as it was.
             RequestError: the model cannot take it, or not also this one.
         """
         self._check_open()
-        source = MediaSource.of(path, kind, num_frames, num_clips)
-        item = self._shelf.read(path, source, use_audio=use_audio, progress=progress)
+        key = MediaKey.of(path, kind, num_frames, num_clips)
+        item = self._media.read(path, key, use_audio=use_audio, progress=progress)
         with self._guard:
             self._check_open()
-            self._shelf.put(item)
+            self._media.add(item)
         return item
 
     def set_audio(self, item: MediaItem, on: bool, progress: Progress | None = None) -> None:
@@ -219,17 +214,17 @@ class Session:
         Args:
             item: of `media`.
             on: whether it is heard.
-            progress: told what is being done.
+            progress: called with what is being done.
 
         Raises:
             MediaError: its sound cannot be read.
             RequestError: it is no clip of this session, or an answer is being written.
         """
         with self._changing():
-            self._shelf.check_mine(item)
-        switched = self._shelf.switched(item, on, progress)
+            self._media.check_mine(item)
+        copy = self._media.with_sound(item, on, progress)
         with self._changing():
-            self._shelf.exchange(item, switched)
+            self._media.exchange(item, copy)
 
     def remove(self, item: MediaItem) -> None:
         """Take a file out of the conversation, also out of turns already asked.
@@ -238,10 +233,10 @@ class Session:
             RequestError: it is not of this session, or an answer is being written.
         """
         with self._changing():
-            self._shelf.remove(item)
+            self._media.remove(item)
             self._turns = [
-                replace(asked, items=tuple(i for i in asked.items if i is not item))
-                for asked in self._turns
+                replace(turn, items=tuple(i for i in turn.items if i is not item))
+                for turn in self._turns
             ]
 
     def ask(self, question: str, **options: Any) -> Iterator[str]:
@@ -265,7 +260,7 @@ class Session:
             raise RequestError("the question is empty")
         settings = generation_settings(options)
         self._check_open()
-        self._prompt([*self._turns, self._asked(question)], settings)
+        self._prompt([*self._turns, self._new_turn(question)], settings)
         return self._stream(question, settings)
 
     def regenerate(self, **options: Any) -> Iterator[str]:
@@ -308,86 +303,87 @@ class Session:
         with self._changing():
             self._turns, self._num_dropped = [], 0
             if not keep_media:
-                self._shelf.clear()
+                self._media.items = []
                 self._cache.clear()
 
     def stop(self) -> None:
         """End the answer that is being written, if any, after its current token."""
-        pace = self._pace
-        if pace is not None:
-            pace.stop()
+        row = self._row
+        if row is not None:
+            row.stop()
 
     def close(self) -> None:
         """Stop, and free everything; the session cannot be used afterwards."""
         with self._guard:
             self._closed = True
-            if self._pace is not None:
-                self._pace.stop()  # its stream frees the memory when it ends
+            if self._row is not None:
+                self._row.stop()  # its stream frees the memory when it ends
             else:
                 self._free()
 
     def _free(self) -> None:
         self._turns = []
-        self._shelf.clear()
+        self._media.items = []
         self._cache.clear()
 
-    def _asked(self, question: str) -> AskedTurn:
-        """An open turn with the media that no question has come with yet."""
-        asked = {id(item) for turn in self._turns for item in turn.items}
-        return AskedTurn(question, tuple(item for item in self.media if id(item) not in asked))
+    def _new_turn(self, question: str) -> ChatTurn:
+        """Open a turn with the media that no question has come with yet."""
+        used = {id(item) for turn in self._turns for item in turn.items}
+        return ChatTurn(question, tuple(item for item in self.media if id(item) not in used))
 
-    def _prompt(self, turns: list[AskedTurn], settings: GenerationSettings) -> Prompt:
-        return self.chat.prompts.build(
+    def _prompt(self, turns: list[ChatTurn], settings: GenerationSettings) -> Prompt:
+        return self._answerer.prompts.build(
             turns, settings.max_new_tokens, num_dropped=self._num_dropped
         )
 
     def _stream(self, question: str | None, settings: GenerationSettings) -> Iterator[str]:
-        """Answer a question, or the last one again."""
-        chat = self.chat
-        pace = SharedPace(chat.lock)
+        """Answer a question, or with None the last one again."""
         with self._changing():
             # What was added or answered since the call counts; what is added from now on waits.
             if question is None:
                 self._check_turns()
                 before, turn = self._turns[:-1], replace(self._turns[-1], answer=None)
             else:
-                before, turn = self._turns, self._asked(question)
+                before, turn = self._turns, self._new_turn(question)
             prompt = self._prompt([*before, turn], settings)
-            self._pace = pace
-        used = [item for asked in (*before, turn) for item in asked.items]
-        self.report = report = AnswerReport(
-            notices=[
-                *chat.notices,
-                *dict.fromkeys(item.notice for item in used if item.notice),
-                *_dropped_notice(prompt.num_dropped),
-            ]
-        )
-        text = AnswerText(chat.template, chat.model.tokenizer)
+            self._row = row = self._answerer.row(prompt, settings, self._cache)
+        self.report = report = AnswerReport(notices=self._answer_notices([*before, turn], prompt))
+        assert row.text is not None
         ended = False
         try:
-            with chat.caches.lease(self._cache):
-                yield from stream_answer(
-                    chat.model, chat.template, prompt, self._cache, settings, pace, text, report
-                )
+            yield from self._answerer.stream(prompt, row, report)
             ended = True
         except (GeneratorExit, KeyboardInterrupt):  # what was said until now is the answer
             ended = report.stopped = True
             raise
         finally:
             with self._guard:
-                self._pace = None
+                self._row = None
                 if self._closed:
                     self._free()
-                elif ended and (text.said or question is not None or not report.stopped):
-                    self._turns = [*before, replace(turn, answer=text.said)]
+                # An error leaves the history as it was, and so does a stop before the first word
+                # of another answer to the last question.
+                elif ended and (row.text.text or question is not None or not report.stopped):
+                    self._turns = [*before, replace(turn, answer=row.text.text)]
                     self._num_dropped = prompt.num_dropped
+
+    def _answer_notices(self, turns: list[ChatTurn], prompt: Prompt) -> list[str]:
+        """List what the user should know of an answer, each once."""
+        found = [*self._notices, *(item.notice for turn in turns for item in turn.items)]
+        if prompt.num_dropped:
+            count = prompt.num_dropped
+            oldest = "turn is" if count == 1 else f"{count} turns are"
+            found.append(
+                f"the context is full: the oldest {oldest} no longer seen, the media still are"
+            )
+        return list(dict.fromkeys(notice for notice in found if notice))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Holds the session for a change, which no answer may see half of."""
+        """Hold the session for a change, of which no answer may see half."""
         with self._guard:
             self._check_open()
-            if self._pace is not None:
+            if self._row is not None:
                 raise RequestError(
                     "the last answer of this session is still being written; stop it, or wait for "
                     "its end"
@@ -401,10 +397,3 @@ class Session:
     def _check_turns(self) -> None:
         if not self._turns:
             raise RequestError("nothing has been asked yet")
-
-
-def _dropped_notice(num_dropped: int) -> list[str]:
-    if not num_dropped:
-        return []
-    turns = "turn is" if num_dropped == 1 else f"{num_dropped} turns are"
-    return [f"the context is full: the oldest {turns} no longer seen, the media still are"]

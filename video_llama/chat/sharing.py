@@ -1,4 +1,4 @@
-"""Many conversations, one model: who may use it next, and whose keys and values are kept."""
+"""What many conversations share of one model: its lock, and the memory of keys and values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from video_llama.models.generation.cache import PrefixCache
-from video_llama.models.generation.decoding import Pace
+from video_llama.models.generation.generate import ModelLock
 
 
-class FairLock:
+class FairLock(ModelLock):
     """A lock that is given to those who wait in the order in which they came."""
 
     def __init__(self) -> None:
@@ -55,17 +55,19 @@ class FairLock:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 return
+        # The lock was handed over in the meantime, so that it is this thread's to pass on.
         self.release()
 
     def release(self) -> None:
         """Hand the lock to the first who waits."""
         with self._guard:
+            # It stays held on the way: a newcomer must not slip in before who has waited.
             if self._waiting:
                 self._waiting.popleft().set()
             else:
                 self._held = False
 
-    def step_aside(self) -> None:
+    def yield_turn(self) -> None:
         """Let everybody who waits go first; the lock is held before and after."""
         with self._guard:
             if not self._waiting:
@@ -74,8 +76,8 @@ class FairLock:
         self.acquire()
 
 
-class SharedPace(Pace):
-    """The pace of one answer among others.
+class TimedLock(ModelLock):
+    """A shared lock as one answer uses it.
 
     Args:
         lock: of the model.
@@ -86,40 +88,24 @@ class SharedPace(Pace):
 
     def __init__(self, lock: FairLock) -> None:
         self._lock = lock
-        self._stop = threading.Event()
         self.waited = 0.0
-
-    def stop(self) -> None:
-        """End the answer at its next token."""
-        self._stop.set()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop.is_set()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Holds the model for one step."""
-        with self._waiting():
-            self._lock.acquire()
+        """Hold the model for one step."""
+        start = time.perf_counter()
+        self._lock.acquire()
+        self.waited += time.perf_counter() - start
         try:
             yield
         finally:
             self._lock.release()
 
-    def step_aside(self) -> None:
-        """Within a turn: let others take theirs first."""
-        with self._waiting():
-            self._lock.step_aside()
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def yield_turn(self) -> None:
+        """Let others run first."""
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.waited += time.perf_counter() - start
+        self._lock.yield_turn()
+        self.waited += time.perf_counter() - start
 
 
 class CachePool:
@@ -132,11 +118,12 @@ class CachePool:
     def __init__(self, max_bytes: float) -> None:
         self._max_bytes = max_bytes
         self._guard = threading.Lock()
+        # Weak: a conversation that nobody holds any more frees its cache by itself.
         self._idle: OrderedDict[int, weakref.ref[PrefixCache]] = OrderedDict()
 
     @contextmanager
     def lease(self, cache: PrefixCache) -> Iterator[None]:
-        """Nobody clears the cache within the block."""
+        """Keep others from clearing the cache within the block."""
         with self._guard:
             self._idle.pop(id(cache), None)
         try:
@@ -144,9 +131,9 @@ class CachePool:
         finally:
             with self._guard:
                 self._idle[id(cache)] = weakref.ref(cache)
-                self._shrink()
+                self._evict()
 
-    def _shrink(self) -> None:
+    def _evict(self) -> None:
         alive = {key: cache for key, ref in self._idle.items() if (cache := ref()) is not None}
         self._idle = OrderedDict((key, self._idle[key]) for key in alive)
         total = sum(cache.num_bytes for cache in alive.values())

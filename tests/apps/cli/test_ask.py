@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny_chat import Run, media_files
 from video_llama.apps.cli.main import main
-from video_llama.chat.engine import Session
+from video_llama.chat.session import Session
 
 SHORT = ["--max-new-tokens", "6"]
 JSON_KEYS = {

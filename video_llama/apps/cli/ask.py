@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from video_llama.apps.doctor.paths import check_paths
 from video_llama.common.io import check_file, default_config_path, one_line, shown, without_controls
 from video_llama.config.load import load_config
+from video_llama.models.generation.settings import generation_settings
 from video_llama.types import RequestError, VideoLlamaError
 
 if TYPE_CHECKING:
-    from video_llama.chat.engine import Chat, Session
+    from video_llama.chat.engine import Chat
     from video_llama.chat.media import MediaItem
+    from video_llama.chat.session import Session
 
 HELP = """\
 Type a question and press Enter. Commands:
@@ -179,11 +181,11 @@ def _engine(args: Namespace, files: Iterable[str]) -> Chat:
         check_file(file)
     cfg = load_config(args.cfg_path or default_config_path(), args.options)
     check_paths(cfg)
-    from video_llama.chat.engine import Chat, generation_settings
+    generation_settings(answer_options(args))
+    from video_llama.chat.engine import Chat
     from video_llama.config.build import build_model
     from video_llama.processors.media import probe
 
-    generation_settings(answer_options(args))
     for file in files:
         probe(file)
     return Chat(build_model(cfg, audio_on_demand=True))

@@ -21,6 +21,7 @@ from video_llama.apps.doctor.paths import check_paths
 from video_llama.chat.requests import BatchRequest, RequestDefaults, read_requests
 from video_llama.common.io import default_config_path, one_line
 from video_llama.config.load import load_config
+from video_llama.models.generation.settings import generation_settings
 from video_llama.types import RequestError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def batch(args: Namespace) -> int:
     """Answer what `args.target` does not have yet of `args.source`, in the order of its lines."""
     source, target = Path(args.source), Path(args.target)
     requests = read_requests(source, _defaults(args, source))
+    generation_settings(answer_options(args))
     if args.batch_size < 1:
         raise RequestError(f"--batch-size: {args.batch_size} given, at least 1 expected")
     with _opened(target, source, overwrite=args.overwrite) as file:
@@ -135,12 +137,10 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], file: IO[bytes]) 
     check_paths(cfg)
     from tqdm import tqdm
 
-    from video_llama.chat.answer import generation_settings
     from video_llama.chat.batch import BatchAnswerer
     from video_llama.chat.engine import Chat
     from video_llama.config.build import build_model
 
-    generation_settings(answer_options(args))
     chat = Chat(build_model(cfg, audio_on_demand=True))
     for notice in chat.notices:
         print(f"note: {one_line(notice)}", file=sys.stderr)

@@ -101,7 +101,7 @@ class Examiner:
             MediaError: it cannot be used.
         """
         item = self.look(path)
-        parts = [Part(*pair) for pair in zip(item.parts, item.tokens, strict=True)]
+        parts = [Part(each.media, each.tokens) for each in item.encoded]
         picture = parts[-1]
         assert item.frames is not None
         order = torch.randperm(item.frames.shape[1], generator=self._random)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from video_llama.apps.page.visitors import Conversation, Exchange
-from video_llama.chat.engine import AnswerReport
+from video_llama.chat.answer import AnswerReport
 from video_llama.chat.media import MediaItem
 from video_llama.common.io import shown, without_controls
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from video_llama.chat.engine import AnswerReport, Chat
+from video_llama.chat.answer import AnswerReport
+from video_llama.chat.engine import Chat
 from video_llama.chat.media import MediaItem
 from video_llama.types import RequestError, VideoLlamaError
 

@@ -32,8 +32,7 @@ from transformers import (
 from video_llama.models.generation.cache import GrowingCache, PrefixCache, cache_arguments
 from video_llama.models.generation.compiled import Step, decoder_of
 from video_llama.models.generation.settings import GenerationSettings
-from video_llama.text.stream import AnswerStream
-from video_llama.text.tokenizer import StreamDecoder
+from video_llama.text.stream import AnswerStream, StreamDecoder
 
 PREFILL_CHUNK = 512
 """Most positions of a prompt in one step, so that others get their turn and a stop is heeded."""
@@ -175,7 +174,7 @@ def _decode(model: LlamaForCausalLM, rows: list[Row], lock: ModelLock) -> Iterat
     logits = batch.prefill(lock, batch.length)
     if logits is None:
         return
-    with _compiled_steps(model, rows) as compiled:
+    with _compiled_steps(model, rows, batch.own_cache) as compiled:
         while True:
             # One transfer from the device for all rows: the loop waits for it once per step.
             chosen = torch.cat([s.choose(logits[i : i + 1]) for i, s in enumerate(samplers)])
@@ -195,13 +194,12 @@ def _decode(model: LlamaForCausalLM, rows: list[Row], lock: ModelLock) -> Iterat
 
 
 def _compiled_steps(
-    model: LlamaForCausalLM, rows: list[Row]
+    model: LlamaForCausalLM, rows: list[Row], cache: PrefixCache | None
 ) -> AbstractContextManager[Step | None]:
-    """Open compiled steps where one row wants them and nobody else is using them."""
-    if len(rows) > 1 or not rows[0].settings.compiled:
+    """Open compiled steps where a lone row wants them and nobody else is using them."""
+    if cache is None or not rows[0].settings.compiled:
         return nullcontext()
-    assert rows[0].cache is not None
-    return decoder_of(model).steps(rows[0].cache, rows[0].settings.max_new_tokens)
+    return decoder_of(model).steps(cache, rows[0].settings.max_new_tokens)
 
 
 class _Batch:
@@ -212,15 +210,15 @@ class _Batch:
 
     Attributes:
         length: L, positions of the longest row so far.
+        own_cache: of a lone row; None where there are several.
     """
 
     def __init__(self, model: LlamaForCausalLM, rows: Sequence[Row]) -> None:
         self._model, self._rows = model, list(rows)
         self.length = max(len(row.inputs_embeds) for row in rows)
         self._pads = [self.length - len(row.inputs_embeds) for row in rows]
-        self._own = (rows[0].cache or PrefixCache()) if len(rows) == 1 else None
+        self.own_cache = (rows[0].cache or PrefixCache()) if len(rows) == 1 else None
         for row in rows:
-            row.cache = self._own or row.cache
             row.marks = row.marks or [0] * len(row.inputs_embeds)
         self._place_pads()
 
@@ -244,22 +242,23 @@ class _Batch:
                 if all(row.stopped for row in self._rows):
                     return None
                 logits = self._forward({"inputs_embeds": embeds[:, start:end]}, start, end)
-            if self._own is not None:
-                self._own.marks += self._rows[0].marks[start:end]
+            if self.own_cache is not None:
+                self.own_cache.marks += self._rows[0].marks[start:end]
         return logits
 
     def _open_cache(self, length: int) -> int:
         """Make the cache that all rows share; return how many of its positions are known."""
         # The last position is always computed: its logits choose the first token.
+        caches = [self.own_cache or row.cache for row in self._rows]
         known = [
-            left + (row.cache.keep_common(row.marks, max(0, length - 1 - left)) if row.cache else 0)
-            for row, left in zip(self._rows, self._pads, strict=True)
+            left + (cache.keep_common(row.marks, max(0, length - 1 - left)) if cache else 0)
+            for row, cache, left in zip(self._rows, caches, self._pads, strict=True)
         ]
-        if self._own is not None:
-            self._states = self._own.states(self._model.config)
+        if self.own_cache is not None:
+            self._states = self.own_cache.states(self._model.config)
         else:
             self._states = GrowingCache(self._model.config)
-            self._states.load([row.cache for row in self._rows], self._pads, min(known))
+            self._states.load(caches, self._pads, min(known))
         return min(known)
 
     def step(self, ids: Tensor) -> Tensor:
@@ -269,8 +268,8 @@ class _Batch:
     def note_tokens(self) -> None:
         """Count the last tokens as computed, once the step that read them has ended."""
         self.length += 1
-        if self._own is not None:
-            self._own.marks.append(self._rows[0].ids[-1])
+        if self.own_cache is not None:
+            self.own_cache.marks.append(self._rows[0].ids[-1])
 
     def _forward(self, inputs: dict[str, Tensor], begin: int, end: int) -> Tensor:
         cache = cache_arguments(self._states)
@@ -296,7 +295,7 @@ class _Batch:
         """Let all rows but these leave the batch, and bring their own caches up to date."""
         for index in set(range(len(self._rows))) - set(indices):
             row = self._rows[index]
-            if self._own is None and row.cache is not None:
+            if self.own_cache is None and row.cache is not None:
                 # The last token of an answer has not been through the model.
                 marks = [*row.marks, *row.ids[:-1]]
                 row.cache.store(self._states, index, self._pads[index], marks)
@@ -361,7 +360,7 @@ def _search_beams(model: LlamaForCausalLM, row: Row, lock: ModelLock) -> Iterato
     if row.stopped:
         return
     with lock.turn(), _RandomState(row.settings.seed) as random:
-        ids = _beam_ids(model, row, _BeamEnd(row, lock, random))
+        ids = _beam_ids(model, row, batch.own_cache, _BeamEnd(row, lock, random))
     for token in ids:
         row.take(token)
         yield row
@@ -369,10 +368,12 @@ def _search_beams(model: LlamaForCausalLM, row: Row, lock: ModelLock) -> Iterato
             return
 
 
-def _beam_ids(model: LlamaForCausalLM, row: Row, end: _BeamEnd) -> list[int]:
+def _beam_ids(
+    model: LlamaForCausalLM, row: Row, cache: PrefixCache | None, end: _BeamEnd
+) -> list[int]:
     settings, embeds = row.settings, row.inputs_embeds[None]
-    assert row.cache is not None
-    states = row.cache.states(model.config)
+    assert cache is not None, "a lone row has a cache"
+    states = cache.states(model.config)
     no_early_stop = _no_early_stop(row, model.lm_head.weight.device)
     sampling = {"temperature": float(settings.temperature), "top_p": settings.top_p, "top_k": 0}
     searcher: Any = model  # `generate` is typed for a protocol that this class does not match

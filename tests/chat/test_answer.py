@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from tests.tiny_chat import SPOKEN, VICUNA, answer, media_files, tiny_chat
-from video_llama.chat.answer import AnswerText
-from video_llama.chat.engine import Chat, Session
+from video_llama.chat.engine import Chat
+from video_llama.chat.session import Session
+from video_llama.models.generation import generate as engine
 from video_llama.models.generation.cache import PrefixCache
+from video_llama.models.generation.generate import AnswerText
 
 GREEDY = {"temperature": 0.0, "max_new_tokens": 12, "min_new_tokens": 6}
 
@@ -108,13 +110,12 @@ def test_an_answer_that_is_written_as_it_was_said_is_known(
     tokenizer = chat.model.tokenizer
     session = chat.start()
     question = "What is it?"
-    ids = chat.template.chat_ids([*session.history, session._asked(question).turn], tokenizer)
-    long = chat.template.encode([(question, "it is a red ball")], tokenizer).input_ids
-    wanted = iter(long[len(ids) :])
-    monkeypatch.setattr(
-        "video_llama.models.generation.decoding.TokenChooser.choose",
-        lambda chooser, logits: chooser.ids.append(next(wanted)) or chooser.ids[-1],
+    ids = chat.answerer.template.chat_ids(
+        [*session.history, session._new_turn(question).turn], tokenizer
     )
+    long = chat.answerer.template.encode([(question, "it is a red ball")], tokenizer).input_ids
+    wanted = iter(long[len(ids) :])
+    monkeypatch.setattr(engine._Sampler, "choose", lambda *_: torch.tensor([next(wanted)]))
     assert answer(session, question, max_new_tokens=5).startswith("it is")
     said = session.report.num_tokens
     computed.clear()
@@ -186,7 +187,7 @@ def test_a_long_prompt_is_computed_in_chunks(
 ) -> None:
     whole = answer(chat.start(), "word " * 150)
     computed.clear()
-    monkeypatch.setattr("video_llama.models.generation.decoding.PREFILL_CHUNK", 64)
+    monkeypatch.setattr(engine, "PREFILL_CHUNK", 64)
     assert answer(chat.start(), "word " * 150) == whole
     assert max(computed) == 64
 
