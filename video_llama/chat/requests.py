@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
+from video_llama.common.io import read_utf8
 from video_llama.common.registry import suggestion
-from video_llama.types import RequestError
+from video_llama.types import MediaKind, RequestError
 
-Kind = Literal["video", "image", "audio"]
 _KINDS = ("video", "image", "audio")
 _MEDIA_KEYS = ("path", "kind", "use_audio", "num_frames", "num_clips")
 _KEYS = ("id", "question", *_KINDS, "media", *_MEDIA_KEYS[2:], "options")
@@ -31,7 +31,7 @@ class RequestMedia:
     """
 
     path: Path
-    kind: Kind | None = None
+    kind: MediaKind | None = None
     use_audio: bool = True
     num_frames: int | None = None
     num_clips: int | None = None
@@ -78,20 +78,17 @@ class RequestDefaults:
 
 
 def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
-    """The requests of a JSONL file; a line that is none becomes a request with an error.
+    """Read the requests of a JSONL file; a line that is none becomes a request with an error.
 
     Args:
         path: one JSON object a line; empty lines do not count.
         defaults: what holds where a line does not say otherwise.
 
     Raises:
-        RequestError: the file cannot be read, or holds nothing.
+        ConfigError: the file cannot be read, or is not UTF-8.
+        RequestError: it holds nothing.
     """
-    try:
-        lines = path.read_text("utf-8-sig", errors="surrogateescape").split("\n")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise RequestError(f"{path}: cannot be read: {reason}") from error
+    lines = read_utf8(path).split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise RequestError(f'{path}: it is empty; lines such as {{"question": ...}} expected')
@@ -101,8 +98,8 @@ def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
 
 
 def _mark(line: str) -> str:
-    """Short, and another one where media or options differ, too."""
-    content = line.strip().encode("utf-8", errors="surrogateescape")
+    """Hash a line: short, and another one where media or options differ, too."""
+    content = line.strip().encode("utf-8")
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -113,7 +110,7 @@ def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
         return BatchRequest(number, error=f"line {number} is not JSON: {error}")
     if not isinstance(entry, dict):
         return BatchRequest(number, error=f"line {number} is no JSON object")
-    request_id = entry.get("id", number)
+    request_id = number if entry.get("id") is None else entry["id"]
     if isinstance(request_id, bool) or not isinstance(request_id, str | int):
         return BatchRequest(
             number, error=f"id: {request_id!r} given, a text or a whole number expected"
@@ -122,6 +119,8 @@ def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
     shown = question if isinstance(question, str) else ""
     try:
         _check_keys(entry, _KEYS)
+        # What exporters write for an empty cell: as if the key were not there.
+        entry = {key: value for key, value in entry.items() if value is not None}
         if not isinstance(question, str) or not question.strip():
             raise RequestError(f"question: {question!r} given, a text that is not empty expected")
         media = tuple(_media_of(entry, defaults))
@@ -150,6 +149,7 @@ def _media_of(entry: dict[str, Any], defaults: RequestDefaults) -> list[RequestM
 
 def _media(item: dict[str, Any], defaults: RequestDefaults) -> RequestMedia:
     _check_keys(item, _MEDIA_KEYS)
+    item = {key: value for key, value in item.items() if value is not None}
     path, kind = item.get("path"), item.get("kind")
     if not isinstance(path, str) or not path:
         raise RequestError(f"path: {path!r} given, the name of a file expected")
@@ -164,7 +164,7 @@ def _media(item: dict[str, Any], defaults: RequestDefaults) -> RequestMedia:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise RequestError(f"{key}: {value!r} given, a whole number expected")
     place = defaults.media_dir / path
-    return RequestMedia(place, cast("Kind | None", kind), use_audio, **counts)
+    return RequestMedia(place, cast("MediaKind | None", kind), use_audio, **counts)
 
 
 def _check_keys(entry: dict[str, Any], valid: Sequence[str]) -> None:
