@@ -1,10 +1,6 @@
-"""Plain values that travel between the parts: batches, outputs and the error types.
+"""Define the plain values that travel between the rooms: errors, batches, outputs.
 
-A leaf of the import graph: nothing of the package is imported here, and torch only for the type
-checker.
-
-
-Errors of a run. Torch-free.
+Nothing of the package is imported here, and torch only for the type checker.
 """
 
 from __future__ import annotations
@@ -42,6 +38,18 @@ class WeightsError(VideoLlamaError):
 
 class RequestError(VideoLlamaError):
     """A question or a setting of an answer that cannot be used; says what to change."""
+
+
+class LocalError(VideoLlamaError):
+    """An error of one of several processes, in its own data; the others do not know of it."""
+
+
+class DivergedError(VideoLlamaError):
+    """The loss was not finite for too long; names the items of the last update."""
+
+
+class TooManyBadItemsError(VideoLlamaError):
+    """More of a data set cannot be read than `run.max_bad_fraction` allows."""
 
 
 class MediaError(VideoLlamaError):
@@ -97,67 +105,23 @@ class CachedFeatures:
 
 
 @dataclass(kw_only=True)
-class CaptionBatch:
-    """Media with one caption each (stage 1, and the caption data of stage 2).
+class _MediaBatch:
+    """B items with their media.
 
     Exactly one of `pixel_values`, `audio_values` and `features` is given, unless some of the
     features still have to be computed (`cached`).
 
     Attributes:
-        captions: B texts, without prompt and without end symbol.
         pixel_values: (B, 3, T, H, W) clips or (B, 3, H, W) pictures, normalised, also for the audio
             branch.
         audio_values: (B, S, 1, mel, frames) spectrogram clips, for the audio branch on real sound.
         features: (B, T, Q, D) of the frozen encoders, for the branch that trains.
         cached: what a cache has of them.
-        prompt: text with exactly one `<ImageHere>`, shared by the batch; None puts the media
-            directly after BOS.
         item_ids: where each item came from, for messages.
         data_set: registered name of the data set that the items are of.
         bad_items: the items that others took the place of.
     """
 
-    captions: list[str]
-    pixel_values: Tensor | None = None
-    audio_values: Tensor | None = None
-    features: Tensor | None = None
-    cached: CachedFeatures | None = None
-    prompt: str | None = None
-    item_ids: list[str] = field(default_factory=list)
-    data_set: str = ""
-    bad_items: list[BadItem] = field(default_factory=list)
-
-    def to(self, device: torch.device | str) -> CaptionBatch:
-        """The same batch with its tensors on `device`."""
-        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> CaptionBatch:
-        """The same batch in memory from which a GPU copies while it computes."""
-        return _changed(self, lambda tensor: tensor.pin_memory())
-
-
-@dataclass(kw_only=True)
-class InstructionBatch:
-    """Media with tokenised conversations (stage 2).
-
-    As for `CaptionBatch`, exactly one kind of media is given.
-
-    Attributes:
-        input_ids: (B, L) int64, right-padded; the id of `<ImageHere>` marks the media positions.
-        attention_mask: (B, L) bool, False where padded.
-        labels: (B, L) int64, IGNORE_INDEX where there is no loss.
-        pixel_values: as in `CaptionBatch`.
-        audio_values: as in `CaptionBatch`.
-        features: as in `CaptionBatch`.
-        cached: as in `CaptionBatch`.
-        item_ids: where each item came from, for messages.
-        data_set: as in `CaptionBatch`.
-        bad_items: as in `CaptionBatch`.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
     pixel_values: Tensor | None = None
     audio_values: Tensor | None = None
     features: Tensor | None = None
@@ -166,26 +130,57 @@ class InstructionBatch:
     data_set: str = ""
     bad_items: list[BadItem] = field(default_factory=list)
 
-    def to(self, device: torch.device | str) -> InstructionBatch:
-        """The same batch with its tensors on `device`."""
-        return _changed(self, lambda tensor: tensor.to(device, non_blocking=True))
+    def to(self: BatchT, device: torch.device | str) -> BatchT:
+        """Copy the batch with its tensors to `device`."""
+        return _with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> InstructionBatch:
-        """The same batch in memory from which a GPU copies while it computes."""
-        return _changed(self, lambda tensor: tensor.pin_memory())
-
-
-Batch = CaptionBatch | InstructionBatch
-BatchT = TypeVar("BatchT", CaptionBatch, InstructionBatch)
+    def pin_memory(self: BatchT) -> BatchT:
+        """Copy the batch to memory from which a GPU copies while it computes."""
+        return _with_tensors(self, lambda tensor: tensor.pin_memory())
 
 
-def _changed(batch: BatchT, change: Callable[[Tensor], Tensor]) -> BatchT:
+BatchT = TypeVar("BatchT", bound=_MediaBatch)
+
+
+def _with_tensors(batch: BatchT, change: Callable[[Tensor], Tensor]) -> BatchT:
     tensors: dict[str, Any] = {
         f.name: change(value)
         for f in fields(batch)
         if hasattr(value := getattr(batch, f.name), "pin_memory")
     }
     return replace(batch, **tensors)
+
+
+@dataclass(kw_only=True)
+class CaptionBatch(_MediaBatch):
+    """Media with one caption each (stage 1, and the caption data of stage 2).
+
+    Attributes:
+        captions: B texts, without prompt and without end symbol.
+        prompt: text with exactly one `<ImageHere>`, shared by the batch; None puts the media
+            directly after BOS.
+    """
+
+    captions: list[str]
+    prompt: str | None = None
+
+
+@dataclass(kw_only=True)
+class InstructionBatch(_MediaBatch):
+    """Media with tokenised conversations (stage 2).
+
+    Attributes:
+        input_ids: (B, L) int64, right-padded; the id of `<ImageHere>` marks the media positions.
+        attention_mask: (B, L) bool, False where padded.
+        labels: (B, L) int64, IGNORE_INDEX where there is no loss.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+Batch = CaptionBatch | InstructionBatch
 
 
 @dataclass(kw_only=True)
@@ -201,19 +196,7 @@ class ModelOutput:
     num_tokens: int
 
 
-class LocalError(VideoLlamaError):
-    """An error that one of several processes has met, in its data, and the others know not of."""
-
-
-class DivergedError(VideoLlamaError):
-    """The loss was not finite for too long; names the items of the last update."""
-
-
-class TooManyBadItemsError(VideoLlamaError):
-    """More of a data set cannot be read than `run.max_bad_fraction` allows."""
-
-
 def plain_message(error: VideoLlamaError) -> str:
-    """What an error says, without the traceback that a loading process puts into it."""
+    """Return what an error says, without the traceback that a loading process puts into it."""
     kind = type(error)
     return str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()

@@ -17,7 +17,14 @@ import torch
 from safetensors.torch import save_file
 
 from tests.reference import ROOT
-from video_llama.common.io import DiskFullError, atomic_write, is_disk_full
+from video_llama.common.io import (
+    DiskFullError,
+    atomic_write,
+    is_disk_full,
+    one_line,
+    shown,
+    without_controls,
+)
 from video_llama.models.weights.save import save_pickle, save_tensors
 
 FULL = Path("/dev/full")
@@ -163,3 +170,14 @@ def test_of_two_writers_the_last_wins_and_nothing_is_left(tmp_path: Path) -> Non
     text = path.read_text()
     assert text in {letter * 10_000 for letter in "abcd"}
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_names_and_messages_show_what_cannot_be_printed() -> None:
+    assert shown("caf\xe9 \u72d7.mp4") == "caf\xe9 \u72d7.mp4"
+    assert shown("a\x1b[31m\u202e\r\n.mp4") == "a\\x1b[31m\\u202e\\r\\n.mp4"
+    assert shown("a\nb\x07", keep="\n") == "a\nb\\x07"
+    assert one_line(FileNotFoundError(2, "No", "a\x1b]0;x\x07")) == "a\\x1b]0;x\\x07: no"
+
+
+def test_answers_keep_their_lines_and_lose_control_characters() -> None:
+    assert without_controls("a\n\tb\r\x1b[2J\x9b\x7f \u3000\u200d") == "a\n\tb[2J \u3000\u200d"

@@ -1,1 +1,1 @@
-"""What every part stands on: the registry, files, range checks, stand-ins for native libraries."""
+"""Helpers of every room: the registry, files, range checks, stand-ins for native libraries."""

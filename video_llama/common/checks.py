@@ -1,4 +1,4 @@
-"""Range checks that every settings class shares; a leaf of the import graph.
+"""Check ranges of settings, for every settings class.
 
 A message starts with the field's name, so that `load_config` can put the section before it.
 """
@@ -31,7 +31,7 @@ def at_least(settings: object, minimum: float, *names: str) -> None:
 
     Args:
         settings: the object that holds them.
-        minimum: the smallest valid value.
+        minimum: the smallest valid value; infinity and NaN are never valid.
         names: attributes of `settings`; None passes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Makes torchvision and torchaudio importable beside a CPU build of torch.
+"""Make torchvision and torchaudio importable beside a CPU build of torch.
 
 The wheels of torchvision and torchaudio on PyPI are built for CUDA. Beside a CPU torch their native
 libraries cannot be loaded, and then `import torchvision`, `import timm`, `import torchaudio` and
@@ -53,13 +53,13 @@ def apply() -> tuple[str, ...]:
 
 
 def _package_folder(name: str) -> Path | None:
-    """Where a package lies, without importing it; None where it is not installed."""
+    """Find the folder of a package without importing it; None where it is not installed."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def _loads(library: Path) -> bool:
-    """Whether torch can load a native library (loading one that is loaded costs nothing)."""
+    """Return whether torch can load a native library (a second time costs nothing)."""
     try:
         torch.ops.load_library(library)
     except OSError:
@@ -68,7 +68,7 @@ def _loads(library: Path) -> bool:
 
 
 def _torchaudio_loads(folder: Path) -> bool:
-    """Whether `import torchaudio` would succeed: it also wants the CUDA release of torch."""
+    """Return whether `import torchaudio` would succeed: it also wants the CUDA release of torch."""
     if not all(map(_loads, (folder / "lib").glob("_torchaudio*"))):
         return False
     if not hasattr(torch.ops._torchaudio, "cuda_version"):
@@ -88,7 +88,7 @@ def _define_torchvision_operators() -> None:
 
 
 def _torchaudio_extension() -> ModuleType:
-    """What the rest of torchaudio reads from `torchaudio._extension`, saying "nothing native"."""
+    """Make the module that torchaudio asks for its native library; it says that there is none."""
     module = ModuleType("torchaudio._extension", "Stand-in of video_llama.common.compat.")
     vars(module).update(
         _IS_TORCHAUDIO_EXT_AVAILABLE=False,

@@ -1,11 +1,7 @@
-"""Writing files that are either whole or not there. A leaf of the import graph.
+"""Read and write files, find those that ship with the project, and print text safely.
 
-Where the files that ship with the project lie, in a checkout and in an installed wheel.
-
-Torch-free and quick to import.
-
-
-What a terminal may be sent, without the codes that would steer it, and numbers typed in it.
+A file is written whole or not at all. Text from users and files is shown without the codes that
+would steer a terminal. Torch-free and quick to import.
 """
 
 from __future__ import annotations
@@ -22,11 +18,8 @@ from pathlib import Path
 
 from video_llama.types import ConfigError, MediaError, VideoLlamaError
 
-
-class DiskFullError(VideoLlamaError):
-    """There was no room for a file; names the folder and how much to free."""
-
-
+PACKAGE = Path(__file__).resolve().parents[1]
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXTS = (
     *("No space left", "os error 28", "os error 122", "os error 27"),  # as safetensors tells it
@@ -34,9 +27,13 @@ _FULL_TEXTS = (
 )
 
 
+class DiskFullError(VideoLlamaError):
+    """There was no room for a file; names the folder and how much to free."""
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which becomes `path` when the block ends well.
+    """Give a temporary path beside `path`, which becomes `path` when the block ends well.
 
     The content is on the disk before the name changes, so that a crash at any time leaves the old
     file or the new one, never half of one.
@@ -75,7 +72,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, of Python or of a native library, says that a disk or quota is full."""
+    """Return whether an error, also of a native library, says that a disk or quota is full."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return any(text in str(error) for text in _FULL_TEXTS)
@@ -89,11 +86,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
 def resource(name: str) -> Path:
-    """A file or folder of the project, such as `eval_configs/tiny.yaml`.
+    """Find a file or folder of the project, such as `eval_configs/tiny.yaml`.
 
     A wheel carries these under `video_llama/_data`; in a checkout they lie beside the package.
 
@@ -111,41 +105,29 @@ def resource(name: str) -> Path:
 
 
 def package_file(name: str) -> Path:
-    """The absolute path of package data, such as `presets/tiny/llama`; it need not exist.
-
-    Args:
-        name: path relative to the package, with forward slashes.
-    """
+    """Return the path of package data, such as `presets/tiny/llama`; it need not exist."""
     return PACKAGE / name
 
 
 def default_config_path() -> Path:
-    """The configuration that the commands use when none is given: the tiny preset."""
+    """Return the configuration that the commands use when none is given: the tiny preset."""
     return resource("eval_configs/tiny.yaml")
 
 
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
 def shown(text: str, *, keep: str = "") -> str:
-    """A text with everything that cannot be printed escaped, as `repr` does it.
-
-    Args:
-        text: a name or a message.
-        keep: characters that stay.
-    """
+    """Escape everything in a text that cannot be printed, as `repr` does; `keep` stays."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def without_controls(text: str) -> str:
-    """A text without control characters other than newline and tab."""
+    """Remove control characters other than newline and tab from a text."""
     return text.translate(_CONTROLS)
 
 
 def one_line(error: Exception | str) -> str:
-    """The message of an error; of one from the operating system, which file and what is wrong."""
+    """Return the message of an error in one line, with the file if the system reports one."""
     message = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {(error.strerror or message).lower()}"
@@ -153,11 +135,11 @@ def one_line(error: Exception | str) -> str:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, for `type=` of an argument.
+    """Convert text to a whole number of at least 1, for `type=` of an argument.
 
     Raises:
         ArgumentTypeError: it is less.
-        ValueError: it is no whole number.
+        ValueError: it is not a whole number.
     """
     number = int(text)
     if number < 1:
@@ -166,12 +148,13 @@ def positive(text: str) -> int:
 
 
 def check_file(path: str | Path) -> Path:
-    """The absolute path of a file that can be opened and is not empty.
+    """Return the absolute path of a file that can be opened and is not empty.
 
     Raises:
         MediaError: it is not there, not a file, empty, or may not be read.
     """
     try:
+        # A name may hold a NUL or be too long, which only the operating system finds out.
         absolute = Path(path).absolute()
         status = absolute.stat()
         if stat.S_ISREG(status.st_mode):
@@ -190,11 +173,7 @@ def check_file(path: str | Path) -> Path:
 
 
 def read_file(path: str | Path, size: int = -1) -> bytes:
-    """The bytes of a file.
-
-    Args:
-        path: of the file.
-        size: how many to read at most; -1: all.
+    """Read at most `size` bytes of a file; -1: all.
 
     Raises:
         MediaError: as in `check_file`, or the disk or network fails.

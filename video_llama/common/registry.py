@@ -1,4 +1,4 @@
-"""Names in a YAML to classes: one `Registry` class, one instance per kind."""
+"""Look up what a name in a YAML stands for: one `Registry` class, one instance per kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that files a class or function under `name`.
+        """Return a decorator that files a class or function under `name`.
 
         Raises:
             ValueError: the name is taken.
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
         return file
 
     def get(self, name: str) -> T:
-        """The entry of that name.
+        """Return the entry of that name.
 
         Raises:
             ConfigError: there is none; the message lists the known names and the nearest one.
@@ -56,7 +56,7 @@ class Registry(Generic[T]):
 
 
 def suggestion(name: str, valid: list[str]) -> str:
-    """`did you mean 'x'? valid: a, b, x` for the message of an error about a misspelt name."""
+    """Return `did you mean 'x'? valid: a, b, x`, for the message about a misspelt name."""
     near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}valid: {', '.join(sorted(valid))}"

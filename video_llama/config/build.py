@@ -1,7 +1,4 @@
-"""From a configuration to the objects that it describes.
-
-What keeps a valid configuration from being trained or evaluated. Torch-free.
-"""
+"""Build the model of a configuration on its device."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from video_llama.types import ConfigError
 
 
 def build_model(cfg: Config, *, audio_on_demand: bool = False) -> VideoLlama:
-    """The model of a configuration with its weights, in eval mode on `run.device`.
+    """Build the model of a configuration with its weights, in eval mode on `run.device`.
 
     Args:
         cfg: of `load_config`; only `model`, `run.device` and `run.seed` are read.
@@ -36,7 +33,7 @@ def build_model(cfg: Config, *, audio_on_demand: bool = False) -> VideoLlama:
 
 
 def resolve_device(name: str) -> str:
-    """The torch device of `run.device`: "auto" picks cuda, mps or cpu.
+    """Return the torch device of `run.device`; "auto" picks cuda, mps or cpu.
 
     Raises:
         ConfigError: the device is not on this machine.

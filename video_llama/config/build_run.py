@@ -1,12 +1,11 @@
-"""The cache of frozen features of a run: what it is filed under, and how it is filled.
+"""Build a run from a configuration: model, data, hooks and folder, in every process.
 
-From a configuration to a run: model, data, hooks and folder, in every process.
+Here is also the cache of frozen features, because it needs the model and the data sets.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -54,131 +53,6 @@ from video_llama.text.questions import caption_prompts
 from video_llama.text.templates import TEMPLATES
 from video_llama.types import Batch, CachedFeatures, ConfigError
 
-FORMAT = 1
-"""Raised when the transforms of the media or the encoders compute something else."""
-
-
-def open_feature_cache(cfg: Config, model: VideoLlama) -> FeatureCache | None:
-    """The cache of `run.feature_cache`; None where there is none.
-
-    The branches have a folder each in it, because their encoders differ.
-
-    Args:
-        cfg: of the run.
-        model: with its weights.
-
-    Raises:
-        ConfigError: nothing trains or an encoder does, or the features there are of other weights.
-    """
-    if cfg.run.feature_cache is None:
-        return None
-    settings = cfg.model
-    if settings.trained_branch is None:
-        raise ConfigError("run.feature_cache: given, but no branch trains; set it to null")
-    folder = Path(cfg.run.feature_cache)
-    if settings.trained_branch == "audio":
-        assert model.audio_encoder is not None, "the branch that trains has its encoder"
-        parts: list[nn.Module] = [model.audio_encoder]
-        sizes: dict[str, Any] = asdict(settings.imagebind_config)
-        sizes["audio_feature_norm"] = settings.audio_feature_norm
-        return FeatureCache(folder / "imagebind", _key(parts, sizes))
-    if not (settings.freeze_vit and settings.freeze_qformer):
-        raise ConfigError(
-            "run.feature_cache: given, but model.freeze_vit or model.freeze_qformer is false: "
-            "features of what trains cannot be kept; set run.feature_cache to null"
-        )
-    if sounding := [n for n, d in cfg.datasets.items() if d.data_type.startswith("audio")]:
-        raise ConfigError(
-            f"run.feature_cache: given, but the video branch trains and datasets.{sounding[0]} is "
-            "of sounds; leave it out, or set run.feature_cache to null"
-        )
-    assert model.vision_encoder is not None, "the branch that trains has its encoder"
-    assert model.frame_qformer is not None, "the branch that trains has its encoder"
-    sizes = asdict(settings.vit_config) | asdict(settings.qformer_config)
-    return FeatureCache(
-        folder / "frame_qformer", _key([model.vision_encoder, model.frame_qformer], sizes)
-    )
-
-
-def with_features(
-    batches: Iterable[Batch], cache: FeatureCache | None, model: VideoLlama
-) -> Iterator[Batch]:
-    """Batches with features in the place of media; what the cache has not, is computed and kept.
-
-    Always item by item: what is computed in batches depends in the last bit on who is in them, and
-    a run that is resumed would meet its items in others.
-
-    Args:
-        batches: of loaders that know the cache.
-        cache: None leaves the batches as they are.
-        model: whose encoders compute what is missing.
-    """
-    if cache is None:
-        yield from batches
-        return
-    try:
-        for batch in batches:
-            if batch.cached is None:
-                yield batch
-                continue
-            features = _complete(batch, batch.cached, cache, model)
-            if model.device.type == "cuda":
-                features = features.pin_memory()
-            without = replace(batch, pixel_values=None, audio_values=None)
-            yield replace(without, features=features, cached=None)
-    finally:
-        cache.flush()
-
-
-def _complete(
-    batch: Batch, cached: CachedFeatures, cache: FeatureCache, model: VideoLlama
-) -> Tensor:
-    """(B, T, Q, D) float16."""
-    there = iter(cached.values if cached.values is not None else ())
-    rows, number = [], 0
-    for key, seconds, is_there in zip(cached.keys, cached.seconds, cached.is_there, strict=True):
-        if is_there:
-            rows.append(next(there))
-            continue
-        found = cache.find(key) if key else None  # computed since the batch was loaded?
-        if found is None:
-            found = Features(_encoded(batch, number, model), tuple(seconds))
-            if key:
-                cache.put(key, found)
-        rows.append(found.values)
-        number += 1
-    return torch.stack(rows)
-
-
-@torch.no_grad()
-def _encoded(batch: Batch, number: int, model: VideoLlama) -> Tensor:
-    """(T, Q, D) float16, on the host, of one of the items whose media a batch holds."""
-    pixels, sound = (
-        None if values is None else values[number : number + 1]
-        for values in (batch.pixel_values, batch.audio_values)
-    )
-    one = replace(batch, pixel_values=pixels, audio_values=sound)
-    return model.frozen_features(one)[0].to(torch.float16).cpu()
-
-
-def _key(parts: Sequence[nn.Module], sizes: dict[str, Any]) -> dict[str, Any]:
-    """What a folder of features is filed under."""
-    return {"format": FORMAT, "weights": _digest(parts), **sizes}
-
-
-def _digest(parts: Sequence[nn.Module]) -> str:
-    """A hash of names, types and values of all weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        for name, tensor in sorted(part.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            content = tensor.detach().cpu().contiguous()
-            digest.update(content.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-logger = logging.getLogger(__name__)
-
 FREE_RUN_KEYS = (
     *("lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
     *("weight_decay", "beta2", "grad_clip", "amp", "max_epoch", "iters_per_epoch"),
@@ -194,9 +68,12 @@ FREE_DATA_KEYS = ("build_info", "tokenizer_name")
 
 All other keys of `model` and `datasets` may not; the other keys of `run` do not matter."""
 
+FEATURE_FORMAT = 1
+"""Raised when the transforms of the media or the encoders compute something else."""
+
 
 def build_runner(cfg: Config, *, name: str) -> Runner:
-    """Everything that a run needs; the same call in every process of torchrun.
+    """Build everything that a run needs; the same call in every process of torchrun.
 
     Args:
         cfg: of `load_config`.
@@ -212,13 +89,14 @@ def build_runner(cfg: Config, *, name: str) -> Runner:
     run = cfg.run
     check_trainable(cfg)
     world = World(resolve_device(run.device))
+    # One process chooses the folder, or each would make its own.
     path, checkpoint = world.on_main(lambda: _run_folder(run, name))
     folder = RunFolder(path)
     world.on_main(folder.claim)
     try:
         return _runner_in(folder, cfg, world, checkpoint)
     except BaseException:
-        folder.discard()
+        folder.discard()  # a folder in which nothing has run yet would only be in the way
         raise
 
 
@@ -226,7 +104,7 @@ def _runner_in(
     folder: RunFolder, cfg: Config, world: World, checkpoint: Checkpoint | None
 ) -> Runner:
     run, path = cfg.run, folder.path
-    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.deterministic = True  # a resumed run gives the same bits
     accelerator = build_accelerator(run, device=world.device, folder=path)
     parts = _build_parts(cfg, _build_model(cfg, world), world)
     hooks = _build_hooks(run, parts, path)
@@ -242,19 +120,18 @@ def _runner_in(
 
 
 def _run_folder(run: RunSettings, name: str) -> tuple[Path, Checkpoint | None]:
-    """A new folder, or that of the run to go on with."""
+    """Return the run's folder and the checkpoint to resume: an evaluation gets a new folder."""
     output_dir = Path(run.output_dir)
-    if run.resume_ckpt_path:
-        checkpoint = find_checkpoint(run.resume_ckpt_path, output_dir)
-        if checkpoint is not None and not run.evaluate:
-            return checkpoint.path.parent.parent, checkpoint
-        if checkpoint is not None:
-            return new_run_folder(output_dir, name), checkpoint
-    return new_run_folder(output_dir, name), None
+    resume = run.resume_ckpt_path
+    checkpoint = find_checkpoint(resume, output_dir) if resume else None
+    if checkpoint is not None and not run.evaluate:
+        return checkpoint.path.parent.parent, checkpoint
+    return new_run_folder(output_dir, name), checkpoint
 
 
 def _build_model(cfg: Config, world: World) -> VideoLlama:
     sharded = cfg.run.fsdp and world.size > 1
+    # What is to be sharded may not fit on one GPU: it is read into host memory first.
     model = build_video_llama(
         cfg.model,
         device=str(world.device),
@@ -266,6 +143,7 @@ def _build_model(cfg: Config, world: World) -> VideoLlama:
         recompute_activations(model.language_model)
     if cfg.run.packing:
         allow_packing(model.language_model)
+    # After recomputation, which wraps the same layers.
     compile_blocks(model, cfg.run.compile)
     if sharded:
         shard_language_model(model.language_model, device=world.device, num_processes=world.size)
@@ -300,11 +178,12 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         loader = make_loader(batches, start=0, stop=len(batches), **load)
         return with_features(loader, cache, model)
 
-    evaluated = {  # read now, so that a mistake shows before the first epoch is over
+    # Read now, so that a mistake in them shows before the first epoch is over.
+    evaluated = {
         split: build_eval_batches(cfg.datasets, split=split, batch_size=sizes["eval"], **data)
         for split in run.valid_splits + run.test_splits
     }
-    items = {}
+    items = {}  # what a resumed run compares the annotations with
     if not run.evaluate:
         train = build_train_batches(
             cfg.datasets,
@@ -363,12 +242,7 @@ def _manifest(cfg: Config, model: VideoLlama, step: int) -> Manifest:
 
 
 def identity(cfg: Config, world_size: int) -> dict[str, Any]:
-    """What decides whether a resumed run is the same run; see `check_unchanged`.
-
-    Args:
-        cfg: of the run.
-        world_size: number of processes.
-    """
+    """Return what decides whether a resumed run is the same run; see `check_unchanged`."""
     fixed: dict[str, Any] = {"number of processes": world_size}
     free: dict[str, Any] = {}
     for key, value in asdict(cfg.model).items():
@@ -397,3 +271,119 @@ def _build_hooks(run: RunSettings, parts: RunParts, folder: Path) -> list[Hook]:
         Progress(),
         SaveCheckpoints(store),
     ]
+
+
+def open_feature_cache(cfg: Config, model: VideoLlama) -> FeatureCache | None:
+    """Open the cache of `run.feature_cache`; None where there is none.
+
+    The branches have a folder each in it, because their encoders differ.
+
+    Raises:
+        ConfigError: nothing trains or an encoder does, or the features there are of other weights.
+    """
+    if cfg.run.feature_cache is None:
+        return None
+    settings = cfg.model
+    if settings.trained_branch is None:
+        raise ConfigError("run.feature_cache: given, but no branch trains; set it to null")
+    folder = Path(cfg.run.feature_cache)
+    if settings.trained_branch == "audio":
+        assert model.audio_encoder is not None, "the branch that trains has its encoder"
+        parts: list[nn.Module] = [model.audio_encoder]
+        sizes: dict[str, Any] = asdict(settings.imagebind_config)
+        sizes["audio_feature_norm"] = settings.audio_feature_norm
+        return FeatureCache(folder / "imagebind", _key(parts, sizes))
+    if not (settings.freeze_vit and settings.freeze_qformer):
+        raise ConfigError(
+            "run.feature_cache: given, but model.freeze_vit or model.freeze_qformer is false: "
+            "features of what trains cannot be kept; set run.feature_cache to null"
+        )
+    # The encoders of the video branch give no features of a sound.
+    if sounding := [n for n, d in cfg.datasets.items() if d.data_type.startswith("audio")]:
+        raise ConfigError(
+            f"run.feature_cache: given, but the video branch trains and datasets.{sounding[0]} is "
+            "of sounds; leave it out, or set run.feature_cache to null"
+        )
+    assert model.vision_encoder is not None, "the branch that trains has its encoder"
+    assert model.frame_qformer is not None, "the branch that trains has its encoder"
+    sizes = asdict(settings.vit_config) | asdict(settings.qformer_config)
+    return FeatureCache(
+        folder / "frame_qformer", _key([model.vision_encoder, model.frame_qformer], sizes)
+    )
+
+
+def with_features(
+    batches: Iterable[Batch], cache: FeatureCache | None, model: VideoLlama
+) -> Iterator[Batch]:
+    """Yield batches with features in the place of media; compute and keep what the cache lacks.
+
+    Items are encoded one by one. What is computed in batches depends in the last bit on the other
+    items, and a run that is resumed would meet its items in other batches.
+
+    Args:
+        batches: of loaders that know the cache.
+        cache: None leaves the batches as they are.
+        model: its frozen encoders compute what is missing.
+    """
+    if cache is None:
+        yield from batches
+        return
+    try:
+        for batch in batches:
+            if batch.cached is None:
+                yield batch
+                continue
+            features = _complete(batch, batch.cached, cache, model)
+            if model.device.type == "cuda":
+                features = features.pin_memory()
+            without = replace(batch, pixel_values=None, audio_values=None)
+            yield replace(without, features=features, cached=None)
+    finally:
+        cache.flush()
+
+
+def _complete(
+    batch: Batch, cached: CachedFeatures, cache: FeatureCache, model: VideoLlama
+) -> Tensor:
+    """Return the features of a batch, (B, T, Q, D) float16."""
+    there = iter(cached.values if cached.values is not None else ())
+    rows, number = [], 0
+    for key, seconds, is_there in zip(cached.keys, cached.seconds, cached.is_there, strict=True):
+        if is_there:
+            rows.append(next(there))
+            continue
+        found = cache.find(key) if key else None  # computed since the batch was loaded?
+        if found is None:
+            found = Features(_encoded(batch, number, model), tuple(seconds))
+            if key:
+                cache.put(key, found)
+        rows.append(found.values)
+        number += 1
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def _encoded(batch: Batch, number: int, model: VideoLlama) -> Tensor:
+    """Encode one of the items whose media a batch holds to (T, Q, D) float16 on the host."""
+    pixels, sound = (
+        None if values is None else values[number : number + 1]
+        for values in (batch.pixel_values, batch.audio_values)
+    )
+    one = replace(batch, pixel_values=pixels, audio_values=sound)
+    return model.frozen_features(one)[0].to(torch.float16).cpu()
+
+
+def _key(parts: Sequence[nn.Module], sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return what a folder of features is valid for."""
+    return {"format": FEATURE_FORMAT, "weights": _digest(parts), **sizes}
+
+
+def _digest(parts: Sequence[nn.Module]) -> str:
+    """Hash names, types and values of all weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            content = tensor.detach().cpu().contiguous()
+            digest.update(content.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
