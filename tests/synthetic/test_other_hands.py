@@ -19,8 +19,8 @@ from video_llama.config.build import build_model
 from video_llama.config.load import load_config
 from video_llama.processors.media import probe
 from video_llama.synthetic.draw import render_frames
-from video_llama.synthetic.items import World
 from video_llama.synthetic.language import ENGLISH
+from video_llama.synthetic.media import World
 from video_llama.synthetic.play import render_sound
 from video_llama.synthetic.scene import COLOURS, KINDS, MOTIONS, Scene, Sight, Sound
 from video_llama.synthetic.splits import split_of

@@ -25,9 +25,8 @@ from video_llama.processors.media import probe
 from video_llama.processors.settings import AudioSettings, VideoEvalSettings
 from video_llama.synthetic.draw import frame_times, render_frames
 from video_llama.synthetic.formats import balanced, conversations, without_rivals
-from video_llama.synthetic.items import SAMPLE_RATE, Item, World
 from video_llama.synthetic.language import questions
-from video_llama.synthetic.media import write_clip, write_sound
+from video_llama.synthetic.media import SAMPLE_RATE, World, WorldItem, write_clip, write_sound
 from video_llama.synthetic.play import render_sound
 from video_llama.synthetic.scene import Scene, Sight, Sound
 from video_llama.synthetic.splits import SPLITS, sample_scene
@@ -133,7 +132,7 @@ def test_clips_are_what_their_scene_says(world: Path) -> None:
     video = VideoEvalSettings(image_size=56).build()
     audio = AudioSettings(clips_per_video=2).build()
     for number in range(6):
-        item = Item(world=WORLD, source="clips", split="train", number=number)
+        item = WorldItem(world=WORLD, source="clips", split="train", number=number)
         path, scene = world / item.path, item.scene
         info = probe(path)
         assert (info.height, info.width) == item.height_width
@@ -329,7 +328,7 @@ def test_a_world_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("video_llama.synthetic.items.write_clip", fail)
+    monkeypatch.setattr("video_llama.synthetic.media.write_clip", fail)
     with pytest.raises(OSError, match="no space left"):
         write_world(tmp_path / "data", num_clips=1, world=SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
-"""The looks of the six things, as polygons in a square from -1 to 1 (x to the right, y down).
+"""Draw a scene: a pure function of the scene and a seed, at any size and frame rate.
 
-Drawing a scene: a pure function of the scene and a seed, at any size and frame rate.
+The looks of the six things are polygons in a square from -1 to 1 (x to the right, y down).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _ellipse(
     start: float = 0.0,
     end: float = 360.0,
 ) -> tuple[Point, ...]:
-    """An ellipse, or the part of it between two angles in degrees, clockwise from the right."""
+    """Return an ellipse, or its part between two angles in degrees, clockwise from the right."""
     radius_y = rx if ry is None else ry
     steps = 48
     angles = [math.radians(start + (end - start) * i / steps) for i in range(steps + 1)]
@@ -71,7 +71,7 @@ def _line(start: Point, end: Point, width: float) -> tuple[Point, ...]:
 
 
 def _mirrored(right: Sequence[Point]) -> tuple[Point, ...]:
-    """A polygon that is symmetric to the vertical axis, from its right half."""
+    """Complete a polygon that is symmetric to the vertical axis from its right half."""
     return (*right, *((-x, y) for x, y in reversed(right)))
 
 
@@ -193,7 +193,7 @@ _SAMPLES = 4
 
 
 def frame_times(duration: float, fps: float) -> list[float]:
-    """When the frames of a clip are shown, as shares of its duration.
+    """Return when the frames of a clip are shown, as shares of its duration.
 
     Args:
         duration: seconds.
@@ -206,7 +206,7 @@ def frame_times(duration: float, fps: float) -> list[float]:
 def render_frames(
     scene: Scene, seed: int, *, height: int, width: int, times: Sequence[float]
 ) -> Pictures:
-    """Pictures of a scene.
+    """Draw pictures of a scene.
 
     Args:
         scene: what to draw.
@@ -218,12 +218,13 @@ def render_frames(
     Returns:
         (T, height, width, 3) uint8, RGB.
     """
+    # The background is drawn once; what stands still is copied from the frame before.
     background = draw_background(scene, seed, height=height, width=width)
     frames = np.empty((len(times), height, width, 3), np.uint8)
     before: list[Sight] | None = None
     for index, time in enumerate(times):
         things = _visible(scene, time)
-        if things == before:  # what rests is drawn once
+        if things == before:
             frames[index] = frames[index - 1]
             continue
         frames[index] = background
@@ -234,7 +235,7 @@ def render_frames(
 
 
 def _visible(scene: Scene, time: float) -> list[Sight]:
-    """The things that are there at a share of the scene's time, each where it is."""
+    """Return the things that are visible at a share of the scene's time, each at its place."""
     return [
         thing
         for sight, (begin, end) in zip(scene.sights, scene.spans(len(scene.sights)), strict=True)
@@ -244,12 +245,13 @@ def _visible(scene: Scene, time: float) -> list[Sight]:
 
 
 def at_time(sight: Sight, time: float) -> list[Sight]:
-    """Each of the things of a sight, standing still where it is at a moment.
+    """Return each thing of a sight, standing still where it is at a moment.
 
     Args:
         sight: one or two things with their motion.
         time: share of the sight's own span, in 0..1.
     """
+    # A motion ends before the clip does, so that eight frames show it symmetrically in time.
     progress = min(time / ARRIVAL, 1.0)
     if sight.motion in ("left", "up", "shrinking"):
         progress = 1.0 - progress
@@ -259,6 +261,7 @@ def at_time(sight: Sight, time: float) -> list[Sight]:
     elif sight.motion in ("up", "down"):
         y += sight.speed * (progress - 0.5)
     elif sight.motion in ("growing", "shrinking"):
+        # `size` is half-way between smallest and largest, whose ratio is `speed`.
         smallest = 2 * size / (1 + sight.speed)
         size = smallest * (1 + (sight.speed - 1) * progress)
     still = replace(sight, x=x, y=y, size=size, motion="still", number=1)
@@ -270,7 +273,7 @@ def at_time(sight: Sight, time: float) -> list[Sight]:
 
 
 def draw_background(scene: Scene, seed: int, *, height: int, width: int) -> Pictures:
-    """What lies behind the things.
+    """Draw what lies behind the things.
 
     Args:
         scene: says whether it is plain or cluttered.
@@ -282,6 +285,7 @@ def draw_background(scene: Scene, seed: int, *, height: int, width: int) -> Pict
         (height, width, 3) uint8, RGB.
     """
     rng = generator(seed, "background")
+    # Twice the size, then reduced: edges of the clutter are anti-aliased.
     canvas = Image.new("RGB", (2 * width, 2 * height), _muted(rng))
     if scene.background == "cluttered":
         draw = ImageDraw.Draw(canvas)
@@ -291,7 +295,7 @@ def draw_background(scene: Scene, seed: int, *, height: int, width: int) -> Pict
 
 
 def _muted(rng: np.random.Generator) -> Rgb:
-    """A grey with a slight tint."""
+    """Draw a grey with a slight tint at random."""
     grey = 75 + 70 * rng.random()
     red, green, blue = (round(grey + 30 * (rng.random() - 0.5)) for _ in range(3))
     return red, green, blue
@@ -318,12 +322,15 @@ def _paste_thing(frame: Pictures, thing: Sight) -> None:
     half = thing.size * min(height, width) / 2
     x, y = thing.x * width, thing.y * height
     reach = half * _REACH
+    # Only the part of the frame that the thing can reach is touched.
     left, top = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
     right, bottom = min(width, math.ceil(x + reach)), min(height, math.ceil(y + reach))
     if right <= left or bottom <= top:
         return
+    # Sizes of sprites are powers of two, so that a growing thing reuses few of them.
     detail = 2 ** math.ceil(math.log2(_SAMPLES * max(half, 1.0)))
     sprite, scale = _sprite(thing.kind, thing.colour, detail), detail / half
+    # The box is in pixels of the sprite; `resize` averages it down to whole pixels of the frame.
     centre = sprite.width / 2
     box = [
         min(max(centre + scale * (edge - middle), 0.0), float(sprite.width))
@@ -341,7 +348,7 @@ def _paste_thing(frame: Pictures, thing: Sight) -> None:
 
 @lru_cache(maxsize=256)
 def _sprite(kind: Kind, colour: Colour, half: int) -> Image.Image:
-    """A thing on a transparent square, not anti-aliased; half its size is in pixels.
+    """Draw a thing on a transparent square, not anti-aliased; half its size is in pixels.
 
     Colours are multiplied by their opacity, as `resize` would do again for every frame.
     """
@@ -354,6 +361,7 @@ def _sprite(kind: Kind, colour: Colour, half: int) -> Image.Image:
         ([(side / 2 + half * x, side / 2 + half * y) for x, y in shape.points], shape)
         for shape in ICONS[kind]
     ]
+    # All outlines first: inner edges between parts of the silhouette are painted over.
     for points, shape in polygons:
         if shape.outlined:
             draw.line([*points, *points[:2]], fill=DARK, width=line, joint="curve")
@@ -363,7 +371,7 @@ def _sprite(kind: Kind, colour: Colour, half: int) -> Image.Image:
 
 
 def shades(colour: Colour) -> dict[Tone, Rgb]:
-    """The colours in which a thing is drawn."""
+    """Return the colours in which a thing is drawn."""
     red, green, blue = RGB[colour]
     return {
         "body": (red, green, blue),

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from video_llama.synthetic.items import Item
 from video_llama.synthetic.language import (
     ORDER_TYPES,
     Question,
@@ -20,10 +19,11 @@ from video_llama.synthetic.language import (
     reworded,
     sound_caption,
 )
+from video_llama.synthetic.media import WorldItem
 from video_llama.synthetic.splits import generator
 from video_llama.synthetic.wording import CHINESE, ENGLISH, Wording
 
-Asked = tuple[Item, Question]
+ItemQuestion = tuple[WorldItem, Question]
 
 CHINESE_EVERY = 4
 """Of so many clips one has questions in Chinese."""
@@ -32,8 +32,8 @@ RIVALS = (("kind", "see"), ("empty", "see_nothing"))
 """Types of questions that one conversation does not have both of."""
 
 
-def webvid_table(clips: Sequence[Item]) -> str:
-    """WebVid: a table of clips with captions."""
+def webvid_table(clips: Sequence[WorldItem]) -> str:
+    """Write WebVid's table of clips with captions."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("videoid", "duration", "page_dir", "name"))
@@ -43,8 +43,8 @@ def webvid_table(clips: Sequence[Item]) -> str:
     return text.getvalue()
 
 
-def webvid_instruct(clips: Sequence[Item], *, chinese: bool = False) -> str:
-    """VideoChat's instructions: conversations about what is seen in clips.
+def webvid_instruct(clips: Sequence[WorldItem], *, chinese: bool = False) -> str:
+    """Write VideoChat's instructions: conversations about what is seen in clips.
 
     Args:
         clips: the clips.
@@ -52,20 +52,20 @@ def webvid_instruct(clips: Sequence[Item], *, chinese: bool = False) -> str:
     """
     chosen = clips[::CHINESE_EVERY] if chinese else clips
     wording = CHINESE if chinese else ENGLISH
-    asked = [pair for pair in ask(chosen, wording) if pair[1].modality == "picture"]
+    pairs = [pair for pair in ask(chosen, wording) if pair[1].modality == "picture"]
     return _json(
         [
             {
                 "video": f"{clip.page_dir}/{clip.name}.mp4",
                 "QA": [{"q": turn.question, "a": turn.answer} for turn in turns],
             }
-            for clip, turns in conversations(balanced(without_rivals(asked)))
+            for clip, turns in conversations(balanced(without_rivals(pairs)))
         ]
     )
 
 
-def cc_sbu_align(pictures: Sequence[Item]) -> str:
-    """MiniGPT-4's second stage: pictures with captions."""
+def cc_sbu_align(pictures: Sequence[WorldItem]) -> str:
+    """Write the data of MiniGPT-4's second stage: pictures with captions."""
     annotations = [
         {"image_id": item.name, "caption": picture_caption(item.scene, item.rng("caption"))}
         for item in pictures
@@ -73,15 +73,15 @@ def cc_sbu_align(pictures: Sequence[Item]) -> str:
     return _json({"annotations": annotations})
 
 
-def llava_instruct(pictures: Sequence[Item]) -> str:
-    """LLaVA's instructions: conversations about pictures."""
-    asked = [
+def llava_instruct(pictures: Sequence[WorldItem]) -> str:
+    """Write LLaVA's instructions: conversations about pictures."""
+    pairs = [
         (item, question)
         for item in pictures
         for question in picture_questions(item.scene, item.rng("questions"))
     ]
     entries = []
-    for item, turns in conversations(balanced(without_rivals(asked))):
+    for item, turns in conversations(balanced(without_rivals(pairs))):
         sentences = []
         for number, turn in enumerate(turns):
             mark = "" if number else "<image>\n"
@@ -92,8 +92,8 @@ def llava_instruct(pictures: Sequence[Item]) -> str:
     return _json(entries)
 
 
-def audio_caption(sounds: Sequence[Item]) -> str:
-    """Sounds with captions."""
+def audio_caption(sounds: Sequence[WorldItem]) -> str:
+    """Write sounds with captions."""
     return _json(
         [
             {
@@ -105,19 +105,19 @@ def audio_caption(sounds: Sequence[Item]) -> str:
     )
 
 
-def evaluation(clips: Sequence[Item]) -> str:
-    """Questions to score a model with: each alone, with what is needed to tell skill from luck.
+def evaluation(clips: Sequence[WorldItem]) -> str:
+    """Write questions to score a model with, each with what tells skill from luck.
 
     They stand in rounds: in a round every answer to a type is right once, and all are asked in the
     same words. So whatever is answered without the clips is right exactly as often as by chance,
     also in as many rounds as one likes from the beginning.
     """
-    asked = [pair for pair in ask(clips, ENGLISH) if _is_scored(*pair)]
-    return _json([_scored(item, question) for item, question in rounds(asked)])
+    pairs = [pair for pair in ask(clips, ENGLISH) if _is_scored(*pair)]
+    return _json([_scored(item, question) for item, question in rounds(pairs)])
 
 
-def ask(items: Sequence[Item], wording: Wording) -> list[Asked]:
-    """Every question that the scenes of clips allow."""
+def ask(items: Sequence[WorldItem], wording: Wording) -> list[ItemQuestion]:
+    """Ask every question that the scenes of clips allow."""
     return [
         (item, question)
         for item in items
@@ -125,44 +125,45 @@ def ask(items: Sequence[Item], wording: Wording) -> list[Asked]:
     ]
 
 
-def balanced(asked: Sequence[Asked]) -> list[Asked]:
-    """As many of the questions as leave every answer to a type equally frequent.
+def balanced(pairs: Sequence[ItemQuestion]) -> list[ItemQuestion]:
+    """Keep as many questions as leave every answer to a type equally frequent.
 
     Types of which only one answer occurs keep all. Clips in which sound and picture contradict each
     other are counted apart.
 
     Args:
-        asked: questions in the order of their items.
+        pairs: questions in the order of their items.
 
     Returns:
         Those kept, in the same order.
     """
-    kept = sorted(place for group in _rounds(asked) for row in group for place in row)
-    return [asked[place] for place in kept]
+    kept = sorted(place for group in _rounds(pairs) for row in group for place in row)
+    return [pairs[place] for place in kept]
 
 
-def rounds(asked: Sequence[Asked]) -> list[Asked]:
-    """As many questions as can be asked in rounds: every answer once, all in the same words.
+def rounds(pairs: Sequence[ItemQuestion]) -> list[ItemQuestion]:
+    """Order questions in rounds: every answer once, all in the same words.
 
     Of questions of order, every pair of things has rounds of its own.
 
     Args:
-        asked: questions in the order of their items.
+        pairs: questions in the order of their items.
     """
+    # Rounds of all types take turns, so that any number of rounds from the start is balanced.
     found = []
-    for first, group in enumerate(_rounds(asked, by_pair=True)):
+    for first, group in enumerate(_rounds(pairs, by_pair=True)):
         for number, row in enumerate(group):
             # Pairs of things begin with different words, because some have few rounds.
-            texts = [(asked[at][0], reworded(asked[at][1], number + first)) for at in row]
+            texts = [(pairs[at][0], reworded(pairs[at][1], number + first)) for at in row]
             found.append((number, first, texts))
     found.sort(key=lambda entry: entry[:2])
     return [pair for _, _, texts in found for pair in texts]
 
 
-def _rounds(asked: Sequence[Asked], *, by_pair: bool = False) -> list[list[tuple[int, ...]]]:
-    """For each group of comparable questions its rounds: places of one question for each answer."""
+def _rounds(pairs: Sequence[ItemQuestion], *, by_pair: bool = False) -> list[list[tuple[int, ...]]]:
+    """List, for each group of comparable questions, its rounds: one place for each answer."""
     groups: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for place, (item, question) in enumerate(asked):
+    for place, (item, question) in enumerate(pairs):
         pair = sorted(question.options) if by_pair and question.type in ORDER_TYPES else ()
         key = (question.type, str(item.scene.contradictory), *pair)
         groups[key][question.answer].append(place)
@@ -170,42 +171,44 @@ def _rounds(asked: Sequence[Asked], *, by_pair: bool = False) -> list[list[tuple
     for (kind, _, *pair), answers in groups.items():
         if pair and len(answers) < 2:
             continue  # the other order of this pair does not occur
+        # The rarest answer bounds the rounds; which questions are kept of the others is random,
+        # but a function of the world's seed.
         count = min(map(len, answers.values()))
         chosen = []
         for places in answers.values():
-            first = asked[places[0]][0]
+            first = pairs[places[0]][0]
             order = generator(first.world.seed, f"balance/{kind}", first.index).permutation
             chosen.append([places[at] for at in order(len(places))[:count]])
         found.append(list(zip(*chosen, strict=True)))
     return found
 
 
-def without_rivals(asked: Sequence[Asked]) -> list[Asked]:
-    """The questions without those whose answer another one of the same item gives away.
+def without_rivals(pairs: Sequence[ItemQuestion]) -> list[ItemQuestion]:
+    """Drop questions whose answer another question about the same file gives away.
 
     Args:
-        asked: questions in the order of their items.
+        pairs: questions in the order of their items.
     """
-    types: dict[Item, set[str]] = defaultdict(set)
-    for item, question in asked:
+    types: dict[WorldItem, set[str]] = defaultdict(set)
+    for item, question in pairs:
         types[item].add(question.type)
     dropped = {item: _one_of_each_rivals(item, found) for item, found in types.items()}
-    return [(item, question) for item, question in asked if question.type not in dropped[item]]
+    return [(item, question) for item, question in pairs if question.type not in dropped[item]]
 
 
-def _one_of_each_rivals(item: Item, types: set[str]) -> set[str]:
+def _one_of_each_rivals(item: WorldItem, types: set[str]) -> set[str]:
     rng = item.rng("rivals")
     return {pair[int(rng.integers(2))] for pair in RIVALS if types.issuperset(pair)}
 
 
-def conversations(asked: Sequence[Asked]) -> list[tuple[Item, list[Question]]]:
-    """The questions of each item as the turns of a conversation, in random order.
+def conversations(pairs: Sequence[ItemQuestion]) -> list[tuple[WorldItem, list[Question]]]:
+    """Order the questions about each file as the turns of a conversation, at random.
 
     Args:
-        asked: questions in the order of their items.
+        pairs: questions in the order of their items.
     """
-    turns: dict[Item, list[Question]] = defaultdict(list)
-    for item, question in asked:
+    turns: dict[WorldItem, list[Question]] = defaultdict(list)
+    for item, question in pairs:
         turns[item].append(question)
     return [
         (item, [several[at] for at in item.rng("conversation").permutation(len(several))])
@@ -213,12 +216,12 @@ def conversations(asked: Sequence[Asked]) -> list[tuple[Item, list[Question]]]:
     ]
 
 
-def _is_scored(item: Item, question: Question) -> bool:
-    """Of contradictory clips only what tells which of the two senses was believed is asked."""
+def _is_scored(item: WorldItem, question: Question) -> bool:
+    """Tell whether a question is scored: of contradictory clips, only what is seen or heard."""
     return not item.scene.contradictory or question.type in ("see", "hear")
 
 
-def _scored(item: Item, question: Question) -> dict[str, Any]:
+def _scored(item: WorldItem, question: Question) -> dict[str, Any]:
     scene = item.scene
     return {
         "id": f"{item.name}_{question.type}",

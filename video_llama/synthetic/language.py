@@ -11,7 +11,7 @@ import numpy as np
 from video_llama.synthetic.scene import OPPOSITES, Scene, Sight, Sound
 from video_llama.synthetic.wording import ENGLISH, QuestionType, Theme, Wording
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 QUESTION_TYPES: tuple[QuestionType, ...] = get_args(QuestionType)
 """Every type of question."""
@@ -46,17 +46,17 @@ class Question:
 
     @property
     def chance(self) -> float:
-        """The share of right answers of a guesser."""
+        """Return the share of right answers of a guesser."""
         return 1 / len(self.options)
 
     @property
     def modality(self) -> Literal["picture", "sound"]:
-        """What one must perceive to answer."""
+        """Name what one must perceive to answer."""
         return "sound" if self.type in SOUND_TYPES else "picture"
 
 
 def clip_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
-    """One sentence about what is seen in a clip.
+    """Write one sentence about what is seen in a clip.
 
     Args:
         scene: the scene.
@@ -75,7 +75,7 @@ def clip_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = E
 
 
 def picture_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
-    """One sentence about the first frame of a scene.
+    """Write one sentence about the first frame of a scene.
 
     Args:
         scene: the scene.
@@ -88,7 +88,7 @@ def picture_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording 
 
 
 def sound_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
-    """One sentence about what is heard.
+    """Write one sentence about what is heard.
 
     Args:
         scene: the scene.
@@ -104,7 +104,7 @@ def sound_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = 
 def questions(
     scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH
 ) -> list[Question]:
-    """One question of every type that makes sense of a scene.
+    """Ask one question of every type that makes sense of a scene.
 
     The words of a question are chosen without regard to its answer.
 
@@ -119,7 +119,7 @@ def questions(
 def picture_questions(
     scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH
 ) -> list[Question]:
-    """Those questions that the first frame of a scene with at most one sight answers.
+    """Ask what the first frame of a scene with at most one sight answers.
 
     Args:
         scene: the scene.
@@ -131,7 +131,7 @@ def picture_questions(
 
 
 def reworded(question: Question, number: int, *, wording: Wording = ENGLISH) -> Question:
-    """The same question in other words, chosen by a number instead of by chance.
+    """Reword a question, with words chosen by a number instead of by chance.
 
     Args:
         question: in any words.
@@ -203,9 +203,9 @@ def _nothing(kind: QuestionType, rng: np.random.Generator, wording: Wording) -> 
 
 def _motion(sight: Sight, rng: np.random.Generator, wording: Wording) -> Question:
     answer = wording.motions[sight.motion]
-    asked = _ask("motion", rng, wording, answer, wording.motions.values())
+    question = _ask("motion", rng, wording, answer, wording.motions.values())
     other = OPPOSITES.get(sight.motion)
-    return replace(asked, opposite=wording.motions[other] if other else None)
+    return replace(question, opposite=wording.motions[other] if other else None)
 
 
 def _order(
@@ -214,7 +214,7 @@ def _order(
     rng: np.random.Generator,
     wording: Wording,
 ) -> Question:
-    """Which of two comes first; each is named first in the question half of the time."""
+    """Ask which of two comes first; each is named first in half of the questions."""
     names = [wording.known_kinds[part.kind] for part in parts]
     this, that = names if rng.random() < 0.5 else names[::-1]
     return _ask(kind, rng, wording, names[0], (this, that), this=this, that=that)
@@ -225,5 +225,5 @@ def _thing(sight: Sight, wording: Wording) -> str:
     return wording.things[sight.number - 1].format(**names)
 
 
-def _pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
+def _pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]

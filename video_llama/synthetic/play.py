@@ -1,4 +1,4 @@
-"""Playing a scene: a pure function of the scene and a seed, at any sample rate.
+"""Play a scene: a pure function of the scene and a seed, at any sample rate.
 
 Every voice is a function of time that repeats; frequencies are factors of `pitch`, rhythms of
 `tempo`. A whole voice has the largest amplitude 1 before its loudness is applied.
@@ -26,7 +26,7 @@ BELL_PARTIALS = ((1.0, 1.0), (2.0, 0.6), (2.76, 0.5), (5.4, 0.25))
 
 
 def render_sound(scene: Scene, seed: int, *, rate: int) -> NDArray[np.float32]:
-    """The waveform of a scene.
+    """Play a scene.
 
     Args:
         scene: what to play; a silent one is hiss only.
@@ -49,7 +49,7 @@ def render_sound(scene: Scene, seed: int, *, rate: int) -> NDArray[np.float32]:
 def render_voice(
     sound: Sound, rng: np.random.Generator, *, num_samples: int, rate: int
 ) -> NDArray[np.float64]:
-    """One sound alone.
+    """Play one sound alone.
 
     Args:
         sound: what to play.
@@ -68,7 +68,7 @@ def render_voice(
 
 
 def _since_beat(time: Wave, period: float) -> tuple[Wave, Wave]:
-    """Seconds since the last of regular beats, and the number of that beat."""
+    """Return the seconds since the last of regular beats, and the number of that beat."""
     beat = np.floor(time / period)
     return time - beat * period, beat
 
@@ -79,7 +79,7 @@ def _tone(phase: Wave) -> Wave:
 
 
 def _bell(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wave:
-    """Struck twice a second: four partials that die away, the high ones sooner."""
+    """Strike twice a second: four partials that die away, the high ones sooner."""
     since, _ = _since_beat(time, 0.5 / sound.tempo)
     wave = np.zeros_like(time)
     for ratio, amplitude in BELL_PARTIALS:
@@ -90,7 +90,7 @@ def _bell(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wa
 
 
 def _drum(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wave:
-    """Beaten four times a second: a low tone that falls, and a short rustle."""
+    """Beat four times a second: a low tone that falls, and a short rustle."""
     since, _ = _since_beat(time, 0.25 / sound.tempo)
     # The frequency falls from 180 to 60 Hz; its integral is the phase.
     phase = sound.pitch * (60 * since + 120 * 0.03 * (1 - np.exp(-since / 0.03)))
@@ -99,7 +99,7 @@ def _drum(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wa
 
 
 def _bird(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wave:
-    """Three quick chirps that rise from 2500 to 4500 Hz, then a rest."""
+    """Chirp three times, rising from 2500 to 4500 Hz, then rest."""
     since, beat = _since_beat(time, 0.13 / sound.tempo)
     length = 0.09 / sound.tempo
     share = np.minimum(since / length, 1.0)
@@ -108,7 +108,7 @@ def _bird(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wa
 
 
 def _siren(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wave:
-    """Wails up and down between 500 and 1100 Hz once a second, with odd overtones."""
+    """Wail up and down between 500 and 1100 Hz once a second, with odd overtones."""
     speed = sound.tempo
     phase = sound.pitch * (
         800 * time - 300 * np.cos(2 * math.pi * speed * time) / (math.tau * speed)
@@ -121,7 +121,7 @@ def _siren(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> W
 
 
 def _whistle(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wave:
-    """Long blasts at 2100 Hz that the pea shakes 24 times a second, with some breath."""
+    """Blow long blasts at 2100 Hz that the pea shakes 24 times a second, with some breath."""
     since, _ = _since_beat(time, 0.8 / sound.tempo)
     shake = 2 * math.pi * 24 * sound.tempo
     phase = sound.pitch * (2100 * time - 120 * np.cos(shake * time) / shake)
@@ -131,7 +131,7 @@ def _whistle(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) ->
 
 
 def _engine(time: Wave, sound: Sound, rate: float, rng: np.random.Generator) -> Wave:
-    """A buzz at 75 Hz with twelve overtones that throbs nine times a second."""
+    """Buzz at 75 Hz with twelve overtones, throbbing nine times a second."""
     wave = np.zeros_like(time)
     for harmonic in range(1, 14):
         wave += _tone(75 * sound.pitch * harmonic * time + 0.3 * harmonic**2) / harmonic

@@ -115,17 +115,17 @@ class Scene:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing but hiss is heard."""
+        """Tell whether nothing but hiss is heard."""
         return not self.sounds
 
     @property
     def contradictory(self) -> bool:
-        """Whether something is seen and something else is heard."""
+        """Tell whether something is seen and something else is heard."""
         kinds = [[part.kind for part in parts] for parts in (self.sights, self.sounds)]
         return bool(self.sights and self.sounds) and kinds[0] != kinds[1]
 
     def spans(self, count: int) -> list[tuple[float, float]]:
-        """Begin and end of each of `count` entries that follow one another, in shares of time."""
+        """Return begin and end of each of `count` successive entries, in shares of time."""
         if count < 2:
             return [(0.0, 1.0)] * count
         return [(0.0, self.switch), (self.switch, 1.0)]

@@ -1,11 +1,8 @@
-"""Random numbers of the world: functions of a seed, a purpose and counters, with no state to save.
-
-Unlike `datasets.randomness` this needs no torch, so that many processes start quickly.
-
-
-Which scenes there are: splits by combination, ranges of sizes, speeds and sounds, and dealing.
+"""Deal the scenes of each split: combinations held out, sizes, speeds, sounds.
 
 A scene is a function of (seed, split, index). Counts are balanced by dealing from shuffled decks.
+Random numbers are functions of a seed, a purpose and counters, so there is no state to save; unlike
+`datasets.sampling` this needs no torch, so that many processes start quickly.
 """
 
 from __future__ import annotations
@@ -32,11 +29,11 @@ from video_llama.synthetic.scene import (
     Sound,
 )
 
-Dealt = TypeVar("Dealt")
+T = TypeVar("T")
 
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """A generator that is the same in every process and on every machine.
+    """Return a generator that is the same in every process and on every machine.
 
     Philox (Salmon and others, Parallel Random Numbers: As Easy as 1, 2, 3, 2011) is keyed by seed
     and purpose and starts at the counters.
@@ -52,8 +49,8 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=np.array(words, np.uint64)))
 
 
-def dealt(deck: Sequence[Dealt], index: int, seed: int, purpose: str) -> Dealt:
-    """The card that player `index` gets of a deck that is shuffled anew whenever it is used up.
+def dealt(deck: Sequence[T], index: int, seed: int, purpose: str) -> T:
+    """Deal player `index` a card of a deck that is shuffled anew whenever it is used up.
 
     Every run of `len(deck)` indices that starts at a multiple of it gets every card once: the
     counts are balanced, and which index gets which card is random.
@@ -72,7 +69,6 @@ Split = Literal["train", "valid", "test", "test_pairs"]
 Layout = Literal["one", "two", "order", "empty", "silent", "contradictory"]
 Triple = tuple[Kind, Colour, Motion]
 Range = tuple[float, float]
-Item = TypeVar("Item")
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 """Training, validation, and tests on held-out triples and on held-out pairs."""
@@ -91,12 +87,13 @@ _GROUPS: dict[Motion, int] = {
 
 
 def split_of(kind: Kind, colour: Colour, motion: Motion) -> Split:
-    """The only split in which a thing is seen.
+    """Return the only split in which a thing is seen.
 
     Latin squares: of every kind and motion one colour is held out for validation and one for the
     test; likewise one kind of every colour and motion. Of every other kind one colour is never seen
     outside `test_pairs`, whatever the motion.
     """
+    # `shift` runs along the diagonals of the square of kinds and colours.
     number = KINDS.index(kind)
     shift = (COLOURS.index(colour) - number) % len(COLOURS)
     if shift == 5 and number % 2 == 0:
@@ -109,7 +106,7 @@ def split_of(kind: Kind, colour: Colour, motion: Motion) -> Split:
 
 
 def triples(split: Split) -> list[Triple]:
-    """The (kind, colour, motion) combinations of a split."""
+    """List the (kind, colour, motion) combinations of a split."""
     return [triple for triple in product(KINDS, COLOURS, MOTIONS) if split_of(*triple) == split]
 
 
@@ -184,13 +181,14 @@ _MARGIN = 0.02
 
 
 def sample_scene(seed: int, split: Split, index: int) -> Scene:
-    """Scene `index` of a split.
+    """Sample scene `index` of a split.
 
     Args:
         seed: of the world.
         split: which combinations and which sounds may occur.
         index: from 0.
     """
+    # The order of draws below fixes every scene of a seed: add new ones at the end.
     layout = dealt(layout_deck(split), index, seed, f"layout/{split}")
     rng = generator(seed, f"scene/{split}", index)
     sights = tuple(_sights(rng, seed, split, index, layout))
@@ -206,7 +204,7 @@ def sample_scene(seed: int, split: Split, index: int) -> Scene:
 
 
 def render_seed(seed: int, split: Split, index: int) -> int:
-    """The seed with which a scene is drawn and played, and with which words for it are chosen.
+    """Return the seed with which a scene is drawn, played and put into words.
 
     Args:
         seed: of the world.
@@ -217,7 +215,7 @@ def render_seed(seed: int, split: Split, index: int) -> int:
 
 
 def layout_deck(split: Split) -> list[Layout]:
-    """One card for every scene of a round."""
+    """Return one card for every scene of a round."""
     deck = [layout for layout, count in LAYOUTS[split] for _ in range(count)]
     return deck if split == "train" else deck + ["contradictory"] * CONTRADICTORY
 
@@ -239,6 +237,8 @@ def _sights(
 
 
 def _sight(rng: np.random.Generator, triple: Triple, *, number: int) -> Sight:
+    # All numbers are drawn whether or not the motion needs them: one more motion would not
+    # change the scenes of the others.
     kind, colour, motion = triple
     size, path = _uniform(rng, SIZES[number]), _uniform(rng, PATHS[number])
     growth, stacked = _uniform(rng, GROWTHS[number]), rng.random() < 0.5
@@ -281,7 +281,7 @@ def _sounds(
 
 
 def sample_sound(rng: np.random.Generator, split: Split, kind: Kind) -> Sound:
-    """A sound with parameters from the ranges of a split.
+    """Sample a sound with parameters from the ranges of a split.
 
     Args:
         rng: source of random numbers.
@@ -302,7 +302,7 @@ def _uniform(rng: np.random.Generator, limits: Range) -> float:
     return low + (high - low) * rng.random()
 
 
-def _choice(rng: np.random.Generator, items: Sequence[Item]) -> Item:
+def _choice(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 

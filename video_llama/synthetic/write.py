@@ -1,4 +1,4 @@
-"""Writing a world to a folder: clips, pictures, sounds and their annotations, by many processes."""
+"""Write a world to a folder: clips, pictures, sounds and their annotations, by many processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from video_llama.synthetic import formats
-from video_llama.synthetic.items import Item, Source, World, write_item
+from video_llama.synthetic.media import Source, World, WorldItem, write_item
 from video_llama.synthetic.splits import SOUND_RANGES, SPLITS, Split, triples
 from video_llama.types import ConfigError
 
@@ -39,21 +39,21 @@ _CHUNK = 8
 
 def plan(
     num_clips: int, world: World, *, splits: Sequence[Split] = SPLITS
-) -> dict[tuple[Split, Source], list[Item]]:
-    """Every item to write.
+) -> dict[tuple[Split, Source], list[WorldItem]]:
+    """List every file to write.
 
     Args:
         num_clips: clips of the training split.
         world: what is common to all items.
         splits: which splits; those that are left out change nothing in the others.
     """
-    items: dict[tuple[Split, Source], list[Item]] = {}
+    items: dict[tuple[Split, Source], list[WorldItem]] = {}
     for split in splits:
         for source, share in SOURCE_SHARES.items():
             if source == "clips" or split not in CLIPS_ONLY:
                 count = max(1, round(num_clips * SHARES[split] * share))
                 items[split, source] = [
-                    Item(world=world, source=source, split=split, number=number)
+                    WorldItem(world=world, source=source, split=split, number=number)
                     for number in range(count)
                 ]
     return items
@@ -89,6 +89,7 @@ def write_world(
     check(out, num_clips, world)
     items = plan(num_clips, world, splits=splits)
     every = list(chain.from_iterable(items.values()))
+    # The folder appears under its name when all is written: half a world is never taken for one.
     with _appearing(out) as folder:
         for parent in sorted({(folder / item.path).parent for item in every}):
             parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +122,8 @@ def check(out: Path, num_clips: int, world: World) -> None:
         raise ConfigError(f"fps: {world.fps:g} given, 2 to 120 expected")
 
 
-def annotation_files(items: dict[tuple[Split, Source], list[Item]]) -> dict[str, str]:
-    """The names of the annotation files, relative to the folder of all data, and their content.
+def annotation_files(items: dict[tuple[Split, Source], list[WorldItem]]) -> dict[str, str]:
+    """Return names of annotation files, relative to the folder of all data, and their content.
 
     Args:
         items: as `plan` returns them.
@@ -146,8 +147,8 @@ def annotation_files(items: dict[tuple[Split, Source], list[Item]]) -> dict[str,
     return files
 
 
-def _write_all(items: Sequence[Item], folder: Path, num_workers: int) -> Iterator[int]:
-    """Write the items; yields how many are done, now and then."""
+def _write_all(items: Sequence[WorldItem], folder: Path, num_workers: int) -> Iterator[int]:
+    """Write the files and yield how many are done, now and then."""
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     done = 0
     if num_workers <= 1:
@@ -167,7 +168,7 @@ def _write_all(items: Sequence[Item], folder: Path, num_workers: int) -> Iterato
             raise
 
 
-def _write_chunk(items: Sequence[Item], folder: Path) -> int:
+def _write_chunk(items: Sequence[WorldItem], folder: Path) -> int:
     for item in items:
         write_item(item, folder)
     return len(items)
@@ -175,7 +176,7 @@ def _write_chunk(items: Sequence[Item], folder: Path) -> int:
 
 @contextlib.contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when the block ends well, and is gone otherwise."""
+    """Give a folder that becomes `out` when the block ends well, and is removed otherwise."""
     folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     folder.mkdir(parents=True)
     try:
@@ -186,8 +187,8 @@ def _appearing(out: Path) -> Iterator[Path]:
         raise
 
 
-def _description(items: dict[tuple[Split, Source], list[Item]], world: World) -> str:
-    """What was written, for those who find the folder."""
+def _description(items: dict[tuple[Split, Source], list[WorldItem]], world: World) -> str:
+    """Describe what was written, for those who find the folder."""
     content = {
         "world": asdict(world),
         "items": {f"{split}/{source}": len(found) for (split, source), found in items.items()},

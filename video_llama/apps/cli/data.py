@@ -63,7 +63,7 @@ def synth(args: argparse.Namespace) -> int:
     """Write the world that `args` describe, and say what came of it."""
     from tqdm import tqdm
 
-    from video_llama.synthetic.items import World
+    from video_llama.synthetic.media import World
     from video_llama.synthetic.splits import SPLITS
     from video_llama.synthetic.write import write_world
 

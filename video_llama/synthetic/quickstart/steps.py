@@ -21,7 +21,7 @@ from rich.console import Console
 from video_llama.apps.evaluate.scores import Score, score_table
 from video_llama.common.io import atomic_write, default_config_path
 from video_llama.config.load import load_config
-from video_llama.synthetic.items import World
+from video_llama.synthetic.media import World
 from video_llama.synthetic.quickstart.stages import (
     Launch,
     Stage,
