@@ -42,6 +42,109 @@ def frame_picture(index: int, num_frames: int, width: int, height: int) -> np.nd
     return picture
 
 
+def numbered_picture(index: int, width: int = 160, height: int = 120) -> np.ndarray:
+    """(height, width, 3) uint8 that tells its number and which way up it is.
+
+    Corners: red, blue in the upper quarter, green, yellow in the lower one. Between them two rows
+    of five blocks, white where a bit of the number is set; the first block is the lowest bit.
+    """
+    picture = np.full((height, width, 3), 128, np.uint8)
+    quarter, half = height // 4, width // 2
+    picture[:quarter, :half], picture[:quarter, half:] = (220, 20, 20), (20, 20, 220)
+    picture[3 * quarter :, :half], picture[3 * quarter :, half:] = (20, 200, 20), (220, 200, 20)
+    for bit in range(10):
+        row, column = divmod(bit, 5)
+        block = picture[quarter * (1 + row) :, column * width // 5 :]
+        block[:quarter, : width // 5] = 235 if index >> bit & 1 else 20
+    return picture
+
+
+def read_corners(picture: np.ndarray) -> str:
+    """The colours of the corners, row by row; `RBGY` for an upright `numbered_picture`."""
+    height, width = picture.shape[:2]
+    corners = ""
+    for row in (0.12, 0.88):
+        for column in (0.12, 0.88):
+            red, green, blue = picture[int(row * height), int(column * width)].astype(int)
+            warm = "Y" if green > 130 else "R"
+            cold = "B" if blue > 140 else "G" if green > 130 else "?"
+            corners += warm if red > 140 else cold
+    return corners
+
+
+def read_number(picture: np.ndarray) -> int | None:
+    """The number of a `numbered_picture` of any size; None if it is not upright."""
+    if read_corners(picture) != "RBGY":
+        return None
+    height, width = picture.shape[:2]
+    number = 0
+    for bit in range(10):
+        row, column = divmod(bit, 5)
+        y, x = int((0.375 + 0.25 * row) * height), int((column + 0.5) / 5 * width)
+        number |= int(picture[y - 2 : y + 3, x - 2 : x + 3].mean() > 128) << bit
+    return number
+
+
+def write_numbered(
+    path: Path,
+    times: Sequence[float],
+    *,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    rate: int = 25,
+    ticks: int | None = None,
+    size: tuple[int, int] = (160, 120),
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+    b_frames: int | None = None,
+    gop: int | None = None,
+    matrix: Sequence[int] | None = None,
+    sound: np.ndarray | None = None,
+    sound_start: float = 0.0,
+    sound_codec: str = "aac",
+    sound_rate: int = 16000,
+    format: str | None = None,
+) -> Path:
+    """A video of numbered pictures, one at each of the times (in seconds).
+
+    Args:
+        ticks: of a second, to which the times are rounded; the rate unless given.
+        options: of the encoder.
+        container: options of the muxer.
+        matrix: display matrix of the track.
+        sound: (C, L) float32 waveform that begins at `sound_start` seconds.
+        format: of the container; otherwise by the suffix of `path`.
+    """
+    if codec == AV1 and multiprocessing.parent_process() is None:
+        given = {name: value for name, value in locals().items() if name not in ("path", "times")}
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(write_numbered, path, times, **given).result()
+    time_base = Fraction(1, ticks or rate)
+    with av.open(str(path), "w", format=format, options=container or {}) as file:
+        stream: Any = file.add_stream(codec, rate=rate)
+        (stream.width, stream.height), stream.pix_fmt = size, pix_fmt
+        stream.codec_context.time_base = time_base
+        stream.codec_context.thread_count = 1
+        stream.bit_rate = 1_000_000
+        stream.options = options or {}
+        if b_frames is not None:
+            stream.codec_context.max_b_frames = b_frames
+        if gop is not None:
+            stream.codec_context.gop_size = gop
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        if sound is not None:
+            track: Any = file.add_stream(sound_codec, rate=sound_rate, layout=_layout(len(sound)))
+        for index, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(index, *size), format="rgb24")
+            frame.pts, frame.time_base = round(time / time_base), time_base
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+        if sound is not None:
+            encode_sound(file, track, sound, sound_rate, start=sound_start)
+    return path
+
+
 def tone(seconds: float, rate: int = 16000, hertz: float = 440.0, channels: int = 1) -> np.ndarray:
     """(channels, samples) float32 sine of amplitude 0.5; channel `c` has `c + 1` times `hertz`."""
     time = np.arange(round(seconds * rate)) / rate
@@ -177,13 +280,20 @@ def _layout(channels: int) -> str:
     return {1: "mono", 2: "stereo", 6: "5.1"}[channels]
 
 
-def encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int) -> None:
-    """Writes a (C, L) float32 waveform to a sound track of an open PyAV container."""
+def encode_sound(
+    container: Any, stream: Any, sound: np.ndarray, rate: int, *, start: float = 0.0
+) -> None:
+    """Writes a (C, L) float32 waveform to a sound track of an open PyAV container.
+
+    Args:
+        start: seconds at which the sound begins.
+    """
     resampler = av.AudioResampler(stream.format.name, stream.layout.name, rate)
-    for start in range(0, sound.shape[1], 4096):
-        piece = np.ascontiguousarray(sound[:, start : start + 4096])
+    shift = round(start * rate)
+    for begin in range(0, sound.shape[1], 4096):
+        piece = np.ascontiguousarray(sound[:, begin : begin + 4096])
         frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=_layout(len(sound)))
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = rate, shift + begin, Fraction(1, rate)
         for converted in resampler.resample(frame):
             container.mux(stream.encode(converted))
     container.mux(stream.encode(None))

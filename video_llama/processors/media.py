@@ -53,6 +53,10 @@ _NOT_MEDIA = {"concat", "dash", "ffmetadata", "hls", "lavfi", "rtsp", "sdp", "tt
 """Demuxers of FFmpeg that take text for media, or that follow links in it."""
 
 
+class CostError(MediaError):
+    """A media file that costs more to read than `LIMITS` allow."""
+
+
 def limit(name: str) -> int:
     """Return a limit of `LIMITS`, or what the environment sets in its place.
 
@@ -81,7 +85,7 @@ class Budget:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = path
+        self.path = path
         self._begin = time.monotonic()
         self._seconds, self._pixels = limit("seconds"), limit("video_pixels")
         self._spent = 0
@@ -89,7 +93,7 @@ class Budget:
     def check_time(self) -> None:
         """Raise `MediaError` when reading has taken too long."""
         if time.monotonic() - self._begin > self._seconds:
-            refuse_cost(self._path, "reading it takes too long", "seconds", "s")
+            refuse_cost(self.path, "reading it takes too long", "seconds", "s")
 
     def spend(self, pixels: int) -> None:
         """Count decoded pixels; raise `MediaError` when they or the time exceed the limit."""
@@ -101,7 +105,7 @@ class Budget:
         """Raise `MediaError` when so many pixels more would exceed the limit."""
         if self._spent + pixels > self._pixels:
             reason = f"about {self._spent + pixels:.3g} pixels have to be decoded"
-            refuse_cost(self._path, reason, "video_pixels", "pixels")
+            refuse_cost(self.path, reason, "video_pixels", "pixels")
 
 
 def refuse_cost(path: str | Path, reason: str, name: str, unit: str) -> NoReturn:
@@ -113,7 +117,7 @@ def refuse_cost(path: str | Path, reason: str, name: str, unit: str) -> NoReturn
         name: of the limit.
         unit: of the limit.
     """
-    raise MediaError(
+    raise CostError(
         path, f"{reason}, at most {limit(name)} {unit} are allowed ({limit_key(name)} sets it)"
     )
 

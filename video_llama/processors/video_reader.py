@@ -1,73 +1,82 @@
-"""Reading chosen frames of a video: through decord where that is sure to work, else through PyAV.
+"""Read chosen frames of a video: through decord where that is sure to be right, else through PyAV.
 
-Both give the frames that the released weights were trained on, to the bit. Where PyAV can pass over
-frames that nobody needs it comes first, for decord decodes them all. PyAV looks at any file first:
-decord takes cover art for a video, miscounts after a seek in some codecs and containers, and
-ends the process on some damaged headers. It also has no wheels for some machines. A reader belongs
-to the thread that made it: decord crashes when two share one.
+Both give the frames that the released weights were trained on, to the bit. PyAV reads the packets
+of any file first (see `packets`). Where they tell frames and places to jump to, it decodes only
+what it needs. Elsewhere it decodes the whole video and counts the frames that are shown: the index
+of a frame is its number among them. Times are those at which a player shows the frames.
 
-
-Finding and reading chosen frames of a video through PyAV.
-
-The frames equal decord's, which the released weights were trained on, to the bit.
+A reader belongs to the thread that made it: decord crashes when two share one.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
-from bisect import bisect_right
+import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, cast
 
+import av
 import numpy as np
 import torch
+from av.buffer import Buffer
 from av.container import InputContainer
 from av.filter import Graph
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from video_llama.processors.media import duration_of, frame_rate, open_container, require_video
+from video_llama.processors.media import (
+    TOGETHER,
+    Budget,
+    CostError,
+    find_audio,
+    frame_rate,
+    limit,
+    open_container,
+    presentation_start,
+    refuse_cost,
+    require_video,
+)
+from video_llama.processors.packets import Entry, PacketIndex
+from video_llama.processors.sampling import Timeline, timeline
 from video_llama.types import MediaError
 
-_DECORD_CONTAINERS = {"avi", "matroska", "mov", "mp4", "webm"}
+_DECORD_CONTAINERS = {"matroska", "mov", "mp4", "webm"}
 """Containers in which decord finds the right frames; in MPEG-TS and MPEG-PS it does not."""
 
-_DECORD_CODECS = {"h264", "mpeg4", "vp8", "vp9"}
-"""Codecs in which it does; after a seek in HEVC its frames are some places off."""
+_DECORD_CODECS = {"h264", "vp8", "vp9"}
+"""Codecs in which it does; in HEVC and MPEG-4 part 2 its frames are off after a seek."""
 
-Choose = Callable[[int, float], Sequence[int]]
-"""From the number of frames and the frames per second to the indices of the frames wanted."""
+_SKIPPING = {"h264"}
+"""Codecs whose decoders can pass over frames that no other frame is made from."""
+
+_MANY_PIXELS = 2**24
+"""Pixels of a frame above which one thread decodes: each thread holds frames of its own."""
+
+Choose = Callable[[Timeline], Sequence[int]]
+"""From the times of all frames to the indices of those wanted. May be called twice."""
 
 
-class FrameReader(Protocol):
-    """An open video.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """Frames that were read.
 
     Attributes:
-        num_frames: how many frames it has.
-        fps: average frames per second; not finite if unknown.
+        timeline: of all frames of the video.
+        indices: of the T frames read.
+        frames: (T, H, W, 3) uint8, RGB, upright, resized (bilinear, the aspect ratio is not kept).
     """
 
-    num_frames: int
-    fps: float
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Decodes frames.
-
-        Args:
-            indices: of the frames, in rising order.
-
-        Returns:
-            (T, H, W, 3) uint8, RGB, upright, resized (bilinear, the aspect ratio is not kept).
-
-        Raises:
-            MediaError: a frame cannot be decoded.
-        """
+    timeline: Timeline
+    indices: list[int]
+    frames: np.ndarray
 
 
 class DecordError(MediaError):
@@ -105,7 +114,7 @@ class DecordReader:
         self.fps = float(self._reader.get_avg_fps())
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Decodes frames; see `FrameReader`."""
+        """Decode frames by their indices, which rise."""
         try:
             frames: np.ndarray = self._reader.get_batch(list(indices)).asnumpy()
         except self._failures as error:
@@ -113,44 +122,50 @@ class DecordReader:
         return frames
 
 
-def read_frames(
-    path: str | Path, choose: Choose, *, height: int, width: int
-) -> tuple[FrameReader, list[int], np.ndarray]:
-    """Opens a video and decodes the frames that `choose` asks for.
+def read_frames(path: str | Path, choose: Choose, *, height: int, width: int) -> Reading:
+    """Open a video and decode the frames that `choose` asks for.
 
     Args:
         path: of the file.
-        choose: called once, with what the reader says of the video.
+        choose: called with the times of the frames; twice where these are known only at the end.
         height: of the frames, in pixels.
         width: likewise.
 
-    Returns:
-        The reader, the indices and the frames, (T, H, W, 3) uint8.
-
     Raises:
-        MediaError: the file is no video, or the frames cannot be decoded.
+        MediaError: the file is no video, the frames cannot be decoded, or this costs too much.
     """
     reader = PyAvReader(path, height=height, width=width)
-    if reader.num_frames < 1:
-        raise MediaError(path, "its video track has no frames")
-    if reader.end < 0.9 * reader.promised and reader.end < reader.promised - 0.5:
-        reason = f"its video track ends at {reader.end:.4g} s of {reader.promised:.4g} s"
-        raise MediaError(path, f"{reason}; the file is cut short or damaged")
-    indices = list(choose(reader.num_frames, reader.fps))
-    if _suits_decord(reader):
-        with suppress(MediaError):  # the other ways make more of a damaged file
-            if (frames := reader.skim(indices)) is not None:
-                return reader, indices, frames
-        if decord_module() is not None:
-            with suppress(DecordError):  # PyAV may do better, and if not its error says more
-                frames = _read_by_decord(path, reader.num_frames, indices, height, width)
-                return reader, indices, frames
-    return reader, indices, reader.read(indices)
+    reader.check_complete()
+    if not reader.is_exact:
+        # One pass is enough where the packets are frames after all, as they mostly are.
+        with suppress(MediaError):
+            reader.expect(choose(reader.timeline))
+        reader.count()
+    indices = list(choose(reader.timeline))
+    frames = _read(reader, path, indices, height, width)
+    return Reading(timeline=reader.timeline, indices=indices, frames=frames)
+
+
+def _read(
+    reader: PyAvReader, path: str | Path, indices: list[int], height: int, width: int
+) -> np.ndarray:
+    """Read frames the cheapest way that is sure to be right."""
+    try:
+        if (frames := reader.skim(indices)) is not None:
+            return frames
+    except CostError:
+        raise
+    except MediaError:
+        pass  # the other ways make more of a damaged file
+    if decord_module() is not None and _suits_decord(reader):
+        with suppress(DecordError):  # PyAV may do better, and if not its error says more
+            return _read_by_decord(path, reader.num_frames, indices, height, width)
+    return reader.read(indices)
 
 
 @cache
 def decord_module() -> ModuleType | None:
-    """decord, with its messages to stderr turned off; None on machines that it has no wheel for."""
+    """Return decord, silenced; None on machines that it has no wheel for."""
     if importlib.util.find_spec("decord") is None:
         return None
     decord = importlib.import_module("decord")
@@ -159,11 +174,17 @@ def decord_module() -> ModuleType | None:
 
 
 def _suits_decord(reader: PyAvReader) -> bool:
-    """Whether decord finds the right frames, and no damaged header makes it end the process."""
+    """Tell whether decord finds the right frames, and no damaged header makes it end the process.
+
+    It counts packets, so none may be hidden; it knows no mirrored frames.
+    """
     return (
-        reader.codec in _DECORD_CODECS
+        reader.is_exact
+        and reader.packets.all_shown
+        and reader.codec in _DECORD_CODECS
         and bool(_DECORD_CONTAINERS & reader.containers)
         and reader.promised_frames in (0, reader.num_frames)
+        and reader.is_upright()
     )
 
 
@@ -176,25 +197,13 @@ def _read_by_decord(
     return reader.read(indices)
 
 
-_FILTERS_OF_TURNS: dict[int, list[tuple[str, str]]] = {
-    0: [],
-    1: [("transpose", "cclock")],
-    2: [("hflip", ""), ("vflip", "")],
-    3: [("transpose", "clock")],
-}
-"""FFmpeg's filters that turn a picture by so many quarters, against the clock."""
-
-_SKIPPING = {"h264"}
-"""Codecs whose decoders can pass over frames that no other frame is made from."""
-
-
 class PyAvReader:
-    """A video read by PyAV. Frames are known by their times, which opening it collects.
+    """A video read by PyAV.
 
     Attributes:
-        num_frames: how many frames it has.
-        fps: average frames per second; not finite if unknown.
-        end: seconds from the start of the track to the end of its last frame.
+        packets: what its packets say.
+        is_exact: whether they tell all frames; otherwise `count` must come before `read`.
+        timeline: when the frames are shown.
         promised: seconds that the header gives the track; 0 if it gives none, as in Matroska.
         promised_frames: frames that the header gives the track; 0 likewise.
         codec: FFmpeg's name of the codec.
@@ -212,55 +221,264 @@ class PyAvReader:
     def __init__(self, path: str | Path, *, height: int, width: int) -> None:
         self._path, self._size = path, (height, width)
         self._graph: tuple[object, Graph] | None = None
+        self._found: dict[int, np.ndarray] = {}
+        self._expected: set[int] = set()
+        self._budget = Budget(path)
         with open_container(path) as container:
             stream = require_video(container, path)
-            packets = [
-                (p.pts, p.is_keyframe, p.duration or 0)
-                for p in container.demux(stream)
-                if p.size and not p.is_discard
-            ]
-            rate, seconds = frame_rate(stream), duration_of(container, stream)
-            ticks = max(((pts or 0) + length for pts, _, length in packets), default=0)
-            self.end = float((ticks - (stream.start_time or 0)) * (stream.time_base or 1))
-            self.promised = float((stream.duration or 0) * (stream.time_base or 1))
-            self.promised_frames = stream.frames
             self.codec = stream.codec_context.codec.canonical_name
             self.containers = frozenset(container.format.name.split(","))
-        times = [pts for pts, _, _ in packets if pts is not None]
-        # AVI and raw streams have no display times: then frames are counted as they come.
-        self._times = sorted(times) if len(set(times)) == len(packets) else None
-        closed = self._times is not None and _is_closed(packets)
-        self._can_skip = closed and self.codec in _SKIPPING
-        self._key_times = sorted(pts for pts, key, _ in packets if key and pts is not None)
-        self.num_frames = len(packets)
-        self.fps = rate or (self.num_frames / seconds if seconds else math.nan)
+            self._pixels = stream.codec_context.width * stream.codec_context.height
+            self._is_intra = stream.codec_context.codec.intra_only
+            self._tick = float(stream.time_base or 0)
+            self._rate = frame_rate(stream)
+            self._start = presentation_start(container)
+            self._has_sound = find_audio(container) is not None
+            self.promised = float((stream.duration or 0) * self._tick)
+            self.promised_frames = stream.frames
+            track_start = (stream.start_time or 0) * self._tick
+            self.packets = PacketIndex(container, stream, self._budget)
+        self.is_exact = self.packets.is_exact
+        self._track_seconds = self.packets.end * self._tick - track_start
+        times = self.packets.times if self.is_exact else range(self.packets.num_packets)
+        self.timeline = self._timeline(times, self._tick if self.is_exact else 0.0)
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames are shown."""
+        return len(self.timeline.seconds)
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second."""
+        return self.timeline.fps
+
+    def check_complete(self) -> None:
+        """Raise `MediaError` for a track without frames or one that was cut short."""
+        if self.packets.num_packets < 1:
+            raise MediaError(self._path, "its video track has no frames")
+        end, promised = self._track_seconds, self.promised
+        if end < 0.9 * promised and end < promised - 0.5:
+            reason = f"its video track ends at {end:.4g} s of {promised:.4g} s"
+            raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
+
+    def is_upright(self) -> bool:
+        """Tell whether the first frame is shown as it is stored, neither turned nor mirrored."""
+        with self._open() as (container, stream):
+            return all(
+                _orientation(frame) == _UPRIGHT for frame in islice(container.decode(stream), 1)
+            )
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Keep these frames while counting; they are what a caller will probably read."""
+        self._expected = set(indices)
+
+    def count(self) -> None:
+        """Decode the whole video to learn its frames and their times.
+
+        Raises:
+            MediaError: it is damaged, holds no frame or costs too much to decode.
+        """
+        self._budget.expect(self.packets.num_packets * self._pixels)
+        shown: list[int | None] = []
+        decoded: list[int | None] = []
+        with self._open() as (container, stream):
+            for index, frame in enumerate(self._whole_frames(container, stream)):
+                shown.append(frame.pts)
+                decoded.append(frame.dts)
+                if index in self._expected:
+                    self._found[index] = self._picture(frame)
+        if not shown:
+            raise MediaError(self._path, "none of its frames can be decoded")
+        # AVI has no display times. Then the times at which frames leave the decoder are as good,
+        # as they leave it in the order in which they are shown.
+        slots = sorted(self.packets.times)
+        for times in (shown, decoded, slots):
+            if len(times) == len(shown) and _is_rising(times):
+                self.timeline = self._timeline(cast(list[int], times), self._tick)
+                return
+        self.timeline = self._timeline(range(len(shown)), 0.0)
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Decodes frames; see `readers.FrameReader`."""
-        found: dict[int, np.ndarray] = {}
-        if self._times is not None:
-            self._collect(indices, found, seek=True)
-        if len(found) < len(set(indices)):  # no times, or a container whose seeking is not exact
-            self._collect(indices, found, seek=False)
+        """Decode frames.
+
+        Args:
+            indices: of the frames, in rising order.
+
+        Returns:
+            (T, H, W, 3) uint8, RGB, upright, resized.
+
+        Raises:
+            MediaError: a frame cannot be decoded.
+        """
+        found = self._found
+        if self.is_exact:
+            with self._open() as (container, stream):
+                self._jump(container, stream, indices, found)
+        # Some containers do not seek to where they are told. Then all is decoded from the start.
+        if missing := set(indices) - set(found):
+            with self._open() as (container, stream):
+                for index, frame in self._from_start(container, stream):
+                    if index in missing:
+                        found[index] = self._picture(frame)
+                    if index >= max(missing):
+                        break
         return self._stacked(indices, found)
 
     def skim(self, indices: Sequence[int]) -> np.ndarray | None:
-        """Decodes frames, and of the others only those that they are made from.
+        """Decode frames, and of the others only those that they are made from.
 
         Args:
             indices: as in `read`.
 
         Returns:
-            As `read`; None where the file is of a kind that this is not sure to be right for.
+            As `read`; None where the decoder cannot do that.
 
         Raises:
             MediaError: the file is damaged, or a frame cannot be decoded without the others.
         """
-        if not self._can_skip:
+        if not self.is_exact or self.codec not in _SKIPPING:
             return None
         found: dict[int, np.ndarray] = {}
-        self._collect(indices, found, seek=True, skip=True)
+        # What a decoder makes of damage differs between versions of FFmpeg.
+        with self._open(err_detect="explode") as (container, stream):
+            self._jump(container, stream, indices, found, skip=True)
         return self._stacked(indices, found)
+
+    def _timeline(self, ticks: Sequence[int], tick: float) -> Timeline:
+        """Return when frames are shown, from their times in ticks; without ticks, from the rate."""
+        if not ticks:
+            return Timeline(seconds=[], end=0.0, fps=self._rate or 1.0)
+        if not tick:
+            rate = self._rate or len(ticks) / max(self._track_seconds, 0.001)
+            return timeline([index / rate for index in ticks], fps=rate, tick=1e-3, last=0, start=0)
+        times = [time * tick for time in ticks]
+        # A track that begins between key frames shows nothing until the first of them.
+        is_late = self._has_sound and times[0] > self._start + TOGETHER
+        return timeline(
+            times,
+            fps=self._rate,
+            tick=tick,
+            last=self.packets.last_duration * tick,
+            start=self._start if is_late else times[0],
+        )
+
+    @contextmanager
+    def _open(self, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """Open the file for decoding."""
+        with open_container(self._path) as container:
+            stream = require_video(container, self._path)
+            threads = decoding_threads() if self._pixels < _MANY_PIXELS else 1
+            # Threads of whole frames would decode frames that nobody asked for.
+            stream.thread_type = "SLICE" if self._is_intra else "AUTO"
+            stream.codec_context.thread_count = threads
+            # The size may grow behind the header.
+            options["max_pixels"] = str(limit("frame_pixels"))
+            stream.codec_context.options = options
+            yield container, stream
+
+    def _jump(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        indices: Sequence[int],
+        found: dict[int, np.ndarray],
+        *,
+        skip: bool = False,
+    ) -> None:
+        """Decode frames from the entry before each, and put them into `found`."""
+        times = self.packets.times
+        wanted = {times[index] for index in indices} if skip or self._is_intra else None
+        frames = self._decoded(container, stream, self.packets.entries[0], wanted)
+        position = self.packets.entries[0].pts
+        for index in sorted(set(indices) - set(found)):
+            time = times[index]
+            entry = self.packets.entry_before(time)
+            # Decoding on is shorter than a jump back to where it stands.
+            if entry.pts > position:
+                container.seek(entry.seek, stream=stream)
+                frames = self._decoded(container, stream, entry, wanted)
+            for frame in frames:
+                position = frame.pts if frame.pts is not None else position
+                if position == time:
+                    found[index] = self._picture(frame)
+                if position >= time:
+                    break
+
+    def _decoded(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        entry: Entry,
+        wanted: set[int] | None,
+    ) -> Iterator[VideoFrame]:
+        """Decode from an entry on; nothing, if the container does not lead there.
+
+        Args:
+            container: the open file, somewhere before the entry.
+            stream: its video track.
+            entry: where to begin.
+            wanted: times of frames; others are left out if none is made from them. None: all.
+        """
+        is_there = False
+        for packet in _packets(container, stream):
+            if not is_there:
+                is_there = packet.pts == entry.pts
+                if packet.dts is not None and packet.dts > entry.pts:
+                    return
+                if not is_there:
+                    continue
+            if wanted is not None and packet.size:
+                is_wanted = packet.pts in wanted
+                if self._is_intra and not is_wanted:
+                    continue
+                stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+            for frame in packet.decode():
+                self._budget.spend(self._checked_pixels(frame))
+                yield frame
+
+    def _from_start(
+        self, container: InputContainer, stream: VideoStream
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode all frames, with their indices."""
+        if not self.is_exact:
+            yield from enumerate(self._whole_frames(container, stream))
+            return
+        numbers = {time: index for index, time in enumerate(self.packets.times)}
+        for frame in self._whole_frames(container, stream):
+            if frame.pts in numbers:
+                yield numbers[frame.pts], frame
+
+    def _whole_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        """Decode all frames from the first whole one on; errors count from there on only."""
+        is_waiting, has_begun = self.packets.has_keys, False
+        for packet in _packets(container, stream):
+            self._budget.check_time()
+            is_waiting = is_waiting and not packet.is_keyframe
+            if is_waiting and packet.size:
+                continue
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                if has_begun:
+                    raise
+                continue
+            for frame in frames:
+                self._budget.spend(self._checked_pixels(frame))
+                has_begun = has_begun or not frame.is_corrupt
+                if has_begun:
+                    yield frame
+
+    def _checked_pixels(self, frame: VideoFrame) -> int:
+        pixels = frame.width * frame.height
+        if pixels > limit("frame_pixels"):
+            refuse_cost(
+                self._path,
+                f"frames of {frame.width}x{frame.height} pixels are too large",
+                "frame_pixels",
+                "pixels",
+            )
+        return pixels
 
     def _stacked(self, indices: Sequence[int], found: dict[int, np.ndarray]) -> np.ndarray:
         for index in indices:
@@ -269,59 +487,12 @@ class PyAvReader:
                 raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
         return np.stack([found[index] for index in indices])
 
-    def _collect(
-        self,
-        indices: Sequence[int],
-        found: dict[int, np.ndarray],
-        *,
-        seek: bool,
-        skip: bool = False,
-    ) -> None:
-        """Puts the frames that can be decoded into `found`."""
-        wanted = {self._times[index] for index in indices} if skip and self._times else None
-        with open_container(self._path) as container:
-            stream = require_video(container, self._path)
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = decoding_threads()
-            if skip:  # what a decoder makes of damage differs between versions of FFmpeg
-                stream.codec_context.options = {"err_detect": "explode"}
-            frames = self._numbered(container, stream, wanted)
-            position = -1
-            for index in sorted(set(indices) - set(found)):
-                if seek and self._seek(container, stream, position, index):
-                    frames = self._numbered(container, stream, wanted)
-                for number, frame in frames:
-                    position = number
-                    if number == index:
-                        found[index] = self._picture(frame)
-                    if number >= index:
-                        break
-
-    def _seek(self, container: InputContainer, stream: VideoStream, now: int, index: int) -> bool:
-        """Jumps to the key frame before a frame, unless decoding on from `now` is shorter."""
-        assert self._times is not None
-        key = bisect_right(self._key_times, self._times[index]) - 1
-        if key < 0 or (now >= 0 and self._key_times[key] <= self._times[now]):
-            return False
-        container.seek(self._key_times[key], stream=stream)
-        return True
-
-    def _numbered(
-        self, container: InputContainer, stream: VideoStream, wanted: set[int] | None
-    ) -> Iterator[tuple[int, VideoFrame]]:
-        """The frames from the current place on, with their indices; see `_decoded`."""
-        numbers = None if self._times is None else {t: i for i, t in enumerate(self._times)}
-        for place, frame in enumerate(_decoded(container, stream, wanted)):
-            number = place if numbers is None else numbers.get(frame.pts or 0)
-            if number is not None:
-                yield number, frame
-
     def _picture(self, frame: VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8, turned as the file asks for (phones film sideways)."""
-        turns = round(frame.rotation / 90) % 4
-        kind = (frame.width, frame.height, frame.format.name, turns)
+        """Return (H, W, 3) uint8, turned as the file asks for (phones film sideways)."""
+        orientation = _orientation(frame)
+        kind = (frame.width, frame.height, frame.format.name, orientation)
         if self._graph is None or self._graph[0] != kind:
-            self._graph = (kind, _graph(frame, turns, *self._size))
+            self._graph = (kind, _graph(frame, orientation, *self._size))
         graph = self._graph[1]
         graph.push(frame)
         scaled = graph.pull()
@@ -329,44 +500,60 @@ class PyAvReader:
         return scaled.to_ndarray()
 
 
-def _is_closed(packets: Sequence[tuple[int | None, bool, int]]) -> bool:
-    """Whether each (time, is key frame, duration) in decoding order is shown after its key frame.
-
-    In an open group of pictures some are shown before it and need the group before. Decord counts
-    wrong after a jump over those, so what it and a decoder that skips find there may differ.
-    """
-    key = -math.inf
-    for time, is_key, _ in packets:
-        if time is None or time < key:
-            return False
-        key = time if is_key else key
-    return True
-
-
-def _decoded(
-    container: InputContainer, stream: VideoStream, wanted: set[int] | None
-) -> Iterator[VideoFrame]:
-    """The frames from the current place on.
-
-    Args:
-        container: the open file.
-        stream: its video track.
-        wanted: times of frames; others are left out if none is made from them. None: all frames.
-    """
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Read the packets that hold data, and the one at the end that makes the decoder finish."""
     for packet in container.demux(stream):
-        if wanted is not None:
-            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-        yield from packet.decode()
+        # A decoder takes an empty packet in the middle for the end.
+        if packet.size or packet.dts is None:
+            yield packet
 
 
-def _graph(frame: VideoFrame, turns: int, height: int, width: int) -> Graph:
-    """Filters that turn and resize frames like this one, those that decord uses."""
+def _is_rising(times: Sequence[int | None]) -> bool:
+    """Tell whether every frame has a time and each is later than the one before."""
+    known = [time for time in times if time is not None]
+    return len(known) == len(times) and all(map(int.__lt__, known, known[1:]))
+
+
+_UPRIGHT = (1, 0, 0, 1)
+
+_FILTERS_OF_ORIENTATION: dict[tuple[int, int, int, int], list[tuple[str, str]]] = {
+    _UPRIGHT: [],
+    (-1, 0, 0, 1): [("hflip", "")],
+    (1, 0, 0, -1): [("vflip", "")],
+    (-1, 0, 0, -1): [("hflip", ""), ("vflip", "")],
+    (0, 1, -1, 0): [("transpose", "clock")],
+    (0, -1, 1, 0): [("transpose", "cclock")],
+    (0, 1, 1, 0): [("transpose", "cclock_flip")],
+    (0, -1, -1, 0): [("transpose", "clock_flip")],
+}
+"""FFmpeg's filters for the signs (a, b, c, d) of a display matrix.
+
+A matrix takes the pixel at (x, y) to (a x + c y, b x + d y); y points down.
+"""
+
+
+def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """Return the signs (a, b, c, d) of the display matrix nearest to that of a frame."""
+    side = frame.side_data.get("DISPLAYMATRIX")
+    if side is None:
+        return _UPRIGHT
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(cast(Buffer, side))[:36])
+    # A turn by an odd angle goes to the nearest quarter, as players without that ability do.
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1)
+    return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
+
+
+def _graph(
+    frame: VideoFrame, orientation: tuple[int, int, int, int], height: int, width: int
+) -> Graph:
+    """Return filters that turn and resize frames like this one, those that decord uses."""
     graph = Graph()
     last = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
     )
     scale = ("scale", f"{width}:{height}:flags=bilinear")
-    for name, arguments in [*_FILTERS_OF_TURNS[turns], scale, ("format", "rgb24")]:
+    for name, arguments in [*_FILTERS_OF_ORIENTATION[orientation], scale, ("format", "rgb24")]:
         following = graph.add(name, arguments)
         last.link_to(following)
         last = following
@@ -376,5 +563,5 @@ def _graph(frame: VideoFrame, turns: int, height: int, width: int) -> Graph:
 
 
 def decoding_threads() -> int:
-    """Decoding threads: one in a data worker, which has siblings; else 0, as many as cores."""
+    """Return the decoding threads: 1 in a data worker, which has siblings; else 0, one per core."""
     return 0 if torch.utils.data.get_worker_info() is None else 1

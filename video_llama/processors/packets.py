@@ -1,0 +1,310 @@
+"""Tell from the packets of a video, without decoding, which frames it shows and where to jump.
+
+Seeking in a video is only right where two things hold: every frame is known by a packet of its
+own, and decoding can start afresh at the packets that are jumped to. Flags of the container prove
+neither: they call a picture in an open group or the start of an intra refresh a key frame, and
+count packets that show nothing. The first bytes of the packets do. Where they leave a doubt,
+`PacketIndex` is not exact, and the reader decodes the whole video and counts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import NamedTuple
+
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from video_llama.processors.media import Budget, limit, refuse_cost
+
+
+class PacketRole(NamedTuple):
+    """What a packet is for.
+
+    Attributes:
+        is_shown: it makes exactly one frame that is shown; otherwise none.
+        is_entry: decoding can start here, and all frames shown later come out right.
+    """
+
+    is_shown: bool
+    is_entry: bool
+
+
+Classify = Callable[["Packet[VideoStream]"], PacketRole | None]
+"""From a packet to its role; None if its bytes leave a doubt."""
+
+_SHOWN, _ENTRY, _HIDDEN = PacketRole(True, False), PacketRole(True, True), PacketRole(False, False)
+
+
+class Entry(NamedTuple):
+    """A packet at which decoding can start.
+
+    Attributes:
+        pts: time at which its frame is shown, in ticks.
+        seek: time to give to a seek, in ticks: containers count in decoding times.
+    """
+
+    pts: int
+    seek: int
+
+
+class PacketIndex:
+    """The packets of a video track, read once from the start.
+
+    Attributes:
+        num_packets: packets that hold data and are to be shown.
+        times: of the frames, in ticks and rising; what the packets say, a guess if not `is_exact`.
+        entries: where to jump to, rising.
+        is_exact: every frame is known by the time of its packet, and the entries are sure.
+        all_shown: no packet is hidden, so that one may count packets.
+        has_keys: the container marks key frames.
+        first_key: a packet in front of the first key frame cannot be decoded.
+        end: ticks at which the last frame ends.
+        last_duration: ticks that the last frame is shown; 0 if unknown.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream, budget: Budget) -> None:
+        self.num_packets = self.end = self.last_duration = 0
+        self.times: list[int] = []
+        self.entries: list[Entry] = []
+        self.has_keys, self.all_shown = False, True
+        self.is_exact = self._read(container, stream, budget)
+        self.times.sort()
+        self.entries.sort()
+        # Two frames at one time cannot be told apart.
+        self.is_exact = self.is_exact and all(map(int.__lt__, self.times, self.times[1:]))
+
+    def entry_before(self, time: int) -> Entry:
+        """Return the last entry from which the frame of a time can be decoded."""
+        return self.entries[bisect_right(self.entries, time, key=lambda entry: entry.pts) - 1]
+
+    def _read(self, container: InputContainer, stream: VideoStream, budget: Budget) -> bool:
+        """Read all packets; return whether their roles and times are sure."""
+        classify = _classifier(stream, set(container.format.name.split(",")))
+        is_sure, last_dts, max_frames = classify is not None, None, limit("frames")
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue  # a capture program dropped this frame, or the end of the file
+            role = classify(packet) if is_sure and classify else _SHOWN
+            pts, dts = packet.pts, packet.dts
+            if role is None or (role.is_shown and pts is None):
+                is_sure, role = False, _SHOWN
+            # Times that fall back come from files that were glued together.
+            if dts is not None and last_dts is not None and dts < last_dts:
+                is_sure = False
+            last_dts = dts if dts is not None else last_dts
+            self.has_keys |= packet.is_keyframe
+            if pts is not None and role.is_entry:
+                self.entries.append(Entry(pts, pts if dts is None else min(pts, dts)))
+            if not self.entries:
+                is_sure = False  # it begins between key frames
+            self._count(packet, role)
+            if not self.num_packets % 256:
+                budget.check_time()
+            if self.num_packets > max_frames:
+                refuse_cost(budget.path, "its video track is too long", "frames", "frames")
+        return is_sure
+
+    def _count(self, packet: Packet[VideoStream], role: PacketRole) -> None:
+        self.all_shown &= role.is_shown
+        if packet.is_discard or not role.is_shown:
+            return  # the edit list of an mp4 leaves such frames out
+        self.num_packets += 1
+        if packet.pts is not None:
+            self.times.append(packet.pts)
+        end = (packet.pts or 0) + (packet.duration or 0)
+        if end > self.end:
+            self.end, self.last_duration = end, packet.duration or 0
+
+
+def _classifier(stream: VideoStream, containers: set[str]) -> Classify | None:
+    """Return how to read a codec's packets; None where times or packets are not reliable."""
+    context = stream.codec_context
+    codec = context.codec.canonical_name
+    if context.codec.intra_only or codec in _ONE_TO_ONE:
+        return _in_order
+    # AVI has no display times and FFmpeg guesses them. Program streams time some frames only.
+    if containers & {"avi", "mpeg"}:
+        return None
+    if codec == "h264":
+        # A transport stream may hold the two fields of a frame in two packets.
+        is_split = "mpegts" in containers and context.field_order not in _PROGRESSIVE
+        return None if is_split else H264Classifier(_length_size(context.extradata, 4))
+    if codec == "hevc":
+        return HevcClassifier(_length_size(context.extradata, 21))
+    if codec == "gif":
+        return GifClassifier()
+    return {"vp8": _vp8, "vp9": _vp9, "mpeg4": _mpeg4}.get(codec)
+
+
+_ONE_TO_ONE = {"av1", "ffv1", "huffyuv", "png", "qtrle"}
+"""Codecs without reordering, or whose packets hold one shown frame by definition (AV1)."""
+
+_PROGRESSIVE = {0, 1}
+"""FFmpeg's orders of fields of a track without fields: unknown and progressive."""
+
+
+def _in_order(packet: Packet[VideoStream]) -> PacketRole:
+    """Classify a packet of a codec in which each is one shown frame and the key flags are true."""
+    return _ENTRY if packet.is_keyframe else _SHOWN
+
+
+class GifClassifier:
+    """Packets of a GIF: each paints over the one before, so only the first is an entry."""
+
+    def __init__(self) -> None:
+        self._is_first = True
+
+    def __call__(self, packet: Packet[VideoStream]) -> PacketRole:
+        """Classify the next packet."""
+        role = _ENTRY if self._is_first else _SHOWN
+        self._is_first = False
+        return role
+
+
+def _length_size(extradata: bytes | None, place: int) -> int:
+    """Return the bytes of the length in front of each unit; 0 where start codes part the units."""
+    if not extradata or extradata[0] != 1 or len(extradata) <= place:
+        return 0
+    return (extradata[place] & 3) + 1
+
+
+_NO_PICTURE, _DAMAGED = -1, -2
+
+
+def _first_unit(data: memoryview, length_size: int, is_picture: Callable[[int], bool]) -> int:
+    """Return the first byte of the first unit of a packet that belongs to a picture.
+
+    Args:
+        data: a packet of H.264 or HEVC.
+        length_size: bytes of the length in front of each unit; 0 for start codes.
+        is_picture: whether a unit with such a first byte belongs to a picture.
+
+    Returns:
+        The byte, `_NO_PICTURE`, or `_DAMAGED` where a length is wrong.
+    """
+    size, place = len(data), 0
+    if length_size:
+        while place + length_size < size:
+            begin = place + length_size
+            place = begin + int.from_bytes(data[place:begin], "big")
+            if place > size:
+                return _DAMAGED
+            if place > begin and is_picture(data[begin]):
+                return data[begin]
+        return _NO_PICTURE if place == size else _DAMAGED
+    text = bytes(data)
+    while (place := text.find(b"\0\0\1", place) + 3) > 2 and place < size:
+        if is_picture(text[place]):
+            return text[place]
+    return _NO_PICTURE
+
+
+class H264Classifier:
+    """Packets of H.264: only an IDR picture makes the decoder forget what came before it.
+
+    Args:
+        length_size: bytes of the length in front of each unit; 0 for start codes.
+    """
+
+    def __init__(self, length_size: int) -> None:
+        self._length_size = length_size
+
+    def __call__(self, packet: Packet[VideoStream]) -> PacketRole | None:
+        """Classify a packet by the first slice in it: 5 is of an IDR picture, 1 and 2 of others."""
+        unit = _first_unit(
+            memoryview(packet), self._length_size, lambda byte: byte & 31 in (1, 2, 5)
+        )
+        if unit < 0:
+            return _HIDDEN if unit == _NO_PICTURE else None
+        return _ENTRY if unit & 31 == 5 else _SHOWN
+
+
+class HevcClassifier:
+    """Packets of HEVC: pictures of types 16 to 21 are entries.
+
+    Pictures that are shown before an entry but come after it may need the group before. After the
+    first entry there is none, and decoders leave them out.
+
+    Args:
+        length_size: bytes of the length in front of each unit; 0 for start codes.
+    """
+
+    def __init__(self, length_size: int) -> None:
+        self._length_size = length_size
+        self._num_entries = 0
+
+    def __call__(self, packet: Packet[VideoStream]) -> PacketRole | None:
+        """Classify the next packet by the first slice in it (types below 32)."""
+        unit = _first_unit(memoryview(packet), self._length_size, lambda byte: byte >> 1 & 63 < 32)
+        if unit < 0:
+            return _HIDDEN if unit == _NO_PICTURE else None
+        kind = unit >> 1 & 63
+        if 16 <= kind <= 21:
+            self._num_entries += 1
+            return _ENTRY
+        is_lost = kind in (8, 9) and self._num_entries == 1
+        return _HIDDEN if is_lost else _SHOWN
+
+
+def _vp8(packet: Packet[VideoStream]) -> PacketRole:
+    """Classify a packet of VP8 (RFC 6386, section 9.1): alternate reference frames are hidden."""
+    first = memoryview(packet)[0]
+    return PacketRole(is_shown=bool(first & 16), is_entry=not first & 1)
+
+
+def _vp9(packet: Packet[VideoStream]) -> PacketRole | None:
+    """Classify a packet of VP9: a superframe holds hidden frames and at most one shown frame."""
+    frames = _vp9_frames(memoryview(packet))
+    if frames is None:
+        return None
+    roles = [_vp9_frame(frame) for frame in frames]
+    shown = sum(role.is_shown for role in roles)
+    return None if shown > 1 else PacketRole(shown == 1, roles[0].is_entry)
+
+
+def _vp9_frames(data: memoryview) -> list[int] | None:
+    """Return the first bytes of the frames in a packet; None if its index is damaged."""
+    last = data[-1]
+    if last & 0xE0 != 0xC0:
+        return [data[0]]
+    count, width = (last & 7) + 1, (last >> 3 & 3) + 1
+    start = len(data) - 2 - count * width
+    if start < 0 or data[start] != last:
+        return [data[0]]
+    frames, place = [], 0
+    for i in range(count):
+        if place >= start:
+            return None
+        frames.append(data[place])
+        at = start + 1 + i * width
+        place += int.from_bytes(data[at : at + width], "little")
+    return frames
+
+
+def _vp9_frame(byte: int) -> PacketRole:
+    """Classify a frame by its first byte: marker 2 bits, profile 2, existing, not key, shown."""
+    # Profile 3 has one more bit in front of the flags.
+    shift = 0 if byte >> 4 & 3 != 3 else 1
+    if byte >> (3 - shift) & 1:
+        return _SHOWN  # a frame of before is shown once more
+    is_key = not byte >> (2 - shift) & 1
+    return PacketRole(is_shown=bool(byte >> (1 - shift) & 1), is_entry=is_key)
+
+
+_VOP = b"\0\0\1\xb6"
+"""Start of a picture in MPEG-4 part 2."""
+
+_SMALLEST_VOP = 20
+"""Bytes of a packet below which it may only say that the picture before is shown again."""
+
+
+def _mpeg4(packet: Packet[VideoStream]) -> PacketRole | None:
+    """Classify a packet of MPEG-4 part 2; DivX packs two pictures into one packet."""
+    text = bytes(packet)
+    if text.count(_VOP) != 1 or len(text) < _SMALLEST_VOP:
+        return None
+    place = text.find(_VOP) + len(_VOP)
+    return _ENTRY if place < len(text) and text[place] >> 6 == 0 else _SHOWN
