@@ -95,10 +95,11 @@ class Budget:
         if time.monotonic() - self._begin > self._seconds:
             refuse_cost(self.path, "reading it takes too long", "seconds", "s")
 
-    def spend(self, pixels: int) -> None:
-        """Count decoded pixels; raise `MediaError` when they or the time exceed the limit."""
+    def spend(self, width: int, height: int) -> None:
+        """Count a decoded frame; raise `MediaError` when the cost exceeds a limit."""
         self.check_time()
-        self._spent += pixels
+        check_frame_size(self.path, width, height)
+        self._spent += width * height
         self.expect(0)
 
     def expect(self, pixels: int) -> None:
@@ -280,13 +281,15 @@ def require_video(container: InputContainer, path: str | Path) -> VideoStream:
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1:
         raise MediaError(path, "its video track cannot be decoded: the picture has no size")
-    if width * height > limit("frame_pixels"):
-        refuse_cost(path, _too_large(width, height), "frame_pixels", "pixels")
+    check_frame_size(path, width, height)
     return stream
 
 
-def _too_large(width: int, height: int) -> str:
-    return f"frames of {width}x{height} pixels are too large"
+def check_frame_size(path: str | Path, width: int, height: int) -> None:
+    """Raise `MediaError` for frames that are too large."""
+    if width * height > limit("frame_pixels"):
+        reason = f"frames of {width}x{height} pixels are too large"
+        refuse_cost(path, reason, "frame_pixels", "pixels")
 
 
 def _unknown_codec(path: str | Path) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,9 +24,7 @@ from typing import Any, cast
 import av
 import numpy as np
 import torch
-from av.buffer import Buffer
 from av.container import InputContainer
-from av.filter import Graph
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -41,11 +38,11 @@ from video_llama.processors.media import (
     limit,
     open_container,
     presentation_start,
-    refuse_cost,
     require_video,
 )
 from video_llama.processors.packets import Entry, PacketIndex
 from video_llama.processors.sampling import Timeline, timeline
+from video_llama.processors.scaling import FrameScaler, is_upright
 from video_llama.types import MediaError
 
 _DECORD_CONTAINERS = {"matroska", "mov", "mp4", "webm"}
@@ -219,8 +216,7 @@ class PyAvReader:
     """
 
     def __init__(self, path: str | Path, *, height: int, width: int) -> None:
-        self._path, self._size = path, (height, width)
-        self._graph: tuple[object, Graph] | None = None
+        self._path, self._scaler = path, FrameScaler(height=height, width=width)
         self._found: dict[int, np.ndarray] = {}
         self._expected: set[int] = set()
         self._budget = Budget(path)
@@ -265,9 +261,7 @@ class PyAvReader:
     def is_upright(self) -> bool:
         """Tell whether the first frame is shown as it is stored, neither turned nor mirrored."""
         with self._open() as (container, stream):
-            return all(
-                _orientation(frame) == _UPRIGHT for frame in islice(container.decode(stream), 1)
-            )
+            return all(is_upright(frame) for frame in islice(container.decode(stream), 1))
 
     def expect(self, indices: Sequence[int]) -> None:
         """Keep these frames while counting; they are what a caller will probably read."""
@@ -287,7 +281,7 @@ class PyAvReader:
                 shown.append(frame.pts)
                 decoded.append(frame.dts)
                 if index in self._expected:
-                    self._found[index] = self._picture(frame)
+                    self._found[index] = self._scaler(frame)
         if not shown:
             raise MediaError(self._path, "none of its frames can be decoded")
         # AVI has no display times. Then the times at which frames leave the decoder are as good,
@@ -320,7 +314,7 @@ class PyAvReader:
             with self._open() as (container, stream):
                 for index, frame in self._from_start(container, stream):
                     if index in missing:
-                        found[index] = self._picture(frame)
+                        found[index] = self._scaler(frame)
                     if index >= max(missing):
                         break
         return self._stacked(indices, found)
@@ -401,7 +395,7 @@ class PyAvReader:
             for frame in frames:
                 position = frame.pts if frame.pts is not None else position
                 if position == time:
-                    found[index] = self._picture(frame)
+                    found[index] = self._scaler(frame)
                 if position >= time:
                     break
 
@@ -434,7 +428,7 @@ class PyAvReader:
                     continue
                 stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             for frame in packet.decode():
-                self._budget.spend(self._checked_pixels(frame))
+                self._budget.spend(frame.width, frame.height)
                 yield frame
 
     def _from_start(
@@ -464,21 +458,10 @@ class PyAvReader:
                     raise
                 continue
             for frame in frames:
-                self._budget.spend(self._checked_pixels(frame))
+                self._budget.spend(frame.width, frame.height)
                 has_begun = has_begun or not frame.is_corrupt
                 if has_begun:
                     yield frame
-
-    def _checked_pixels(self, frame: VideoFrame) -> int:
-        pixels = frame.width * frame.height
-        if pixels > limit("frame_pixels"):
-            refuse_cost(
-                self._path,
-                f"frames of {frame.width}x{frame.height} pixels are too large",
-                "frame_pixels",
-                "pixels",
-            )
-        return pixels
 
     def _stacked(self, indices: Sequence[int], found: dict[int, np.ndarray]) -> np.ndarray:
         for index in indices:
@@ -486,18 +469,6 @@ class PyAvReader:
                 reason = f"frame {index} of {self.num_frames} cannot be decoded"
                 raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
         return np.stack([found[index] for index in indices])
-
-    def _picture(self, frame: VideoFrame) -> np.ndarray:
-        """Return (H, W, 3) uint8, turned as the file asks for (phones film sideways)."""
-        orientation = _orientation(frame)
-        kind = (frame.width, frame.height, frame.format.name, orientation)
-        if self._graph is None or self._graph[0] != kind:
-            self._graph = (kind, _graph(frame, orientation, *self._size))
-        graph = self._graph[1]
-        graph.push(frame)
-        scaled = graph.pull()
-        assert isinstance(scaled, VideoFrame)
-        return scaled.to_ndarray()
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
@@ -512,54 +483,6 @@ def _is_rising(times: Sequence[int | None]) -> bool:
     """Tell whether every frame has a time and each is later than the one before."""
     known = [time for time in times if time is not None]
     return len(known) == len(times) and all(map(int.__lt__, known, known[1:]))
-
-
-_UPRIGHT = (1, 0, 0, 1)
-
-_FILTERS_OF_ORIENTATION: dict[tuple[int, int, int, int], list[tuple[str, str]]] = {
-    _UPRIGHT: [],
-    (-1, 0, 0, 1): [("hflip", "")],
-    (1, 0, 0, -1): [("vflip", "")],
-    (-1, 0, 0, -1): [("hflip", ""), ("vflip", "")],
-    (0, 1, -1, 0): [("transpose", "clock")],
-    (0, -1, 1, 0): [("transpose", "cclock")],
-    (0, 1, 1, 0): [("transpose", "cclock_flip")],
-    (0, -1, -1, 0): [("transpose", "clock_flip")],
-}
-"""FFmpeg's filters for the signs (a, b, c, d) of a display matrix.
-
-A matrix takes the pixel at (x, y) to (a x + c y, b x + d y); y points down.
-"""
-
-
-def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """Return the signs (a, b, c, d) of the display matrix nearest to that of a frame."""
-    side = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
-        return _UPRIGHT
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(cast(Buffer, side))[:36])
-    # A turn by an odd angle goes to the nearest quarter, as players without that ability do.
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1)
-    return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
-
-
-def _graph(
-    frame: VideoFrame, orientation: tuple[int, int, int, int], height: int, width: int
-) -> Graph:
-    """Return filters that turn and resize frames like this one, those that decord uses."""
-    graph = Graph()
-    last = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-    )
-    scale = ("scale", f"{width}:{height}:flags=bilinear")
-    for name, arguments in [*_FILTERS_OF_ORIENTATION[orientation], scale, ("format", "rgb24")]:
-        following = graph.add(name, arguments)
-        last.link_to(following)
-        last = following
-    last.link_to(graph.add("buffersink"))
-    graph.configure()
-    return graph
 
 
 def decoding_threads() -> int:
