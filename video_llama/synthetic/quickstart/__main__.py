@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--side-by-side", action="store_true", help="train both branches at once, one process each"
     )
     parser.add_argument("--steps-scale", type=float, default=1.0, help="factor on the trainings")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--options", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE")
     values = vars(parser.parse_args(argv))
     values["num_clips"] = values["num_clips"] or (
         FAST_NUM_CLIPS if values["fast"] else QuickstartOptions.num_clips

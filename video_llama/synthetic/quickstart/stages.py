@@ -127,6 +127,7 @@ def run_stage(
         StageError: the training has failed.
     """
     folder = (out / stage.name).absolute()
+    # The inputs are those of the configuration as the training will read it, overrides included.
     changed = [*launch.options_of(stage), f"{stage.branch_key}={start or 'null'}", *options]
     cfg = load_config(stage.config_path, changed)
     inputs = inputs_of(cfg, launch.data)
@@ -141,6 +142,7 @@ def run_stage(
     # Every run has a folder of its own; earlier ones may have been broken off.
     run = max(folder.glob(f"{stage.name}-*"), key=lambda path: path.stat().st_mtime)
     trained = Trained(_last_branch(run, cfg), seconds, _loss(run))
+    # Written last: a stage without this file is trained again.
     content = {"inputs": inputs, "branch": str(trained.branch_path.relative_to(folder))}
     with atomic_write(folder / DONE) as path:
         text = json.dumps(content | {"seconds": seconds, "loss": trained.loss})
@@ -154,6 +156,7 @@ def answering_options(launch: Launch, branches: Mapping[Branch, Path]) -> list[s
     Frozen parts and the scale of the sound features are those of the trainings. A branch without a
     file in `branches` gets random values.
     """
+    # Any stage will do: all of them have the same frozen parts.
     model = load_config(STAGES[-1].config_path, launch.options_of(STAGES[-1])).model
     keys = (*WEIGHTS, "audio_feature_norm")
     options = [f"model.{key}={getattr(model, key) or 'null'}" for key in keys]
@@ -204,6 +207,7 @@ def _data_options(cfg: Config, data: Path) -> list[str]:
 def _step_options(cfg: Config, scale: float) -> list[str]:
     if scale == 1:
         return []
+    # The least value of each: a training of no step has no branch, one without warm-up has.
     keys = {"iters_per_epoch": 1, "warmup_steps": 0}
     return [
         f"run.{key}={max(least, round(scale * getattr(cfg.run, key)))}"
@@ -216,6 +220,7 @@ def _program(launch: Launch) -> list[str]:
         script = resource("train.py")
     except FileNotFoundError as error:
         raise ConfigError(f"train.py is only in a checkout of the project: {error}") from error
+    # `--standalone` takes a free port, so that two trainings can run side by side.
     torchrun = ["-m", "torch.distributed.run", "--standalone"]
     launcher = [*torchrun, f"--nproc_per_node={launch.processes}"] if launch.processes > 1 else []
     return [sys.executable, *launcher, str(script)]
@@ -258,6 +263,7 @@ def _loss(run: Path) -> list[tuple[int, float]]:
 
 
 def _finished(folder: Path, inputs: str) -> Trained | None:
+    # A file that is missing, or was cut short, means the same: not finished.
     try:
         done = json.loads((folder / DONE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -278,6 +284,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 def train_all(train_stage: TrainStage, *, side_by_side: bool) -> dict[Stage, Trained]:
     """Train both stages of both branches, the branches in turn or at the same time."""
     branches: list[Branch] = list(dict.fromkeys(stage.branch for stage in STAGES))
+    # Threads suffice: each waits for the process of its training.
     with ThreadPoolExecutor(len(branches) if side_by_side else 1) as pool:
         ended = [pool.submit(_train_branch, branch, train_stage) for branch in branches]
         return {stage: trained for future in ended for stage, trained in future.result().items()}
@@ -331,6 +338,7 @@ def steps_done(folder: Path) -> int:
     """Return how many steps the latest run in the folder of a stage has logged."""
     logs = sorted(folder.glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime)
     lines = logs[-1].read_text("utf-8").splitlines() if logs else []
+    # From the end: the log of a long training has many lines.
     for line in reversed(lines):
         with contextlib.suppress(json.JSONDecodeError):  # a line that is being written
             return int(json.loads(line)["step"])

@@ -63,7 +63,7 @@ class QuickstartOptions:
     """Factor on the length of the trainings."""
     side_by_side: bool = False
     """Whether both branches are trained at once, one process each, instead of in turn."""
-    options: Sequence[str] = ()
+    overrides: Sequence[str] = ()
     """`section.key=value` each, for every training and for the answers."""
 
     @property
@@ -89,7 +89,7 @@ class QuickstartOptions:
     def launch(self) -> Launch:
         """How the trainings are run."""
         features = (self.out / "features").absolute()
-        given = [f"run.feature_cache={features}", f"run.seed={self.seed}", *self.options]
+        given = [f"run.feature_cache={features}", f"run.seed={self.seed}", *self.overrides]
         return Launch(
             data=self.data,
             options=given,
@@ -116,6 +116,7 @@ class Quickstart:
         Raises:
             VideoLlamaError: a step has failed.
         """
+        # Each step is skipped or repeated by itself: after a failure the same command goes on.
         self.options.out.mkdir(parents=True, exist_ok=True)
         self._step("data: clips, pictures, sounds, questions", self.make_data)
         if not self.options.fast:
@@ -130,6 +131,8 @@ class Quickstart:
         if _is_written(wanted):
             self._say(f"  is there already: {wanted.data}")
             return
+        # Through the program and not its functions: that is what the quickstart shows, and a step
+        # that crashes leaves this process alive to say how to repeat it.
         splits = [word for split in wanted.splits for word in ("--split", split)]
         numbers = ["--num-clips", str(wanted.num_clips), "--seed", str(wanted.seed)]
         where = ["--out", str(wanted.data), "--workers", str(wanted.processes)]
@@ -144,16 +147,18 @@ class Quickstart:
                 lambda stage, start: self._train_stage(stage, start, logs),
                 side_by_side=wanted.side_by_side,
             )
+        # Only now: a line between the progress bars would break them.
         for stage, result in trained.items():
             self._say(f"  {stage.name}: {result.seconds:.0f} s, loss {_last(result.loss)}")
             self.times[f"  {stage.name}"] = result.seconds
         ended = {stage.branch: result.branch_path for stage, result in trained.items()}
-        options = [*answering_options(wanted.launch, ended), *wanted.options]
+        options = [*answering_options(wanted.launch, ended), *wanted.overrides]
+        # The YAML is what makes a training usable by every other command.
         with atomic_write(wanted.config_path) as path:
             path.write_text(_answering_yaml(options), "utf-8")
 
     def _train_stage(self, stage: Stage, start: Path | None, logs: Path) -> Trained:
-        size = load_config(stage.config_path, self.options.options).run.batch_size_train
+        size = load_config(stage.config_path, self.options.overrides).run.batch_size_train
         # Several processes share the batch of one: the steps stay what they are.
         size = max(1, size // self.options.launch.processes)
         return run_stage(
@@ -184,6 +189,7 @@ class Quickstart:
         if known == made_of and all(path.exists() for path in files.values()):
             self._say(f"  are there already: {files['scores.json']}")
             return
+        # Without the mark nobody takes half of a result for all of it.
         mark.unlink(missing_ok=True)
         _program(words)
         mark.write_text(made_of, "utf-8")
@@ -234,6 +240,7 @@ def _program(words: Sequence[str]) -> str:
         StepError: it has failed; its own message stands in the terminal.
     """
     command = [sys.executable, "-m", "video_llama.apps.cli.main", *words]
+    # One thread a process, unless the user says otherwise: the processes share the cores.
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     result = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env={**threads, **os.environ}
@@ -249,6 +256,7 @@ def _is_written(wanted: QuickstartOptions) -> bool:
     path = wanted.data / "world.json"
     if not path.exists():
         return False
+    # Counts of all files tell apart other numbers of clips and other splits of the same seed.
     found = json.loads(path.read_text("utf-8"))
     items = plan(wanted.num_clips, World(seed=wanted.seed), splits=wanted.splits)
     counts = {f"{split}/{source}": len(several) for (split, source), several in items.items()}
@@ -264,6 +272,7 @@ def _answering_yaml(options: Sequence[str]) -> str:
 def _clip_to_ask_about(options: QuickstartOptions) -> tuple[Path, str]:
     """Return a held-out clip of one thing, and what is seen in it."""
     path = options.data / "test/questions.json"
+    # Contradictory clips show one thing and play another: no first impression of the model.
     for entry in json.loads(path.read_text("utf-8")):
         if entry["type"] == "see" and not entry["contradictory"]:
             return path.parent / entry["path"], entry["answer"]
