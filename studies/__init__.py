@@ -1,1 +1,1 @@
-"""What reproduces the tiny preset and the studies. Not part of the installed package."""
+"""Programs that made the tiny preset and the studies. Not part of the installed package."""

@@ -1,1 +1,1 @@
-"""The frozen parts of the tiny preset, each trained apart on the synthetic world."""
+"""Pre-training of the frozen parts of the tiny preset, each by itself, on the synthetic world."""

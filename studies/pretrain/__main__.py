@@ -1,4 +1,4 @@
-"""Pre-trains one frozen part of the tiny preset.
+"""Pre-train one frozen part of the tiny preset.
 
 python -m studies.pretrain language|vision|imagebind [--seed N] [--out FOLDER]
 """
@@ -14,7 +14,7 @@ from video_llama.config.load import load_config
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: train one part and write its weights and its report."""
+    """Train one part and write its weights and its report."""
     parser = argparse.ArgumentParser(prog="python -m studies.pretrain")
     parser.add_argument("part", choices=("language", "vision", "imagebind"), help="what to train")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data (default: 0)")
@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     settings = load_config(default_config_path()).model
+    # Imported when needed: the parts need different libraries, and --help none of them.
     if options.part == "language":
         from studies.pretrain.language import train_language
 

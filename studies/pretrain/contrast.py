@@ -1,4 +1,4 @@
-"""Pictures beside words: the contrastive step that every picture tower begins with."""
+"""Contrastive training of pictures and words, with which every picture tower begins."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from studies.pretrain.pictures import SLOTS, Pictures
+from studies.pretrain.media import SLOTS, Pictures
 
 DROPPED = 0.5
-"""How often a word that does not name the kind is left out of all texts of a batch."""
+"""How often a word other than the kind is left out of all texts of a batch."""
 
 
 class TextTower(nn.Module):
-    """Bags of words to unit vectors; only used while a picture tower is trained.
-
-    Args:
-        width: of the joint space.
-    """
+    """Bags of words to unit vectors of `width`; only used while a picture tower is trained."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.words = nn.ModuleList(nn.Embedding(count + 1, width) for count in SLOTS.values())
+        # A factor of exp(2.3) = 10 on the similarities at the start.
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
     def forward(self, words: Tensor, slots: Sequence[int]) -> Tensor:
-        """(N, number of slots) words, of which those in `slots` are read, to (N, width)."""
+        """Encode words (N, number of slots), of which those in `slots` are read, to (N, width)."""
         total = torch.stack([self.words[slot](words[:, slot]) for slot in slots]).sum(dim=0)
         return F.normalize(total, dim=-1)
 
@@ -35,7 +32,7 @@ class TextTower(nn.Module):
 def contrastive_loss(
     pictures: Tensor, words: Tensor, text: TextTower, slots: Sequence[int]
 ) -> Tensor:
-    """Cross entropy of each picture's text among the different texts of the batch.
+    """Return the cross entropy of each picture's text among the distinct texts of the batch.
 
     Args:
         pictures: (B, width) unit vectors.
@@ -43,7 +40,9 @@ def contrastive_loss(
         text: tower of the texts.
         slots: which words are said.
     """
+    # Pictures with equal words have one text: it must not be its own negative.
     texts, which = torch.unique(words[:, list(slots)], dim=0, return_inverse=True)
+    # The tower reads full rows: slots that are not said stay at word 0 and are not read.
     full = words.new_zeros(len(texts), words.shape[1])
     full[:, list(slots)] = texts
     scale = text.log_scale.exp().clamp(max=50.0)
@@ -53,18 +52,17 @@ def contrastive_loss(
 def random_batch(
     pictures: Pictures, size: int, generator: torch.Generator, names: Sequence[str]
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Pictures of a batch, their words, and which of the words are said: the kind, or others too.
-
-    Where the colour is not said the pictures are discoloured.
+    """Draw pictures (B, 3, S, S) with their words (B, slots), and choose the slots that are said.
 
     Args:
         pictures: to choose from.
-        size: of the batch.
+        size: B.
         generator: source of random numbers.
-        names: of the words that may be said.
+        names: slots that may be said; the first always is.
     """
     index = torch.randint(len(pictures.words), (size,), generator=generator)
     said = ["kind", *(n for n in names[1:] if torch.rand(1, generator=generator) >= DROPPED)]
+    # Where the colour is not said it must not help either: the shape has to be recognised.
     if "colour" in said:
         pixels = pictures.normalised(index)
     else:
@@ -73,18 +71,13 @@ def random_batch(
 
 
 @torch.inference_mode()
-def named(pictures: Tensor, words: Tensor, text: TextTower) -> dict[str, float]:
-    """Share of pictures whose nearest word is the right one, for every slot.
-
-    Args:
-        pictures: (N, width) unit vectors.
-        words: (N, number of slots).
-        text: tower of the texts.
-    """
-    found = {}
+def word_accuracy(pictures: Tensor, words: Tensor, text: TextTower) -> dict[str, float]:
+    """Return for every slot the share of pictures, (N, width) unit vectors, nearest to its word."""
+    accuracy = {}
     for slot, (name, count) in enumerate(SLOTS.items()):
         every = words.new_zeros(count + 1, words.shape[1])
+        # One text for each word of the slot, and for the word that says there is nothing.
         every[:, slot] = torch.arange(count + 1)
         guess = (pictures @ text(every, [slot]).T).argmax(dim=-1)
-        found[name] = round(float((guess == words[:, slot]).float().mean()), 4)
-    return found
+        accuracy[name] = round(float((guess == words[:, slot]).float().mean()), 4)
+    return accuracy

@@ -1,4 +1,4 @@
-"""The small LLaMA: trained on the world's text alone, it answers from what it is told."""
+"""Pre-training of the small LLaMA on text alone: it answers from descriptions of media."""
 
 from __future__ import annotations
 
@@ -15,28 +15,21 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from studies.pretrain.loop import Recipe, fit, save_half
-from studies.pretrain.texts import (
-    CONVERSATIONS,
-    Conversation,
-    Form,
-    Text,
-    TextWorld,
-    collate,
-)
+from studies.pretrain.loop import FitSettings, fit, save_half
+from studies.pretrain.texts import CONVERSATIONS, ConversationForm, Form, Text, TextWorld, collate
 from video_llama.models.language_model import causal_loss, embed_tokens, load_tokenizer, read_config
 from video_llama.synthetic.language import QUESTION_TYPES, SOUND_TYPES
 from video_llama.synthetic.splits import generator
 from video_llama.text.templates import TEMPLATES
 from video_llama.types import IGNORE_INDEX
 
-RECIPE = Recipe(steps=2400, other_learning_rate=6e-3)
+SETTINGS = FitSettings(steps=2400, other_learning_rate=6e-3)
 TOKENS_PER_BATCH = 2400
 INITIAL_STD = 0.06
-"""Of all matrices; with the usual 0.02 nothing is looked up for hundreds of steps."""
+"""Of all matrices; with the usual 0.02 it takes hundreds of steps until anything is looked up."""
 
 WORD_STD = 0.6
-"""Of the words: about as long as what a new linear layer puts in the place of media."""
+"""Of the embeddings: about as long as what a new linear layer puts in the place of media."""
 
 LENGTHS = (0.5, 6.0)
 """Least and largest factor on the length of a description's embeddings."""
@@ -54,7 +47,7 @@ POOL = 256
 """Texts that are sorted by length, so that a batch has little padding."""
 
 PLAIN_SHARES: dict[Form, float] = {"plain": 0.85, "caption": 0.15}
-"""Shares of the forms at first."""
+"""Shares of the forms in the plain steps."""
 
 SHARES: dict[Form, float] = {
     "plain": 0.1,
@@ -80,7 +73,7 @@ def train_language(folder: Path, seed: int) -> dict[str, Any]:
         seed: of weights and texts.
 
     Returns:
-        Its log and figures.
+        The report: curve and scores.
     """
     torch.manual_seed(seed)
     world = TextWorld(load_tokenizer(folder))
@@ -90,15 +83,12 @@ def train_language(folder: Path, seed: int) -> dict[str, Any]:
     words = model.model.embed_tokens.weight.data.normal_(std=WORD_STD)
     # An answer repeats words that were read: it helps to begin with reading and writing alike.
     model.lm_head.weight.data.copy_(words * (INITIAL_STD / WORD_STD))
-    batches = _batches(world, seed, plain=round(PLAIN_STEPS * RECIPE.steps))
+    # Generators of their own: neither the texts nor the noise depend on how a model is initialised.
+    batches = _batches(world, seed, plain=round(PLAIN_STEPS * SETTINGS.steps))
     random = torch.Generator().manual_seed(seed)
-    log = fit(
-        model,
-        lambda _: text_loss(model, *next(batches), random),
-        RECIPE,
-        title="language",
-    )
+    log = fit(model, lambda _: text_loss(model, *next(batches), random), SETTINGS, title="language")
     save_half(folder / "model.safetensors", model.state_dict())
+    # Scored as it was written: in half precision.
     model.half().float().eval()
     return {
         "seed": seed,
@@ -115,29 +105,21 @@ def text_loss(
     media: Tensor,
     random: torch.Generator,
 ) -> Tensor:
-    """Mean cross entropy of a batch.
-
-    Args:
-        model: the language model.
-        input_ids: (B, L) token ids, padded on the right.
-        labels: (B, L).
-        media: (B, L), of which medium a token is the description; 0: of none.
-        random: source of random numbers.
-    """
+    """Return the mean cross entropy of a batch; `input_ids`, `labels`, `media` as of `collate`."""
     embedded = softened(embed_tokens(model, input_ids), media, random)
     loss, _ = causal_loss(model, embedded, labels, torch.ones_like(input_ids))
     return loss
 
 
 def softened(embedded: Tensor, media: Tensor, random: torch.Generator) -> Tensor:
-    """Descriptions as what a branch puts in their place: of another length, and no clean words.
+    """Make the embeddings of descriptions resemble what a branch puts in their place.
 
-    A branch's tokens are up to four times as long as words, and each tells of several things. A
-    model that knows words alone does not tell apart to whom such tokens belong.
+    A branch's tokens are up to four times as long as words, and each carries several words. A model
+    that was trained on clean words confuses to which medium such tokens belong.
 
     Args:
         embedded: (B, L, D).
-        media: (B, L), of which medium a token is the description; 0: of none.
+        media: (B, L), number of the medium that a token describes; 0: of none.
         random: source of random numbers.
 
     Returns:
@@ -149,11 +131,13 @@ def softened(embedded: Tensor, media: Tensor, random: torch.Generator) -> Tensor
     def of_each(drawn: Tensor) -> Tensor:
         return drawn.gather(1, media)[..., None]
 
+    # Lengths vary by factors, hence uniform in their logarithm.
     factor = of_each((least + (largest - least) * torch.rand(shape, generator=random)).exp())
     strength = of_each(NOISE * torch.rand(shape, generator=random))
     mixing = of_each(MIXING * torch.rand(shape, generator=random))
     noise = torch.randn(embedded.shape, generator=random) / math.sqrt(embedded.shape[-1])
     length = embedded.detach().norm(dim=-1, keepdim=True)
+    # Neighbours mix within one description only.
     alike = (media == media.roll(1, dims=1))[..., None]
     mixed = embedded + mixing * alike * embedded.roll(1, dims=1)
     described = factor * (mixed + strength * length * noise)
@@ -161,15 +145,11 @@ def softened(embedded: Tensor, media: Tensor, random: torch.Generator) -> Tensor
 
 
 def scores(model: LlamaForCausalLM, world: TextWorld, seed: int) -> dict[str, Any]:
-    """Shares of right answers by type of question, with the description and without it.
+    """Return the shares of right answers by type of question, with the description and without.
 
     An answer counts where every token of it, the end mark included, is the likeliest one.
-
-    Args:
-        model: in eval mode.
-        world: makes the texts.
-        seed: of the texts.
     """
+    # Videos stand for pictures; without a description one template suffices: it is chance level.
     return {
         f"{form}/{template}{'/withheld' if withheld else ''}": {
             kind: _score(model, world, seed, form, template, kind, withheld=withheld)
@@ -187,12 +167,13 @@ def _score(
     model: LlamaForCausalLM,
     world: TextWorld,
     seed: int,
-    form: Conversation,
+    form: ConversationForm,
     template: str,
     kind: str,
     *,
     withheld: bool,
 ) -> float:
+    # A scene may not allow the question: texts are drawn until there are enough.
     rng = generator(seed, f"score/{form}/{template}/{kind}/{withheld}")
     texts: list[Text] = []
     while len(texts) < QUESTIONS_PER_TYPE:
@@ -211,7 +192,8 @@ def _score(
 
 @torch.inference_mode()
 def answered(model: LlamaForCausalLM, texts: list[Text], batch_size: int = 25) -> int:
-    """How many of the texts, each with one answer, are continued as they are."""
+    """Return how many of the texts, each with one answer, the model completes as they are."""
+    # Padding needs no mask: it stands on the right, and its labels are ignored.
     right = 0
     for start in range(0, len(texts), batch_size):
         input_ids, labels, _ = collate(texts[start : start + batch_size])
@@ -222,7 +204,8 @@ def answered(model: LlamaForCausalLM, texts: list[Text], batch_size: int = 25) -
 
 
 def _batches(world: TextWorld, seed: int, *, plain: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless batches of texts of similar length; the first `plain` ones without templates."""
+    """Yield batches of texts of similar length without end; the first `plain` have no templates."""
+    # Batches come from pools: sorting all texts by length would need all of them at once.
     count = 0
     for number in count_from(0):
         rng = generator(seed, "texts", number)
@@ -236,6 +219,7 @@ def _batches(world: TextWorld, seed: int, *, plain: int) -> Iterator[tuple[Tenso
 
 def _text(world: TextWorld, rng: np.random.Generator, shares: dict[Form, float]) -> Text:
     form = tuple(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
+    # Where a scene allows no question a caption takes the place of the text.
     text = None
     if form == "plain":
         text = world.plain(rng)
@@ -247,8 +231,9 @@ def _text(world: TextWorld, rng: np.random.Generator, shares: dict[Form, float])
 
 
 def _grouped(texts: list[Text]) -> Iterator[list[Text]]:
-    """Texts of similar length, together at most TOKENS_PER_BATCH long when padded."""
+    """Group texts of similar length, at most TOKENS_PER_BATCH tokens with padding."""
     group: list[Text] = []
+    # The longest text of a group, the last one, decides on the padding of all.
     for text in sorted(texts, key=lambda text: len(text.input_ids)):
         if group and len(text.input_ids) * (len(group) + 1) > TOKENS_PER_BATCH:
             yield group

@@ -1,4 +1,4 @@
-"""Trains the small tokenizer that ships with the package, on text about the synthetic world.
+"""Train the small tokenizer that ships with the package, on text about the synthetic world.
 
 python -m studies.pretrain.tokenizer [FOLDER]
 """
@@ -51,8 +51,9 @@ SYSTEM = (
 
 
 def corpus() -> Iterator[str]:
-    """The lines that the tokenizer is trained on; always the same ones, in the same order."""
+    """Yield the lines that the tokenizer is trained on, always the same ones in the same order."""
     yield from _sentences()
+    # Counts decide which pieces come about: repetition makes a word a piece of its own.
     yield from 200 * BEGINNINGS
     yield from _prompts()
     # Every letter and mark alone, so that none needs bytes.
@@ -79,15 +80,10 @@ def _sentences() -> Iterator[str]:
 
 
 def _filled(
-    groups: Iterable[Sequence[str]],
-    things: Sequence[str],
-    moves: Sequence[str],
-    wording: Wording,
+    groups: Iterable[Sequence[str]], things: Sequence[str], moves: Sequence[str], wording: Wording
 ) -> Iterator[str]:
-    """Every template with every kind, colour and motion in it, but not with all that go together.
-
-    The names that stand beside one another are offset, so that all of them meet some others.
-    """
+    """Fill every template with every kind, colour and motion, but not in all combinations."""
+    # Names that stand beside one another are offset, so that each meets some others.
     kinds, backgrounds = list(wording.known_kinds.values()), list(wording.backgrounds.values())
     for number, template in enumerate(template for group in groups for template in group):
         for index, thing in enumerate(things):
@@ -108,6 +104,7 @@ def _prompts() -> Iterator[str]:
     for name, start in product(TEMPLATES, range(10)):
         template = TEMPLATES.get(name)
         message = frames_message([start + frame / 2 for frame in range(8)])
+        # What the chat and the trainings put around media, without the media themselves.
         for media in ((audio, video), (audio,), (image,), (Media("video", 1, message),)):
             turns = [Turn("What is it?", media, "A bell."), Turn("Which colour?")]
             for system in (None, SYSTEM):
@@ -119,15 +116,14 @@ def _prompts() -> Iterator[str]:
 
 
 def train_tokenizer(path: Path, vocab_size: int = VOCAB_SIZE) -> None:
-    """Train the tokenizer and write it to a file.
-
-    The options are those of LLaMA's own tokenizer, except that every character is kept.
+    """Train the tokenizer and write it to `path`, whose folder is made.
 
     Args:
-        path: `tokenizer.model` to write; its folder is made.
+        path: of `tokenizer.model`.
         vocab_size: pieces, the special ones and the bytes included.
     """
     model = io.BytesIO()
+    # The options of LLaMA's own tokenizer, except that every character is kept.
     SentencePieceTrainer.train(
         sentence_iterator=corpus(),
         model_writer=model,
@@ -139,7 +135,7 @@ def train_tokenizer(path: Path, vocab_size: int = VOCAB_SIZE) -> None:
         allow_whitespace_only_pieces=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
-        num_threads=1,
+        num_threads=1,  # the same corpus has to give the same pieces
         minloglevel=1,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +143,8 @@ def train_tokenizer(path: Path, vocab_size: int = VOCAB_SIZE) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: train and write into a folder, by default the tiny preset."""
-    parser = argparse.ArgumentParser(description=train_tokenizer.__doc__)
+    """Train and write into a folder, by default that of the tiny preset."""
+    parser = argparse.ArgumentParser(prog="python -m studies.pretrain.tokenizer")
     parser.add_argument(
         "folder",
         nargs="?",

@@ -1,9 +1,9 @@
-"""Trains the tiny preset again and again, and compares what it learns.
+"""Train the tiny preset again and again, and compare what it learns.
 
-python -m studies.study.__main__ seeds      # spread over seeds, with every control
-python -m studies.study.__main__ scales     # of sound features and of new positions
-python -m studies.study.__main__ ablations  # without the parts of the method
-python -m studies.study.__main__ tables     # write the results into README.md and docs/
+python -m studies.study seeds      # spread over seeds, with every control
+python -m studies.study scales     # of sound features and of new positions
+python -m studies.study ablations  # without the parts of the method
+python -m studies.study tables     # write the results into README.md and docs/
 
 A study that is stopped goes on where it was. `--split valid` scores on validation data and prints
 the table only: choose by it, and score the test data once.
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.study.plan import STUDIES
+from studies.study.definitions import STUDIES
 from studies.study.report import (
     CURVES,
     draw_curves,
@@ -26,20 +26,17 @@ from studies.study.report import (
     tables_of,
     write_result,
 )
-from studies.study.run import Plan, run_study
+from studies.study.run import StudyRun, run_study
 from video_llama.common.io import positive, resource
 from video_llama.runners.folder import git_revision, package_versions
 from video_llama.types import ConfigError, VideoLlamaError
 
 PAGES = ("README.md", "docs/study.md")
-"""Pages with tables of the results."""
+"""Documents with tables of the results."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a study, or write the tables.
-
-    Args:
-        argv: arguments; None: those of the process.
 
     Returns:
         The exit status: 0 done, 1 an error that the user can mend.
@@ -57,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m studies.study.__main__",
+        prog="python -m studies.study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -91,9 +88,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def study(args: argparse.Namespace) -> None:
     """Run a study, print its tables and write its result.
 
-    Args:
-        args: of `parse_arguments`.
-
     Raises:
         ConfigError: the world is not there, or an option is wrong.
         StageError: a training has failed.
@@ -104,7 +98,7 @@ def study(args: argparse.Namespace) -> None:
             f"video-llama data synth --out {args.data} --num-clips 2000"
         )
     chosen = STUDIES[args.what]
-    plan = Plan(
+    run = StudyRun(
         study=chosen,
         data=args.data,
         out=args.out,
@@ -114,10 +108,10 @@ def study(args: argparse.Namespace) -> None:
         steps_scale=args.steps_scale,
         options=tuple(args.options),
     )
-    result = run_study(plan, jobs=args.jobs)
+    result = run_study(run, jobs=args.jobs)
     result |= {"revision": git_revision(), "packages": package_versions()}
     sys.stdout.write("\n\n".join(tables_of(result)) + "\n")
-    # What is not the whole study on the test data is no result to show.
+    # Only the complete study on the test data is a result to publish.
     whole = args.split == "test" and args.steps_scale == 1 and not args.options and not args.limit
     path = result_path(args.results if whole else args.out, chosen.name)
     write_result(path, result)
@@ -125,11 +119,8 @@ def study(args: argparse.Namespace) -> None:
 
 
 def write_tables(results: Path) -> None:
-    """Write all results into the pages, and the curves into docs/.
-
-    Args:
-        results: folder of the results.
-    """
+    """Write all results of a folder into the documents, and the curves into docs/."""
+    # Curves first: the page names the picture.
     scales = result_path(results, "scales")
     if scales.exists():
         draw_curves(read_result(scales), resource("docs") / CURVES)

@@ -1,6 +1,6 @@
-"""What the frozen encoders make of the clips that models are scored on, computed once for all.
+"""Features of the clips that models are scored on, computed once by the frozen encoders.
 
-The trained branches of any number of models read it, as they would read it from the encoders.
+The trained branches of any number of models read them from a file instead of from the encoders.
 """
 
 from __future__ import annotations
@@ -21,27 +21,19 @@ from video_llama.text.questions import Media
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """A clip as the trained branches get it.
-
-    Attributes:
-        segments: (1, S, 1, D) of `VideoLlama.encode_segments`; None: no sound.
-        frames: (1, T, Q, D) of `VideoLlama.encode_frames`.
-        message: what the model is told about the frames.
-    """
+    """A clip as the trained branches get it."""
 
     segments: Tensor | None
+    """(1, S, 1, D) of `VideoLlama.encode_segments`; None: no sound."""
     frames: Tensor
+    """(1, T, Q, D) of `VideoLlama.encode_frames`."""
     message: str
+    """Text about the frames in the prompt."""
 
 
 @torch.inference_mode()
 def encode_clips(model: VideoLlama, paths: Iterable[Path], file: Path) -> None:
-    """Encode clips and keep the result in a file.
-
-    Args:
-        model: whose frozen encoders are used.
-        paths: of the clips.
-        file: to write.
+    """Encode clips with the model's frozen encoders and keep the result in `file`.
 
     Raises:
         MediaError: a clip cannot be used.
@@ -49,6 +41,7 @@ def encode_clips(model: VideoLlama, paths: Iterable[Path], file: Path) -> None:
     encoder = MediaEncoder(model)
     kept: dict[str, dict[str, Tensor | str | None]] = {}
     for path in paths:
+        # As the chat decodes it, so that the scores are those of the product.
         decoded = encoder.decode(path, MediaKey.of(path, "video", None, None))
         segments, pixels = None, decoded.pixels
         assert pixels is not None, "a clip has frames"
@@ -61,24 +54,25 @@ def encode_clips(model: VideoLlama, paths: Iterable[Path], file: Path) -> None:
 
 
 def read_clips(file: Path) -> dict[Path, EncodedClip]:
-    """The clips of a file of `encode_clips`, by their paths."""
+    """Read the file of `encode_clips`."""
     kept = torch.load(file, weights_only=True)
     return {Path(path): EncodedClip(**values) for path, values in kept.items()}
 
 
 @torch.inference_mode()
 def clip_of(encoded: EncodedClip, model: VideoLlama, random: torch.Generator) -> Clip:
-    """A clip as `Examiner.read` gives it.
+    """Make of features a clip as `Examiner.read` does.
 
     Args:
         encoded: by the frozen parts that the model has.
-        model: whose branches read it.
+        model: whose branches read the features.
         random: chooses the order of shuffled frames.
     """
     sound = None
     if encoded.segments is not None:
         tokens = model.temporal_audio(encoded.segments)
         sound = Part(Media("audio", tokens.shape[1]), tokens)
+    # Frames are shuffled before the branch reads them; the frozen encoders see each alone.
     order = torch.randperm(encoded.frames.shape[1], generator=random)
     picture, shuffled = (
         model.temporal_video(frames) for frames in (encoded.frames, encoded.frames[:, order])

@@ -1,4 +1,4 @@
-"""Results of the studies as tables in the pages, and as a picture of the training curves."""
+"""Results of the studies as tables in the documentation, and as a picture of the loss curves."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from studies.study.plan import (
-    AUDIO,
-    NARROW,
-    STUDIES,
-    WIDE,
-    WIDE_AUDIO,
-)
+from studies.study.definitions import AUDIO, NARROW, STUDIES, WIDE, WIDE_AUDIO
 
 Result = dict[str, Any]
-"""What `run_study` returns."""
+"""A value of `run_study`."""
 Column = tuple[str, str]
 """Type of question, and what the model was given."""
 Shares = dict[tuple[str, str, str, str], list[float]]
@@ -29,46 +24,41 @@ CONTROLS = ("all", "withheld", "other", "picture", "sound", "shuffled")
 CURVES = "scales.png"
 """Name of the picture in docs/."""
 
-_HEARD: tuple[Column, ...] = (
-    ("hear", "sound"),
-    ("sound_order", "sound"),
-    ("silent", "sound"),
-    ("hear_nothing", "sound"),
+# Sound is asked about alone, because what is heard is mostly what is seen in the same clip.
+_HEARD: tuple[Column, ...] = tuple(
+    (kind, "sound") for kind in ("hear", "sound_order", "silent", "hear_nothing")
 )
-_SEEN: tuple[Column, ...] = (
-    ("kind", "all"),
-    ("colour", "all"),
-    ("motion", "all"),
-    ("direction", "all"),
-    ("order", "all"),
+_SEEN: tuple[Column, ...] = tuple(
+    (kind, "all") for kind in ("kind", "colour", "motion", "direction", "order")
 )
 
 
 def write_result(path: Path, result: Result) -> None:
     """Write a result as JSON with one line for each run."""
-    parts = []
+    # Results are kept under version control: a line for each run makes differences readable.
+    entries = []
     for key, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             lines = ",\n  ".join(json.dumps(entry) for entry in value)
-            parts.append(f" {json.dumps(key)}: [\n  {lines}\n ]")
+            entries.append(f" {json.dumps(key)}: [\n  {lines}\n ]")
         else:
-            parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
+            entries.append(f" {json.dumps(key)}: {json.dumps(value)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n", "utf-8")
 
 
 def read_result(path: Path) -> Result:
-    """The result that `write_result` wrote."""
+    """Read a file of `write_result`."""
     return dict(json.loads(path.read_text("utf-8")))
 
 
 def result_path(folder: Path, study: str) -> Path:
-    """Where the result of a study lies."""
+    """Return the path of the result of a study."""
     return folder / f"study_{study}.json"
 
 
 def fill_page(text: str, results: Path) -> str:
-    """A page with the tables of the results between its marks.
+    """Put the tables of the results between the marks of a page.
 
     Args:
         text: of the page; `<!-- study:NAME -->` and `<!-- /study:NAME -->` enclose a table.
@@ -94,18 +84,14 @@ def _block(name: str, results: Path) -> str:
     study, make = TABLES[name]
     path = result_path(results, study)
     if not path.exists():
-        return f"*Not measured yet: `python -m studies.study.__main__ {study}`.*"
+        return f"*Not measured yet: `python -m studies.study {study}`.*"
     return make(read_result(path))
 
 
 def split_table(result: Result, split: str) -> str:
-    """Scores of `seeds` on one split: a line for each type of question, a column for each control.
-
-    Args:
-        result: of the study.
-        split: `test`, `test_pairs` or `valid`.
-    """
+    """Tabulate `seeds` on one split: types of questions downwards, controls across."""
     shares, chances = _shares(result), _chances(result)
+    # Types in the order of the scores; those without an answer on a split have no line.
     kinds = dict.fromkeys(
         key[2] for key in shares if key[0] == "trained" and key[1] == split and key[3] == "all"
     )
@@ -118,12 +104,7 @@ def split_table(result: Result, split: str) -> str:
 
 
 def arm_table(result: Result, columns: Sequence[Column]) -> str:
-    """Scores of a line for each arm.
-
-    Args:
-        result: of a study of one split.
-        columns: what stands in it.
-    """
+    """Tabulate the scores of a study of one split: a line for each arm."""
     study = STUDIES[result["study"]]
     shares, chances = _shares(result), _chances(result)
     split = result["runs"][0]["split"]
@@ -135,27 +116,24 @@ def arm_table(result: Result, columns: Sequence[Column]) -> str:
     return _markdown([*rows, ["chance", *guesses]], note=_note(result))
 
 
-def curves_of(result: Result, recipe: str, stage: str) -> tuple[list[int], list[list[float]]]:
-    """Steps, and the losses of each seed."""
-    logged = [t["stages"][stage]["loss"] for t in result["trainings"] if t["recipe"] == recipe]
+def curves_of(result: Result, training: str, stage: str) -> tuple[list[int], list[list[float]]]:
+    """Return the logged steps, and the losses of each seed."""
+    logged = [t["stages"][stage]["loss"] for t in result["trainings"] if t["recipe"] == training]
     steps = [step for step, _ in logged[0]]
     return steps, [[loss for _, loss in one] for one in logged]
 
 
 def draw_curves(result: Result, path: Path) -> None:
-    """The loss of the audio branch for both initial scales of its positions, stage by stage.
-
-    Args:
-        result: of `scales`.
-        path: of the PNG.
-    """
+    """Draw the loss of the audio branch in `scales`, for both initial scales, stage by stage."""
+    # Not pyplot: it would keep state and look for a display.
     from matplotlib.figure import Figure
 
     stages = AUDIO.stages()
     figure = Figure(figsize=(8, 3), layout="constrained")
     for axes, stage in zip(figure.subplots(1, len(stages), sharey=True), stages, strict=True):
-        for recipe, std, colour in ((WIDE_AUDIO, WIDE, "C3"), (AUDIO, NARROW, "C0")):
-            steps, seeds = curves_of(result, recipe.name, stage.name)
+        for training, std, colour in ((WIDE_AUDIO, WIDE, "C3"), (AUDIO, NARROW, "C0")):
+            steps, seeds = curves_of(result, training.name, stage.name)
+            # One label for all seeds of a colour.
             several = [_smoothed(losses) for losses in seeds]
             for number, losses in enumerate(several):
                 label = f"{std:g}" if number == 0 else None
@@ -168,7 +146,7 @@ def draw_curves(result: Result, path: Path) -> None:
 
 
 def _smoothed(losses: Sequence[float], width: int = 3) -> list[float]:
-    """The mean over neighbours."""
+    """Average over neighbours."""
     return [
         statistics.fmean(losses[max(0, at - width // 2) : at + width // 2 + 1])
         for at in range(len(losses))
@@ -177,10 +155,11 @@ def _smoothed(losses: Sequence[float], width: int = 3) -> list[float]:
 
 def _final_losses(result: Result) -> str:
     rows = [["position_init_std", "after stage 1", "after stage 2"]]
-    for recipe, std in ((WIDE_AUDIO, WIDE), (AUDIO, NARROW)):
+    for training, std in ((WIDE_AUDIO, WIDE), (AUDIO, NARROW)):
         cells = []
-        for stage in recipe.stages():
-            _, seeds = curves_of(result, recipe.name, stage.name)
+        for stage in training.stages():
+            _, seeds = curves_of(result, training.name, stage.name)
+            # Single log lines are means of few batches.
             last = [statistics.fmean(losses[-3:]) for losses in seeds]
             cells.append(_spread(last, "{:.3f}"))
         rows.append([f"{std:g}", *cells])
@@ -206,7 +185,7 @@ def _cell(shares: Sequence[float] | None) -> str:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Mean and standard deviation; of one value only itself."""
+    """Format mean and standard deviation; of one value only itself."""
     text = form.format(statistics.fmean(values))
     return f"{text} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else text
 
@@ -234,34 +213,22 @@ def _markdown(rows: Sequence[Sequence[str]], *, note: str) -> str:
     return "\n".join([*lines, "", note])
 
 
-def _seeds(split: str) -> Callable[[Result], str]:
-    return lambda result: split_table(result, split)
-
-
-def _scales(result: Result) -> str:
-    return arm_table(result, _HEARD)
-
-
-def _ablations(result: Result) -> str:
-    return arm_table(result, (*_SEEN, *_HEARD[:2]))
-
-
 def _curves(result: Result) -> str:
     return f"{_final_losses(result)}\n\n![Loss of the audio branch]({CURVES})"
 
 
 TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
-    "seeds": ("seeds", _seeds("test")),
-    "seeds-pairs": ("seeds", _seeds("test_pairs")),
-    "scales": ("scales", _scales),
+    "seeds": ("seeds", partial(split_table, split="test")),
+    "seeds-pairs": ("seeds", partial(split_table, split="test_pairs")),
+    "scales": ("scales", partial(arm_table, columns=_HEARD)),
     "scales-curves": ("scales", _curves),
-    "ablations": ("ablations", _ablations),
+    "ablations": ("ablations", partial(arm_table, columns=(*_SEEN, *_HEARD[:2]))),
 }
-"""Name of a table to its study and what makes it."""
+"""Name of a table to its study and the function that makes it."""
 
 
 def tables_of(result: Result) -> Iterable[str]:
-    """Every table that a result has the scores for, to print."""
+    """Return every table that a result has the scores for, to print."""
     splits = dict.fromkeys(run["split"] for run in result["runs"])
     if result["study"] == "seeds":
         return [f"{split}\n\n{split_table(result, split)}" for split in splits]

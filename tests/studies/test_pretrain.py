@@ -11,11 +11,9 @@ from safetensors.torch import load_file
 from studies.pretrain.contrast import TextTower, contrastive_loss, random_batch
 from studies.pretrain.imagebind import varied
 from studies.pretrain.language import softened
-from studies.pretrain.loop import Recipe, fit, save_half
-from studies.pretrain.muon import orthogonal
-from studies.pretrain.pictures import SLOTS, Pictures, draw_pictures
-from studies.pretrain.sounds import play_sounds
-from studies.pretrain.texts import CONVERSATIONS, Conversation, TextWorld
+from studies.pretrain.loop import FitSettings, fit, orthogonal, save_half
+from studies.pretrain.media import SLOTS, Pictures, draw_pictures, play_sounds
+from studies.pretrain.texts import CONVERSATIONS, ConversationForm, TextWorld
 from video_llama.common.io import package_file
 from video_llama.synthetic.scene import COLOURS, KINDS
 from video_llama.synthetic.splits import generator, split_of
@@ -83,7 +81,7 @@ def test_a_plain_text_has_loss_on_its_answers_alone(world: TextWorld) -> None:
 
 
 @pytest.mark.parametrize("form", CONVERSATIONS)
-def test_every_description_is_known_by_its_tokens(world: TextWorld, form: Conversation) -> None:
+def test_every_description_is_known_by_its_tokens(world: TextWorld, form: ConversationForm) -> None:
     text = world.conversation(generator(0, "test"), form)
     assert text is not None
     described = [n for n in text.media if n]
@@ -149,8 +147,8 @@ def test_towers_meet_where_they_are_trained(pictures: Pictures) -> None:
 
     model = torch.nn.ModuleDict({"text": text})
     model.register_parameter("vectors", vectors)
-    recipe = Recipe(steps=100, other_learning_rate=0.05, warmup=5)
-    log = fit(model, loss_at, recipe, title="test")
+    settings = FitSettings(steps=100, other_learning_rate=0.05, warmup=5)
+    log = fit(model, loss_at, settings, title="test")
     assert log["loss"][-1] < 0.5 * log["loss"][0]
 
 

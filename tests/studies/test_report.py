@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from studies.study.__main__ import PAGES
-from studies.study.plan import ABLATIONS, AUDIO, SCALES, WIDE_AUDIO
+from studies.study.definitions import ABLATIONS, AUDIO, SCALES, WIDE_AUDIO
 from studies.study.report import (
     CURVES,
     TABLES,
@@ -104,7 +104,7 @@ def test_a_page_gets_the_tables_of_the_results(tmp_path: Path) -> None:
     page = "A\n\n<!-- study:scales -->\nold\n<!-- /study:scales -->\n\nB\n"
     missing = fill_page(page, tmp_path)
     assert "old" not in missing
-    assert "Not measured yet: `python -m studies.study.__main__ scales`" in missing
+    assert "Not measured yet: `python -m studies.study scales`" in missing
     write_result(result_path(tmp_path, "scales"), scales_result())
     filled = fill_page(missing, tmp_path)
     assert filled.startswith("A\n\n<!-- study:scales -->\n| scales |")

@@ -13,8 +13,8 @@ import torch
 from studies.study import run as study_run
 from studies.study.__main__ import main
 from studies.study.clips import clip_of, encode_clips, read_clips
-from studies.study.plan import ABLATIONS, AUDIO, NARROW, SCALES, STUDIES, Recipe
-from studies.study.run import Plan, run_study
+from studies.study.definitions import ABLATIONS, AUDIO, NARROW, SCALES, STUDIES, BranchTraining
+from studies.study.run import StudyRun, run_study
 from tests.tiny_chat import media_files, tiny_model
 from video_llama.apps.evaluate.examine import CONDITIONS, Examiner
 from video_llama.common.io import default_config_path
@@ -34,22 +34,22 @@ QUESTION = {
 }
 
 
-def recipes() -> list[Recipe]:
-    return list({r.name: r for study in STUDIES.values() for r in study.recipes()}.values())
+def trainings() -> list[BranchTraining]:
+    return list({r.name: r for study in STUDIES.values() for r in study.trainings()}.values())
 
 
 def test_names_of_recipes_and_arms_are_unique() -> None:
     for study in STUDIES.values():
         names = [arm.name for arm in study.arms]
         assert len(set(names)) == len(names)
-        assert set(study.asked) <= set(CONDITIONS)
+        assert set(study.question_types) <= set(CONDITIONS)
         assert set(study.splits) <= set(SPLITS)
-    every = {recipe for study in STUDIES.values() for recipe in study.recipes()}
+    every = {recipe for study in STUDIES.values() for recipe in study.trainings()}
     assert len({recipe.name for recipe in every}) == len(every)
 
 
-@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
-def test_recipes_change_the_shipped_configurations(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", trainings(), ids=lambda recipe: recipe.name)
+def test_recipes_change_the_shipped_configurations(recipe: BranchTraining, tmp_path: Path) -> None:
     for stage in recipe.stages():
         cfg = load_config(stage.config_path, recipe.options_of(stage, tmp_path))
         assert cfg.model.trained_branch == recipe.branch
@@ -63,23 +63,23 @@ def test_the_narrow_scale_is_that_of_the_shipped_configurations() -> None:
         assert load_config(stage.config_path).model.position_init_std == NARROW
     stds = {
         load_config(recipe.stages()[0].config_path, recipe.options).model.position_init_std
-        for recipe in SCALES.recipes()
+        for recipe in SCALES.trainings()
     }
     assert stds == {1.0, NARROW}
 
 
 def test_without_stage_1_stage_2_comes_first() -> None:
     arm = next(arm for arm in ABLATIONS.arms if arm.name == "no-stage-1")
-    assert [[stage.number for stage in recipe.stages()] for recipe in arm.recipes] == [[2], [2]]
+    assert [[stage.number for stage in recipe.stages()] for recipe in arm.trainings] == [[2], [2]]
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> StudyRun:
     folder = tmp_path / "world/valid"
     folder.mkdir(parents=True)
     (folder / "questions.json").write_text(json.dumps([QUESTION]))
     seeds = (0, 1)
-    return Plan(
+    return StudyRun(
         study=SCALES, data=tmp_path / "world", out=tmp_path / "out", seeds=seeds, splits=("valid",)
     )
 
@@ -97,7 +97,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             branch.write_text(branch.as_posix())
         return Trained(branch, 1.5, [(10, 2.0), (20, 1.0)])
 
-    def ask(plan: Plan, cfg: Any, arm: Any, seed: int, split: str) -> list[dict[str, Any]]:
+    def ask(plan: StudyRun, cfg: Any, arm: Any, seed: int, split: str) -> list[dict[str, Any]]:
         seen.append(f"asked {arm.name} {seed} {cfg.model.audio_feature_norm}")
         score = {"type": "hear", "condition": "sound", "right": 1, "count": 2, "chance": 0.5}
         return [score]
@@ -113,7 +113,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_arms_share_trainings_and_are_scored_with_their_options(
-    plan: Plan, done: list[str]
+    plan: StudyRun, done: list[str]
 ) -> None:
     result = run_study(plan)
     trained = [line for line in done if not line.startswith("asked")]
@@ -130,7 +130,7 @@ def test_arms_share_trainings_and_are_scored_with_their_options(
     assert result["trainings"][0]["stages"][AUDIO.stages()[0].name]["loss"] == [[10, 2], [20, 1]]
 
 
-def test_what_has_been_scored_is_not_asked_again(plan: Plan, done: list[str]) -> None:
+def test_what_has_been_scored_is_not_asked_again(plan: StudyRun, done: list[str]) -> None:
     first = run_study(plan)
     done.clear()
     assert run_study(plan) == first
@@ -141,7 +141,7 @@ def test_what_has_been_scored_is_not_asked_again(plan: Plan, done: list[str]) ->
     assert len(done) == 8
 
 
-def test_a_score_that_was_not_finished_is_asked_again(plan: Plan, done: list[str]) -> None:
+def test_a_score_that_was_not_finished_is_asked_again(plan: StudyRun, done: list[str]) -> None:
     run_study(plan)
     done.clear()
     next((plan.out / "scores").iterdir()).unlink()
@@ -177,12 +177,12 @@ def finished(study: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *more:
     (tmp_path / "world/world.json").touch()
     score = {"type": "hear", "condition": "sound", "right": 1, "count": 2, "chance": 0.5}
 
-    def run(plan: Plan, *, jobs: int) -> dict[str, Any]:
+    def run(plan: StudyRun, *, jobs: int) -> dict[str, Any]:
         loss = {stage.name: {"seconds": 1, "loss": [[1, 2.0]]} for stage in AUDIO.stages()}
         return {
             "study": plan.study.name,
             "seeds": list(plan.seeds),
-            "trainings": [{"recipe": r.name, "stages": loss} for r in plan.study.recipes()],
+            "trainings": [{"recipe": r.name, "stages": loss} for r in plan.study.trainings()],
             "runs": [
                 {"arm": arm.name, "split": plan.splits[0], "scores": [score]}
                 for arm in plan.study.arms

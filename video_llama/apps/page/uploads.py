@@ -33,11 +33,7 @@ class Uploads:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        options: ServerOptions,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, folder: Path, options: ServerOptions, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.folder = folder.resolve()
         self._options = options

@@ -1,6 +1,6 @@
-"""What the studies train and compare: recipes of the branches, arms made of two of them, questions.
+"""What the studies train and compare: trainings of branches, arms made of two of them, questions.
 
-Runs share what they can: a recipe is trained once for each seed, whichever arms have it.
+Runs share what they can: a training is run once for each seed, whichever arms have it.
 """
 
 from __future__ import annotations
@@ -21,36 +21,28 @@ SOUND_SET = "audio_caption"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A training of one branch.
-
-    Attributes:
-        name: of its folder.
-        branch: what is trained.
-        options: what is changed in the YAMLs of its stages.
-        numbers: of the stages that it goes through.
-        on_sound: on sounds and their captions alone, instead of the data sets of the YAMLs.
-    """
+class BranchTraining:
+    """A training of one branch."""
 
     name: str
+    """Name of its folder."""
     branch: Branch
     options: tuple[str, ...] = ()
+    """What is changed in the YAMLs of its stages, `section.key=value` each."""
     numbers: tuple[int, ...] = (1, 2)
+    """Stages that it goes through."""
     on_sound: bool = False
+    """Whether it is trained on sounds and captions alone, not on the data sets of the YAMLs."""
 
     def stages(self) -> list[Stage]:
-        """Its stages in order."""
+        """Return its stages in order."""
         return [s for s in STAGES if s.branch == self.branch and s.number in self.numbers]
 
     def options_of(self, stage: Stage, data: Path) -> list[str]:
-        """What is changed in the YAML of a stage.
-
-        Args:
-            stage: one of its own.
-            data: folder of the world.
-        """
+        """Return what is changed in the YAML of one of its stages, with the world in `data`."""
         if not self.on_sound:
             return list(self.options)
+        # The data sets of the YAML are dropped, and the one of sounds takes their place.
         sounds = (data / "train" / SOUND_SET).absolute()
         place = f"{{anno_dir: '{sounds}/{SOUND_SET}.json', videos_dir: '{sounds}/audio'}}"
         return [
@@ -61,67 +53,59 @@ class Recipe:
         ]
 
 
-def _ablated(branch: Branch, name: str, *options: str, **fields: Any) -> Recipe:
-    return Recipe(name=f"{branch}-{name}", branch=branch, options=options, **fields)
+def _ablated(branch: Branch, name: str, *options: str, **fields: Any) -> BranchTraining:
+    return BranchTraining(name=f"{branch}-{name}", branch=branch, options=options, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A model to score.
-
-    Attributes:
-        name: of it.
-        title: what the tables call it.
-        recipes: of its branches; one that has none keeps random values.
-        options: `section.key=value` each, for the model that answers alone.
-    """
+    """A model to score."""
 
     name: str
     title: str
-    recipes: tuple[Recipe, ...] = ()
+    """What the tables call it."""
+    trainings: tuple[BranchTraining, ...] = ()
+    """Of its branches; a branch without one keeps random values."""
     options: tuple[str, ...] = ()
+    """`section.key=value` each, only for the model that answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A comparison of arms, each with every seed.
-
-    Attributes:
-        name: of it.
-        arms: in the order of its tables.
-        asked: the types of questions by what the model is given (see `evaluate.CONDITIONS`); no
-            types: all of them.
-        splits: whose questions are asked, once everything is chosen.
-    """
+    """A comparison of arms, each with every seed."""
 
     name: str
     arms: tuple[Arm, ...]
-    asked: Mapping[Condition, tuple[str, ...]]
+    """In the order of its tables."""
+    question_types: Mapping[Condition, tuple[str, ...]]
+    """Types of questions by what the model is given (`CONDITIONS`); no types: all of them."""
     splits: tuple[Split, ...] = ("test",)
+    """Splits whose questions are asked, once everything is chosen."""
 
-    def recipes(self) -> list[Recipe]:
-        """Every recipe of its arms, once."""
-        return list(dict.fromkeys(recipe for arm in self.arms for recipe in arm.recipes))
+    def trainings(self) -> list[BranchTraining]:
+        """Return every training of its arms, once."""
+        return list(dict.fromkeys(training for arm in self.arms for training in arm.trainings))
 
 
-VIDEO = Recipe(name="video", branch="video")
-AUDIO = Recipe(name="audio", branch="audio")
-"""The shipped YAMLs as they are; their position_init_std is that of NARROW."""
+VIDEO = BranchTraining(name="video", branch="video")
+AUDIO = BranchTraining(name="audio", branch="audio")
+"""The shipped YAMLs as they are; their position_init_std is NARROW."""
 NARROW, WIDE = 0.2, 1.0
-"""Initial scales of the positions: that of the tiny preset and that of the original."""
-WIDE_AUDIO = Recipe(
+"""Initial scales of the positions: of the tiny preset, and of the original."""
+WIDE_AUDIO = BranchTraining(
     name="audio-wide", branch="audio", options=(f"model.position_init_std={WIDE:g}",)
 )
 SOUND_TYPES = ("hear", "hear_nothing", "sound_order", "silent")
 """Questions that sound alone answers."""
 
+# Two splits: triples of kind, colour and motion that training did not have, and pairs.
 SEEDS = Study(
     name="seeds",
     arms=(
-        Arm(name="trained", title="trained", recipes=(VIDEO, AUDIO)),
+        Arm(name="trained", title="trained", trainings=(VIDEO, AUDIO)),
         Arm(name="untrained", title="random branches"),
     ),
-    asked={name: () for name in get_args(Condition)},
+    question_types={name: () for name in get_args(Condition)},
     splits=("test", "test_pairs"),
 )
 
@@ -133,33 +117,37 @@ SCALES = Study(
         Arm(
             name=f"positions-{std:g}-norm-{norm}",
             title=f"{std:g}, {norm}",
-            recipes=(recipe,),
+            trainings=(training,),
             options=(f"model.audio_feature_norm={norm}",),
         )
-        for std, recipe in ((WIDE, WIDE_AUDIO), (NARROW, AUDIO))
+        for std, training in ((WIDE, WIDE_AUDIO), (NARROW, AUDIO))
         for norm in ("none", "unit")
     ),
-    asked={"sound": SOUND_TYPES},
+    question_types={"sound": SOUND_TYPES},
 )
 
+# Each arm leaves one part of the method out and trains the rest as it is.
 ABLATIONS = Study(
     name="ablations",
     arms=(
-        Arm(name="full", title="full", recipes=(VIDEO, AUDIO)),
+        Arm(name="full", title="full", trainings=(VIDEO, AUDIO)),
         Arm(
             name="no-positions",
             title="without frame position embedding",
-            recipes=(_ablated("video", "no-positions", "model.video_frame_positions=false"), AUDIO),
+            trainings=(
+                _ablated("video", "no-positions", "model.video_frame_positions=false"),
+                AUDIO,
+            ),
         ),
         Arm(
             name="mean",
             title="without video Q-Former (mean pooling)",
-            recipes=(_ablated("video", "mean", "model.video_fusion=mean"), AUDIO),
+            trainings=(_ablated("video", "mean", "model.video_fusion=mean"), AUDIO),
         ),
         Arm(
             name="no-stage-1",
             title="without stage 1",
-            recipes=(
+            trainings=(
                 _ablated("video", "no-stage-1", numbers=(2,)),
                 _ablated("audio", "no-stage-1", numbers=(2,)),
             ),
@@ -167,14 +155,14 @@ ABLATIONS = Study(
         Arm(
             name="on-sound",
             title="audio branch trained on sound instead of pictures",
-            recipes=(VIDEO, _ablated("audio", "on-sound", on_sound=True)),
+            trainings=(VIDEO, _ablated("audio", "on-sound", on_sound=True)),
         ),
     ),
-    asked={
+    question_types={
         "all": ("kind", "colour", "motion", "count", "order", "see", "hear"),
         "sound": SOUND_TYPES,
     },
 )
 
 STUDIES = {study.name: study for study in (SEEDS, SCALES, ABLATIONS)}
-"""The comparisons by their names."""
+"""The studies by their names."""
