@@ -1,4 +1,7 @@
-"""The annotation files of the written data, in the formats of the data sets they stand for."""
+"""Write the annotation files of the world, in the formats of the data sets they stand for.
+
+Pairs of a file and a question about it come in the order of their files.
+"""
 
 from __future__ import annotations
 
@@ -131,9 +134,6 @@ def balanced(pairs: Sequence[ItemQuestion]) -> list[ItemQuestion]:
     Types of which only one answer occurs keep all. Clips in which sound and picture contradict each
     other are counted apart.
 
-    Args:
-        pairs: questions in the order of their items.
-
     Returns:
         Those kept, in the same order.
     """
@@ -145,9 +145,6 @@ def rounds(pairs: Sequence[ItemQuestion]) -> list[ItemQuestion]:
     """Order questions in rounds: every answer once, all in the same words.
 
     Of questions of order, every pair of things has rounds of its own.
-
-    Args:
-        pairs: questions in the order of their items.
     """
     # Rounds of all types take turns, so that any number of rounds from the start is balanced.
     found = []
@@ -184,11 +181,7 @@ def _rounds(pairs: Sequence[ItemQuestion], *, by_pair: bool = False) -> list[lis
 
 
 def without_rivals(pairs: Sequence[ItemQuestion]) -> list[ItemQuestion]:
-    """Drop questions whose answer another question about the same file gives away.
-
-    Args:
-        pairs: questions in the order of their items.
-    """
+    """Drop questions whose answer another question about the same file gives away."""
     types: dict[WorldItem, set[str]] = defaultdict(set)
     for item, question in pairs:
         types[item].add(question.type)
@@ -202,11 +195,7 @@ def _one_of_each_rivals(item: WorldItem, types: set[str]) -> set[str]:
 
 
 def conversations(pairs: Sequence[ItemQuestion]) -> list[tuple[WorldItem, list[Question]]]:
-    """Order the questions about each file as the turns of a conversation, at random.
-
-    Args:
-        pairs: questions in the order of their items.
-    """
+    """Order the questions about each file as the turns of a conversation, at random."""
     turns: dict[WorldItem, list[Question]] = defaultdict(list)
     for item, question in pairs:
         turns[item].append(question)

@@ -1,4 +1,7 @@
-"""What can be said about a scene: captions, and questions with their answers."""
+"""What can be said about a scene: captions, and questions with their answers.
+
+The generator `rng` chooses the words, in the language of `wording`.
+"""
 
 from __future__ import annotations
 
@@ -56,13 +59,7 @@ class Question:
 
 
 def clip_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
-    """Write one sentence about what is seen in a clip.
-
-    Args:
-        scene: the scene.
-        rng: chooses the words.
-        wording: the language.
-    """
+    """Write one sentence about what is seen in a clip."""
     if not scene.sights:
         return _pick(rng, wording.captions["empty"])
     things = [_thing(sight, wording) for sight in scene.sights]
@@ -75,26 +72,14 @@ def clip_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = E
 
 
 def picture_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
-    """Write one sentence about the first frame of a scene.
-
-    Args:
-        scene: the scene.
-        rng: chooses the words.
-        wording: the language.
-    """
+    """Write one sentence about the first frame of a scene."""
     thing = _thing(scene.sights[0], wording) if scene.sights else wording.nothing
     background = wording.backgrounds[scene.background]
     return _pick(rng, wording.captions["picture"]).format(thing=thing, background=background)
 
 
 def sound_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
-    """Write one sentence about what is heard.
-
-    Args:
-        scene: the scene.
-        rng: chooses the words.
-        wording: the language.
-    """
+    """Write one sentence about what is heard."""
     things = [wording.kinds_with_article[sound.kind] for sound in scene.sounds]
     theme: Theme = ("silent", "sound", "sound_order")[len(things)]
     names = dict(zip(("first", "second") if len(things) == 2 else ("thing",), things, strict=False))
@@ -107,11 +92,6 @@ def questions(
     """Ask one question of every type that makes sense of a scene.
 
     The words of a question are chosen without regard to its answer.
-
-    Args:
-        scene: the scene.
-        rng: chooses the words.
-        wording: the language.
     """
     return [*_sight_questions(scene, rng, wording), *_sound_questions(scene, rng, wording)]
 
@@ -119,13 +99,7 @@ def questions(
 def picture_questions(
     scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH
 ) -> list[Question]:
-    """Ask what the first frame of a scene with at most one sight answers.
-
-    Args:
-        scene: the scene.
-        rng: chooses the words.
-        wording: the language.
-    """
+    """Ask what the first frame of a scene with at most one sight answers."""
     found = _sight_questions(scene, rng, wording)
     return [question for question in found if question.type not in MOVING_TYPES]
 

@@ -181,13 +181,7 @@ _MARGIN = 0.02
 
 
 def sample_scene(seed: int, split: Split, index: int) -> Scene:
-    """Sample scene `index` of a split.
-
-    Args:
-        seed: of the world.
-        split: which combinations and which sounds may occur.
-        index: from 0.
-    """
+    """Sample scene `index` of a split."""
     # The order of draws below fixes every scene of a seed: add new ones at the end.
     layout = dealt(layout_deck(split), index, seed, f"layout/{split}")
     rng = generator(seed, f"scene/{split}", index)
@@ -204,13 +198,7 @@ def sample_scene(seed: int, split: Split, index: int) -> Scene:
 
 
 def render_seed(seed: int, split: Split, index: int) -> int:
-    """Return the seed with which a scene is drawn, played and put into words.
-
-    Args:
-        seed: of the world.
-        split: of the scene.
-        index: of the scene.
-    """
+    """Return the seed with which a scene is drawn, played and put into words."""
     return int(generator(seed, f"render/{split}", index).integers(1 << 62))
 
 
@@ -281,13 +269,7 @@ def _sounds(
 
 
 def sample_sound(rng: np.random.Generator, split: Split, kind: Kind) -> Sound:
-    """Sample a sound with parameters from the ranges of a split.
-
-    Args:
-        rng: source of random numbers.
-        split: whose ranges.
-        kind: what makes the sound.
-    """
+    """Sample a sound with parameters from the ranges of a split."""
     ranges = SOUND_RANGES[split]
     return Sound(
         kind=kind,
