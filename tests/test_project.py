@@ -169,6 +169,7 @@ def test_wheel_carries_every_file_that_ships(wheel: Path) -> None:
     expected = tracked("video_llama") | {f"video_llama/_data/{n}" for n in tracked(*SHIPPED)}
     assert {name for name in inside if ".dist-info/" not in name} == expected
     assert "video_llama/py.typed" in inside
+    assert not any(name.startswith(("studies/", "tests/", "benchmarks/")) for name in inside)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tests.reference import ROOT
 from tests.tiny_chat import Run, media_files, tiny_model
-from video_llama.apps.cli.main import main, parse
+from video_llama.apps.cli.main import main
 from video_llama.common.io import one_line
 
 
@@ -45,21 +45,6 @@ def test_wrong_usage_is_status_2(run: Run, argv: list[str]) -> None:
     assert status == 2
     assert output == ""
     assert errors.startswith("usage: ")
-
-
-def test_options_may_stand_anywhere() -> None:
-    options = ["--options", "model.ckpt=a", "run.seed=2"]
-    for argv in (
-        [*options, "a.mp4", "b.png", "What is 1 = 1?"],
-        ["a.mp4", *options, "b.png", "What is 1 = 1?"],
-        ["a.mp4", "b.png", "What is 1 = 1?", *options],
-        ["a.mp4", "--options=model.ckpt=a", "--options", "run.seed=2", "b.png", "What is 1 = 1?"],
-    ):
-        args = parse(["ask", *argv])
-        assert args.inputs == ["a.mp4", "b.png", "What is 1 = 1?"]
-        assert args.options == ["model.ckpt=a", "run.seed=2"]
-    assert parse(["ask", "a.mp4", "--no-audio", "--", "-why?"]).inputs == ["a.mp4", "-why?"]
-    assert parse(["ask", "--", "a.mp4", "--options", "x=1"]).inputs == ["a.mp4", "--options", "x=1"]
 
 
 def test_an_error_of_the_system_names_the_file(run: Run, tmp_path: Path) -> None:

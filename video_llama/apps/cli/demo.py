@@ -74,6 +74,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "max_queue": "most visitors who wait for their turn",
         "concurrency": "most visitors who are served at the same time",
     }
+    # Defaults and types are those of ServerOptions, which also checks the values.
     for name, text in limits.items():
         value = getattr(DEFAULTS, name)
         flag = "--" + name.replace("_", "-")
@@ -87,6 +88,7 @@ def demo(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     start = time.perf_counter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: tidily
+    # What is wrong with the options is said before seconds are spent on the model.
     options = _server_options(args)
     cfg = load_config(args.cfg_path or default_config_path(), _overrides(args))
     check_paths(cfg)
@@ -109,11 +111,13 @@ def demo(args: argparse.Namespace) -> int:
 def _serve(cfg: Config, options: ServerOptions) -> Page:
     from video_llama.apps.page.server import prepare, serve
 
+    # Before Gradio is imported, which reads its environment only then.
     folder = prepare(options)
     try:
         from video_llama.chat.engine import Chat
         from video_llama.config.build import build_model
 
+        # Gradio asks its own server whether it runs, which httpx would log.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         return serve(Chat(build_model(cfg)), options, folder)
     except BaseException:  # also Ctrl-C while the model is loaded

@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
+        # On a line of its own: the terminal has just shown ^C.
         print(f"\n{PROG}: interrupted", file=sys.stderr)
         return 130
     except (VideoLlamaError, OSError) as error:
@@ -68,11 +69,14 @@ def _run(argv: Sequence[str]) -> int:
             format="%(levelname)s: %(message)s",
             stream=sys.stderr,
         )
+        # Warnings of other packages are log lines too, so that --verbose decides on both.
         logging.captureWarnings(True)
+        # Imported by name: a command loads its own libraries and no others.
         module, function = args.handler.split(":")
         status: int = getattr(importlib.import_module(module), function)(args)
         return status
     finally:
+        # Here and not at exit, where a reader that has gone would cause a traceback.
         if sys.stdout is not None:  # None where the caller closed it
             sys.stdout.flush()
 
@@ -83,6 +87,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     # argparse takes the files before the first option only: those after it come back as the rest.
     args, rest = parser.parse_known_args(spread_overrides(argv))
     end = rest.index("--") if "--" in rest else len(rest)
+    # What looks like an option and is none, or stands where no file may stand, is wrong usage.
     if rest and ("inputs" not in args or any(word.startswith("-") for word in rest[:end])):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -97,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
+    # In the order of --help: asking, checking, data, scores.
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_ask(commands)
     _add_chat(commands)
@@ -118,6 +124,7 @@ def _add_ask(commands: Commands) -> None:
         'Example: video-llama ask clip.mp4 "What happens?"',
         usage=f'{PROG} ask [options] FILE [FILE ...] "QUESTION"',
     )
+    # One list: argparse could not tell the question from the files.
     ask.add_argument("inputs", nargs="+", metavar="ARG", help="files, then a question")
     ask.add_argument("--json", action="store_true", help="print one JSON object with the details")
     add_model_options(ask)

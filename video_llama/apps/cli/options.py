@@ -75,9 +75,11 @@ def spread_overrides(argv: Sequence[str]) -> list[str]:
 
     With `nargs="+"` argparse would let `--options` swallow the files after it.
     """
+    # A file may hold "=" as well: only what looks like a key belongs to the option.
     spread: list[str] = []
     inside = False
     for index, word in enumerate(argv):
+        # What follows "--" are files, whatever they look like.
         if word == "--":
             return [*spread, *argv[index:]]
         following = argv[index + 1] if index + 1 < len(argv) else ""
@@ -93,6 +95,7 @@ def spread_overrides(argv: Sequence[str]) -> list[str]:
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:
     """Add what is taken of media, and the options of `chat.answer.GenerationSettings`."""
+    # The defaults are greedy, unlike those of a session in Python: a command should repeat itself.
     group = parser.add_argument_group("answers")
     group.add_argument("--no-audio", action="store_true", help="do not listen to clips")
     group.add_argument(

@@ -52,6 +52,7 @@ class Api:
             path = self.uploads.checked(_path(file))
             conversation = self._of(request)
             conversation.add(path, use_audio=with_audio)
+            # By path: the file may have been part of the conversation already.
             items = {item.path: item for item in conversation.session.media}
             return item_details(items[path])
 
@@ -148,6 +149,7 @@ class Api:
 
 
 def _growing(pieces: Iterator[str]) -> Iterator[str]:
+    # Gradio's clients take each value for the state so far, not for a piece to append.
     answer = ""
     try:
         for piece in pieces:
@@ -164,6 +166,7 @@ def _text(question: object) -> str:
 
 
 def _flag(name: str, value: object) -> bool:
+    # bool("false") is true: a program that sends a text must learn of it.
     if not isinstance(value, bool):
         raise RequestError(f"{name}: {value!r} given, true or false expected")
     return value

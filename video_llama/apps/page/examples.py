@@ -56,6 +56,7 @@ def write_examples(folder: Path) -> dict[str, Path]:
     Returns:
         The paths, by the name of the file.
     """
+    # Rendered anew, so that the package carries no media.
     for example in EXAMPLES:
         _write(example, folder / example.file)
     return {example.file: folder / example.file for example in EXAMPLES}

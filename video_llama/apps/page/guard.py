@@ -122,6 +122,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        # Under a foreign name not even the paths that exist are known.
         fault = self._foreign(scope.get("headers", ())) or self._fault(path)
         if fault:
             await _refuse(send, *fault)
@@ -143,6 +144,7 @@ class Guard:
         if heartbeat is None:
             await self._app(scope, receive, _protected(send))
             return
+        # The heartbeat is a response that never ends: while it lasts the page is open.
         self._arrive(heartbeat[1])
         try:
             await self._app(scope, receive, _protected(send))
@@ -153,6 +155,7 @@ class Guard:
         """Take a file, if it is not too much; an upload that breaks off is not an error."""
         (address, _), headers = scope.get("client") or ("", 0), dict(scope.get("headers", ()))
         length = headers.get(b"content-length", b"")
+        # Asked before the body is read: a refused upload costs nothing.
         fault = self._refusal(address, int(length) if length.isdigit() else None)
         if fault:
             await _refuse(send, *fault)
@@ -180,6 +183,7 @@ class Guard:
         """Return status and reason if the path is not one that the page uses."""
         if not ALLOWED.fullmatch(path):
             return 404, "there is no such page"
+        # Starlette has decoded %2e%2e and the like by now.
         _, is_file, file = path.partition("/gradio_api/file=")
         if is_file and not self._holds(file):
             return 403, "there is no such file"
@@ -189,7 +193,7 @@ class Guard:
         """Return whether every file that a JSON names is an upload; other bodies name none."""
         try:
             return self._is_clean(json.loads(body)) if body else True
-        except RecursionError:
+        except RecursionError:  # no request of the page is that deep
             return False
         except ValueError:
             return True
@@ -199,6 +203,7 @@ class Guard:
             return all(map(self._is_clean, value))
         if not isinstance(value, dict):
             return True
+        # Gradio takes every object with a path for a file, at any depth.
         path = value.get("path")
         if path is not None and not (isinstance(path, str) and self._holds(path)):
             return False
@@ -207,6 +212,7 @@ class Guard:
 
 async def _body(receive: Receive) -> bytes | None:
     """Read the whole body of a request; None if it is too large."""
+    # Counted while it arrives: Content-Length may be missing or wrong.
     chunks, size, more = [], 0, True
     while more:
         message = await receive()
@@ -234,6 +240,7 @@ def _protected(send: Send) -> Send:
 
     async def protected(message: Message) -> None:
         if message["type"] == "http.response.start":
+            # In the place of Gradio's own headers of these names.
             own = {name.lower().encode() for name in HEADERS}
             headers = [pair for pair in message["headers"] if pair[0].lower() not in own]
             message = {**message, "headers": headers + _HEADER_PAIRS}

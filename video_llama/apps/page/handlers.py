@@ -164,7 +164,8 @@ class Handlers:
         try:
             conversation = self._conversations.of(visitor)
             conversation.restart()
-        except RequestError:  # it was freed already
+        # The first call after it was freed raises; the second one begins anew.
+        except RequestError:
             conversation = self._conversations.of(visitor)
         yield replace(
             self._page(conversation, "The conversation and its files are forgotten."),
@@ -194,6 +195,7 @@ class Handlers:
         for number, name in enumerate(chosen.files):
             path = self._uploads.checked(name)
             within = _share(progress, number, len(chosen.files))
+            # Something to see while a long file is opened, before the engine reports anything.
             within(0.0, f"reading {path.name}")
             items.append(conversation.add(path, use_audio=chosen.use_audio, progress=within))
         return [item for item in items if item is not None]
@@ -232,6 +234,7 @@ class Handlers:
         )
 
     def _refused(self, error: VideoLlamaError, question: str | None = None) -> View:
+        # With the question, so that nothing that was typed is lost.
         return View(note=note_html(self._uploads.message(error), "error"), question=question)
 
 

@@ -86,6 +86,7 @@ def build(*, hears: bool, notices: Sequence[str], examples: Sequence[Example]) -
         notices: what to know about the model.
         examples: to begin with.
     """
+    # elem_id: for the style sheet, and for the tests in a browser.
     gr.HTML(INTRODUCTION + "".join(map(note_html, notices)), elem_id="intro")
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=4, min_width=300, elem_id="inputs"):
@@ -266,6 +267,7 @@ class Events:
         page.audio.input(self._set_audio, [page.audio], **reading)
         page.undo.click(self._undo, None, page.outputs, **quick)
         page.restart.click(self._restart, None, page.outputs, **quick)
+        # The bin of the chat itself would leave the session as it is.
         page.chat.clear(self._restart, None, page.outputs, **quick)
         page.stop.click(self._stop, None, None, **quick)
         filled = [page.tabs, page.question, *page.slots]
@@ -329,6 +331,7 @@ class Events:
         page = self.components
         slot = {"video": page.video, "picture": page.picture, "sound": page.sound}[example.slot]
 
+        # One file alone: with what was chosen before, the question would be about both.
         def choose() -> Updates:
             files = [str(path) if other is slot else None for other in page.slots]
             return (gr.Tabs(selected=example.slot), {"text": example.question}, *files)

@@ -57,6 +57,7 @@ class ServerOptions:
             if value is not None and not low <= value <= high:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag}: {value} given, {low:g} to {high:g} expected")
+        # Refused now, because a name that is misspelt would never match, and nobody would know why.
         for name in self.allow_host:
             if host_name(name) is None:
                 raise ConfigError(

@@ -60,6 +60,7 @@ class Page:
 
     def close(self) -> None:
         """Stop serving, and free conversations and uploads."""
+        # First the flag: the sweeper must not free what is being closed.
         self._closing.set()
         self.blocks.close(verbose=False)
         self.conversations.close()
@@ -115,6 +116,7 @@ def serve(chat: Chat, options: ServerOptions, folder: Path, *, grace: float = 60
         # The tunnel hands on the Host header of the public address, which is known only now.
         hosts.add(share_url)
     page = Page(url, share_url, conversations, folder, blocks)
+    # A daemon: it must not keep the process alive.
     threading.Thread(target=page.sweep, name="page-sweep", daemon=True).start()
     return page
 
@@ -176,8 +178,7 @@ def _launch_options(
         "prevent_thread_lock": True,
         "quiet": True,
         "show_error": True,
-        # What follows is off by default or depends on the environment: nothing of it is wanted.
-        "inbrowser": False,
+        # Off whatever the environment says, which might have changed since `prepare`.
         "enable_monitoring": False,
         "run_history": False,
         "ssr_mode": False,
@@ -204,6 +205,7 @@ def _theme() -> Any:
 
 def _check_free(server_name: str, port: int) -> None:
     """Find out that a port is taken before the model is loaded."""
+    # The model takes seconds to minutes to load: no good time to find the port taken.
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             server_name.strip("[]"), port, type=socket.SOCK_STREAM

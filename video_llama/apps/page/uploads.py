@@ -54,6 +54,7 @@ class Uploads:
             return 411, "an upload has to say its size first (the header Content-Length)"
         most = self._options.max_upload_gb
         with self._lock:
+            # One day for all addresses: nothing has to be kept about each.
             if self._clock() - self._day >= SECONDS_OF_A_DAY:
                 self._day = self._clock()
                 self._taken.clear()
@@ -113,6 +114,7 @@ class Uploads:
         self._discard_torn()
         young = set()
         for file in files:
+            # The examples lie in a folder without a hash, and are not to be deleted.
             if not (self.holds(str(file)) and self._hashed.fullmatch(f"{file.parent}/")):
                 continue
             if file.exists() and time.time() - file.stat().st_ctime < SECONDS_TO_ADD:

@@ -61,7 +61,8 @@ class Conversation:
         Raises:
             VideoLlamaError: of the engine.
         """
-        with self._lock:  # a visitor's files come one after the other
+        # A visitor's files are added in turn, so that their order is that of the clicks.
+        with self._lock:
             if path in self._files:
                 return None
             item = self.session.add(path, use_audio=use_audio, progress=progress)
@@ -106,6 +107,7 @@ class Conversation:
         Raises:
             RequestError: it does not end.
         """
+        # Counted first: an answer that is being written sees that it is no longer current.
         self.num_restarts += 1
         self.session.stop()
         deadline = time.monotonic() + SECONDS_TO_STOP
@@ -264,10 +266,12 @@ class Conversations:
             # Equal files have one path, whoever uploaded them: another visitor may need it.
             needed = {file for other in self._open.values() for file in other.files}
             files, self._unneeded = self._unneeded - needed, set()
+        # Outside of the lock: it deletes files. What is too young to go comes back.
         self._forget(self._discard(files))
 
     def _too_many(self, newest: str) -> list[Conversation]:
         """Free the surplus: who keeps no connection goes first, then who is idle for longest."""
+        # Whoever is being answered stays, even if there are too many for a moment.
         idle = [
             visitor
             for visitor, conversation in self._open.items()
@@ -280,6 +284,7 @@ class Conversations:
     def _remove(self, visitor: str) -> Conversation:
         self._used.pop(visitor, None)
         self._left.pop(visitor, None)
+        # Remembered, so that the next call says what happened instead of an empty conversation.
         self._gone[visitor] = None
         while len(self._gone) > 1000:  # bounded: most never come back
             self._gone.popitem(last=False)

@@ -1,0 +1,28 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+from video_llama.apps.cli.main import parse
+from video_llama.apps.cli.options import spread_overrides
+
+
+def test_options_may_stand_anywhere() -> None:
+    options = ["--options", "model.ckpt=a", "run.seed=2"]
+    for argv in (
+        [*options, "a.mp4", "b.png", "What is 1 = 1?"],
+        ["a.mp4", *options, "b.png", "What is 1 = 1?"],
+        ["a.mp4", "b.png", "What is 1 = 1?", *options],
+        ["a.mp4", "--options=model.ckpt=a", "--options", "run.seed=2", "b.png", "What is 1 = 1?"],
+    ):
+        args = parse(["ask", *argv])
+        assert args.inputs == ["a.mp4", "b.png", "What is 1 = 1?"]
+        assert args.options == ["model.ckpt=a", "run.seed=2"]
+    assert parse(["ask", "a.mp4", "--no-audio", "--", "-why?"]).inputs == ["a.mp4", "-why?"]
+    assert parse(["ask", "--", "a.mp4", "--options", "x=1"]).inputs == ["a.mp4", "--options", "x=1"]
+
+
+def test_values_after_options_are_spread_up_to_the_first_other_word() -> None:
+    words = ["--options", "a.b=1", "c=x y", "clip.mp4", "d=2"]
+    assert spread_overrides(words) == ["--options=a.b=1", "--options=c=x y", "clip.mp4", "d=2"]
+    assert spread_overrides(["--options", "clip.mp4"]) == ["--options", "clip.mp4"]
+    assert spread_overrides(["--", *words]) == ["--", *words]
