@@ -32,7 +32,6 @@ class ClipOptions(Protocol):
     mean: float
     std: float
     channels: str
-    max_seconds: float
 
     @property
     def clip_samples(self) -> Fraction:
@@ -80,7 +79,7 @@ class AudioProcessor:
             MediaError: it cannot be read.
         """
         s = self.settings
-        sound = open_sound(path, max_seconds=s.max_seconds)
+        sound = open_sound(path)
         length = sound.resampled_length(s.sample_rate)
         if length < int(s.sample_rate * 0.025):
             reason = f"the sound lasts {1000 * length / s.sample_rate:.3g} ms"

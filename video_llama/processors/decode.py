@@ -73,16 +73,12 @@ def decode_file(
         )
     # Frames first: without them the sound is of no use either, and the error is about them.
     clip = video(path) if video is not None else None
-    sound, notice = _sound_of_clip(path, info, audio)
+    sound, notice = _sound_of_clip(path, audio) if audio is not None else (None, "")
     return DecodedFile(info=info, kind=kind, clip=clip, sound=sound, notice=notice)
 
 
-def _sound_of_clip(
-    path: str | Path, info: MediaInfo, audio: AudioProcessor | None
-) -> tuple[AudioClips | None, str]:
-    """Return the sound of a clip, or why it cannot be used."""
-    if audio is None or not info.has_audio:
-        return None, ""
+def _sound_of_clip(path: str | Path, audio: AudioProcessor) -> tuple[AudioClips | None, str]:
+    """Return the sound of a clip, or why it cannot be used (there may be none)."""
     try:
         sound = audio(path)
     except MediaError as error:

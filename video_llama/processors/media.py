@@ -33,6 +33,10 @@ LIMITS = {
     "frames": 2_000_000,
     "tracks": 64,
     "seconds": 60,
+    "sound_seconds": 6 * 3600,
+    "samples": 6 * 3600 * 8 * 48_000,
+    "worker_seconds": 15,
+    "worker_megabytes": 2000,
 }
 """What reading one file may cost. `VIDEO_LLAMA_MAX_` with a name in capitals sets another number.
 
@@ -41,6 +45,10 @@ LIMITS = {
 * `frames`: of one video track; nine hours at 60 frames/s.
 * `tracks`: of one file.
 * `seconds`: of reading the frames, or the sound, of one file.
+* `sound_seconds`: that a sound lasts.
+* `samples`: of all channels of a sound; six hours of 7.1 at 48 kHz.
+* `worker_seconds`: of reading one file in a worker process, and 1 s more for every 2 MB of it.
+* `worker_megabytes`: of memory for reading one file in a worker process.
 """
 
 MAX_SAMPLE_RATE = 768_000
@@ -146,6 +154,7 @@ class MediaInfo:
         num_channels: of the sound track.
         video_codec: FFmpeg's name of the codec; None if it is unknown.
         audio_codec: likewise.
+        notice: what the user should know about the file; empty if nothing.
     """
 
     path: Path
@@ -161,6 +170,7 @@ class MediaInfo:
     num_channels: int | None = None
     video_codec: str | None = None
     audio_codec: str | None = None
+    notice: str = ""
 
 
 def probe(path: str | Path) -> MediaInfo:

@@ -240,15 +240,12 @@ class AudioSettings(ProcessorSettings):
     """Divides what is left."""
     channels: str = "first"
     """`first` hears the first channel only, as the original did; `mean` hears the mean of all."""
-    max_seconds: float = 21600.0
-    """Longest sound that is read, in seconds; a longer one is refused."""
 
     def __post_init__(self) -> None:
         """Check the values; see `ConfigError`."""
         if self.channels not in CHANNELS:
             hint = suggestion(self.channels, list(CHANNELS))
             raise ConfigError(f"channels: unknown choice {self.channels!r}; {hint}")
-        at_least(self, 1, "max_seconds")
         at_least(self, 1000, "sample_rate")
         at_least(self, 0.025, "clip_duration")
         at_least(self, 1, "clips_per_video", "num_mel_bins", "target_length")

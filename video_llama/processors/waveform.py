@@ -3,9 +3,8 @@
 Samples are floats in -1..1, as `torchaudio.load` gives them. A long file is decoded twice: once to
 count its samples, because headers lie, and once to keep the spans that are asked for.
 
-Samples lie on the time line of their file, on which the first frame of a video is at 0 s: a sound
-that starts late begins with silence, and a pause in the time stamps is silence at its place. The
-time line of a file without a video begins with its first sample.
+Samples lie on the time line of their file (`media.presentation_start`): a sound that starts after
+the picture begins with silence, and a pause in the time stamps is silence at its place.
 """
 
 from __future__ import annotations
@@ -30,23 +29,20 @@ from torchaudio.functional import resample
 from video_llama.processors.media import (
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,
+    Budget,
     NoSoundError,
     duration_of,
     find_audio,
     find_video,
+    limit,
     open_container,
+    presentation_start,
+    refuse_cost,
 )
 from video_llama.types import MediaError
 
-MAX_SECONDS = 6 * 3600
-"""Longest sound that is decoded by default, in seconds."""
-
 MAX_CHANNELS = 64
 """Most channels of a sound: seventh-order ambisonics, or a large mixing desk."""
-
-_SAMPLES_PER_SECOND = 8 * 48_000
-"""Samples of all channels, for each second that a sound may last: 7.1 at 48 kHz. A sound with more
-of them is refused earlier, because time and memory grow with the samples and not the seconds."""
 
 KEPT_SAMPLES = 2**24
 """Samples (of all channels) up to which a file is kept in memory and decoded once: 64 MiB."""
@@ -149,29 +145,28 @@ class Sound:
         return [torch.cat(piece, dim=1) for piece in found]
 
 
-def open_sound(path: str | Path, *, max_seconds: float | None = None) -> Sound:
+def open_sound(path: str | Path) -> Sound:
     """Decode a sound track once, count its samples and keep them if they are few.
 
     Args:
         path: a sound file, or a video with sound.
-        max_seconds: longest sound; None is `MAX_SECONDS`.
 
     Raises:
         NoSoundError: the file has no sound track, or one without any samples.
-        MediaError: it cannot be decoded, or is longer than `max_seconds`.
+        MediaError: it cannot be decoded, or costs more than `media.LIMITS` allow.
     """
-    limit = MAX_SECONDS if max_seconds is None else max_seconds
+    most_seconds, most_samples, budget = limit("sound_seconds"), limit("samples"), Budget(path)
     kept: list[Tensor] = []
     total, channels, rate = 0, 0, 1
     for block, rate in _blocks(path):
         channels = block.shape[0]
         total += block.shape[1]
         # Checked while decoding: a header may claim anything, and so may a time stamp.
-        if total > limit * rate or total * channels > limit * _SAMPLES_PER_SECOND:
-            reason = f"the sound is longer than {limit / 3600:g} hours"
-            if total <= limit * rate:
-                reason = f"the sound has more than {limit * _SAMPLES_PER_SECOND:.3g} samples"
-            raise MediaError(path, f"{reason}; audio_processor.max_seconds sets the limit")
+        budget.check_time()
+        if total > most_seconds * rate:
+            refuse_cost(path, "its sound is longer", "sound_seconds", "s")
+        if total * channels > most_samples:
+            refuse_cost(path, "its sound has more samples", "samples", "samples of all channels")
         if total * channels <= KEPT_SAMPLES:
             kept.append(block)
         else:
@@ -214,10 +209,9 @@ class _TimeLine:
     """
 
     def __init__(self, container: InputContainer, stream: AudioStream) -> None:
-        video = find_video(container)
-        self._origin: float | None = None
-        if video is not None and video.start_time is not None and video.time_base:
-            self._origin = float(video.start_time * video.time_base)
+        # Without a video the first sample is the start, and headers are often wrong about it.
+        has_video = find_video(container) is not None
+        self._origin = presentation_start(container) if has_video else None
         durations = [duration_of(container, stream), duration_of(container, None)]
         known = [seconds for seconds in durations if seconds is not None]
         self._promised = max(known) if known else None

@@ -40,21 +40,14 @@ from typing import IO, Any, TypeVar
 
 import torch
 
-from video_llama.types import ConfigError, MediaError, VideoLlamaError
+from video_llama.processors.media import limit, limit_key
+from video_llama.types import MediaError, VideoLlamaError
 
 Result = TypeVar("Result")
 
-SECONDS_VARIABLE = "VIDEO_LLAMA_DECODE_SECONDS"
-"""Environment variable: seconds that a small file may take."""
-
-MEMORY_VARIABLE = "VIDEO_LLAMA_DECODE_GB"
-"""Environment variable: gigabytes that one file may take."""
-
-_SECONDS = 15.0
 _BYTES_PER_SECOND = 2e6
 """Large files may take longer: six hours of mp3 (200 MB) are decoded in about a minute."""
 
-_GIGABYTES = 2.0
 _START_SECONDS = 300.0
 """Longest time that a child may take to start, on a busy machine or a slow network disk."""
 
@@ -72,16 +65,16 @@ class DecodingPool:
 
     Args:
         size: most files decoded at once, by as many children.
-        seconds: a small file may take; None reads `VIDEO_LLAMA_DECODE_SECONDS`, or is 15.
-        memory: bytes that decoding one file may take, on top of the libraries; None reads
-            `VIDEO_LLAMA_DECODE_GB`, or is 2 GB. Enforced on Linux only.
+        seconds: that a small file may take; None is the limit `worker_seconds` of `media.LIMITS`.
+        memory: bytes that decoding one file may take, on top of the libraries; None is
+            `worker_megabytes`. Enforced on Linux only.
     """
 
     def __init__(
         self, size: int = 2, *, seconds: float | None = None, memory: int | None = None
     ) -> None:
-        self._seconds = seconds or _variable(SECONDS_VARIABLE, _SECONDS)
-        self._memory = memory or int(_variable(MEMORY_VARIABLE, _GIGABYTES) * 1e9)
+        self._seconds = seconds or limit("worker_seconds")
+        self._memory = memory or 1_000_000 * limit("worker_megabytes")
         self._owner = os.getpid()
         self._free = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
@@ -141,10 +134,11 @@ class DecodingPool:
             return
         with self._lock:
             self._closed = True
-            children = [*self._idle, *self._busy]
+            for child in self._idle:
+                child.kill()
+            for child in self._busy:  # its connection belongs to the thread that waits for it
+                child.end()
             self._idle.clear()
-        for child in children:
-            child.kill()
 
     def _take(self) -> _Child:
         with self._lock:
@@ -220,9 +214,8 @@ class _Child:
             self.kill()
             raise MediaError(path, _reason_of_death(self._process.returncode)) from None
         self.kill()
-        raise MediaError(
-            path, f"reading it takes longer than {seconds:.3g} s; {SECONDS_VARIABLE} allows more"
-        )
+        reason = f"reading it takes longer than {seconds:.3g} s"
+        raise MediaError(path, f"{reason}; {limit_key('worker_seconds')} allows more")
 
     def _wait_until_ready(self) -> None:
         try:
@@ -236,10 +229,14 @@ class _Child:
             self.kill()
             raise VideoLlamaError(f"the process that decodes files cannot start: {last}")
 
-    def kill(self) -> None:
+    def end(self) -> None:
         """End the process, whatever it does, and leave no zombie."""
         self._process.kill()
         self._process.wait()
+
+    def kill(self) -> None:
+        """End the process and close what belongs to it."""
+        self.end()
         self._connection.close()
         self._errors.close()
 
@@ -289,18 +286,6 @@ def _pool() -> DecodingPool:
         return _pools[os.getpid()]
 
 
-def _variable(name: str, default: float) -> float:
-    """Return the number in an environment variable."""
-    text = os.environ.get(name, "")
-    try:
-        number = float(text) if text else default
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1e9:
-        raise ConfigError(f"{name}: {text!r} given, a number above 0 expected")
-    return number
-
-
 def _size(path: str | Path) -> int:
     """Return the bytes of a file, 0 where there is none: the function will say what is wrong."""
     try:
@@ -312,7 +297,7 @@ def _size(path: str | Path) -> int:
 def _reason_of_death(status: int) -> str:
     """Return why a file cannot be used that ended its decoder with this exit status."""
     if status == -signal.SIGKILL:
-        return f"reading it takes too much memory ({MEMORY_VARIABLE} sets the limit)"
+        return f"reading it takes too much memory ({limit_key('worker_megabytes')} sets it)"
     name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     return f"it ends the program that decodes it ({name}); it is damaged, or made to do harm"
 
@@ -361,7 +346,7 @@ def _outcome(job: bytes, base: int) -> _Outcome:
     except Exception as error:
         if _lacks_memory(error):
             reason = f"reading it takes more than {memory / 1e9:.3g} GB of memory"
-            refusal = MediaError(path, f"{reason}; {MEMORY_VARIABLE} allows more")
+            refusal = MediaError(path, f"{reason}; {limit_key('worker_megabytes')} allows more")
             return _Outcome(error=refusal, is_spent=True)
         trace = "" if isinstance(error, VideoLlamaError) else traceback.format_exc()
         return _Outcome(error=error, trace=trace)
