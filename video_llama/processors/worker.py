@@ -31,11 +31,12 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from traceback import format_exception
 from typing import IO, Any, TypeVar
 
 import torch
@@ -113,7 +114,8 @@ class DecodingPool:
             VideoLlamaError: no child can be started.
         """
         seconds = seconds or self._seconds + _size(path) / _BYTES_PER_SECOND
-        job = (Path.cwd(), seconds, memory or self._memory, function, (path, *args), kwargs)
+        call = pickle.dumps((function, args, kwargs))
+        job = (str(Path.cwd()), seconds, memory or self._memory, path, call)
         with self._free:
             child = self._take()
             is_usable = False
@@ -317,39 +319,62 @@ def serve(descriptor: int) -> None:
     _prefer_for_killing()
     base = _private_bytes()
     connection.send_bytes(b"ready")
-    while True:
-        try:
-            job = connection.recv_bytes()
-        except (EOFError, OSError):
-            return
-        outcome = _outcome(job, base)
-        signal.alarm(0)
-        connection.send_bytes(_pickled(outcome))
-
-
-def _outcome(job: bytes, base: int) -> _Outcome:
-    """Run a job of the parent."""
-    path: str | Path = ""
-    try:
-        folder, seconds, memory, function, args, kwargs = pickle.loads(job)
-        path = args[0]
-        os.chdir(folder)
-        # If the parent is gone nobody else ends a decoder that hangs. The default action of this
-        # signal needs no interpreter, which the decoder may hold.
-        signal.alarm(int(seconds) + 10)
-        _limit_memory(base + memory)
-        try:
-            value = function(*args, **kwargs)
-        finally:
+    # A thread catches whatever the work raises. Only this process may end here, not the loop.
+    with ThreadPoolExecutor(1) as thread:
+        while True:
+            try:
+                job = _Job(*pickle.loads(connection.recv_bytes()))
+            except (EOFError, OSError):
+                return
+            # If the parent is gone nobody else ends a decoder that hangs. The default action of
+            # this signal needs no interpreter, which the decoder may hold.
+            signal.alarm(int(job.seconds) + 10)
+            _limit_memory(base + job.memory)
+            work = thread.submit(_work, job)
+            error = work.exception()
             _limit_memory(None)
-        return _Outcome(value, is_spent=_private_bytes() > base + memory // 4)
-    except Exception as error:
-        if _lacks_memory(error):
-            reason = f"reading it takes more than {memory / 1e9:.3g} GB of memory"
-            refusal = MediaError(path, f"{reason}; {limit_key('worker_megabytes')} allows more")
-            return _Outcome(error=refusal, is_spent=True)
-        trace = "" if isinstance(error, VideoLlamaError) else traceback.format_exc()
-        return _Outcome(error=error, trace=trace)
+            signal.alarm(0)
+            if error is None:
+                is_spent = _private_bytes() > base + job.memory // 4
+                outcome = _Outcome(work.result(), is_spent=is_spent)
+            else:
+                outcome = _failure(job, error)
+            connection.send_bytes(_pickled(outcome))
+
+
+@dataclass
+class _Job:
+    """What a child is to do.
+
+    Attributes:
+        folder: relative paths start here.
+        seconds: limit of time.
+        memory: limit in bytes.
+        path: of the file.
+        call: function and its other arguments, pickled.
+    """
+
+    folder: str
+    seconds: float
+    memory: int
+    path: str | Path
+    call: bytes
+
+
+def _work(job: _Job) -> Any:
+    os.chdir(job.folder)
+    function, args, kwargs = pickle.loads(job.call)
+    return function(job.path, *args, **kwargs)
+
+
+def _failure(job: _Job, error: BaseException) -> _Outcome:
+    """Return what the parent is told of an error."""
+    if _lacks_memory(error):
+        reason = f"reading it takes more than {job.memory / 1e9:.3g} GB of memory"
+        refusal = MediaError(job.path, f"{reason}; {limit_key('worker_megabytes')} allows more")
+        return _Outcome(error=refusal, is_spent=True)
+    trace = "" if isinstance(error, VideoLlamaError) else "".join(format_exception(error))
+    return _Outcome(error=error, trace=trace)
 
 
 def _lacks_memory(error: BaseException | None) -> bool:
@@ -375,7 +400,7 @@ def _pickled(outcome: _Outcome) -> bytes:
     buffer = io.BytesIO()
     try:
         _Pickler(buffer, protocol=5).dump(outcome)
-    except Exception as error:  # a result or an exception that cannot travel
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         what = outcome.error or outcome.value
         text = f"{type(what).__name__} cannot be sent by the decoding process: {error}; {what}"
         return pickle.dumps(_Outcome(error=RuntimeError(text)))
