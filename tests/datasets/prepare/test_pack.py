@@ -23,7 +23,7 @@ from tests.media import set_rotation, tone, write_audio, write_picture, write_vi
 from video_llama.datasets.base import BuildInfo
 from video_llama.datasets.loading import fingerprint, read_records
 from video_llama.datasets.prepare import pack as packing
-from video_llama.datasets.prepare.pack import PackReport, pack, shrunk
+from video_llama.datasets.prepare.pack import PackReport, downscale, pack
 from video_llama.datasets.records import Records
 from video_llama.processors.media import probe
 from video_llama.processors.video_reader import read_frames
@@ -175,7 +175,7 @@ def test_a_shrunk_clip_keeps_frames_times_sound_and_shape(tmp_path: Path) -> Non
     source = write_video(
         tmp_path / "a.mp4", width=120, height=80, num_frames=6, times=times, sound=tone(1.2)
     )
-    content, suffix = shrunk(source, 40)
+    content, suffix = downscale(source, 40)
     small = tmp_path / f"small.{suffix}"
     small.write_bytes(content)
     before, after = probe(source), probe(small)
@@ -192,7 +192,7 @@ def test_a_shrunk_clip_keeps_frames_times_sound_and_shape(tmp_path: Path) -> Non
 def test_a_phone_clip_is_turned_upright(tmp_path: Path) -> None:
     source = set_rotation(write_video(tmp_path / "a.mp4", width=96, height=48), 90)
     small = tmp_path / "small.mp4"
-    small.write_bytes(shrunk(source, 32)[0])
+    small.write_bytes(downscale(source, 32)[0])
     info = probe(small)
     assert (info.width, info.height) == (32, 64)
     frames = [read_frames(p, lambda n, _: [0], height=64, width=32)[2] for p in (source, small)]
@@ -200,20 +200,20 @@ def test_a_phone_clip_is_turned_upright(tmp_path: Path) -> None:
 
 
 def test_pictures_and_sounds_are_shrunk_as_far_as_they_can_be(tmp_path: Path) -> None:
-    content, suffix = shrunk(write_picture(tmp_path / "a.png", 90, 60), 30)
+    content, suffix = downscale(write_picture(tmp_path / "a.png", 90, 60), 30)
     path = tmp_path / f"b.{suffix}"
     path.write_bytes(content)
     info = probe(path)
     assert (suffix, info.width, info.height) == ("jpg", 45, 30)
     sound = write_audio(tmp_path / "c.wav", tone(0.2))
-    assert shrunk(sound, 30) == (sound.read_bytes(), "wav")
+    assert downscale(sound, 30) == (sound.read_bytes(), "wav")
     with pytest.raises(MediaError, match="no such file"):
-        shrunk(tmp_path / "missing.mp4", 30)
+        downscale(tmp_path / "missing.mp4", 30)
 
 
 def test_small_clips_are_not_enlarged(tmp_path: Path) -> None:
     path = tmp_path / "b.mp4"
-    path.write_bytes(shrunk(write_video(tmp_path / "a.mp4", width=36, height=50), 224)[0])
+    path.write_bytes(downscale(write_video(tmp_path / "a.mp4", width=36, height=50), 224)[0])
     assert (probe(path).width, probe(path).height) == (36, 50)
 
 

@@ -1,4 +1,4 @@
-"""Looking for items that training could not use, before it meets them."""
+"""Find the items of a data set that training could not use, before it meets them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,7 @@ _SILENCE = 1e-4
 
 @dataclass(frozen=True)
 class Finding:
-    """An item that is not as it should be.
-
-    Attributes:
-        problem: what kind.
-        item_id: which item.
-        path: its media file.
-        reason: in words.
-    """
+    """An item that is not as it should be: its media file, and what is wrong in words."""
 
     problem: Problem
     item_id: str
@@ -50,14 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found.
-
-    Attributes:
-        name: of the data set.
-        num_items: annotated items.
-        num_checked: items whose media were read.
-        findings: the worst kinds first, each in the order of the items.
-    """
+    """What `check` found; the worst kinds of findings first, each in the order of the items."""
 
     name: str
     num_items: int
@@ -65,17 +51,17 @@ class CheckReport:
     findings: tuple[Finding, ...] = field(repr=False)
 
     def count(self, problem: Problem) -> int:
-        """Findings of a kind."""
+        """Count the findings of a kind."""
         return sum(finding.problem == problem for finding in self.findings)
 
     @property
     def is_usable(self) -> bool:
-        """Whether nothing is missing or corrupt."""
+        """Return whether nothing is missing or corrupt."""
         return not (self.count("missing") or self.count("corrupt"))
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Checked:
     index: int
     digest: str | None
     finding: Finding | None
@@ -105,13 +91,14 @@ def check(
     """
     chosen = _chosen(len(records), sample)
     jobs = [chosen[start : start + _JOB_ITEMS] for start in range(0, len(chosen), _JOB_ITEMS)]
-    looks: list[_Look] = []
-    for found in parallel(partial(_look_at, records, loader), jobs, num_workers=num_workers):
-        looks += found
+    checked: list[_Checked] = []
+    for found in parallel(partial(_check_items, records, loader), jobs, num_workers=num_workers):
+        checked += found
         if progress:
-            progress(len(looks), len(chosen))
-    looks.sort(key=lambda look: look.index)
-    findings = [look.finding for look in looks if look.finding] + _duplicates(records, looks)
+            progress(len(checked), len(chosen))
+    # Processes finish in any order; a report must not depend on it.
+    checked.sort(key=lambda item: item.index)
+    findings = [item.finding for item in checked if item.finding] + _duplicates(records, checked)
     findings.sort(key=lambda finding: PROBLEMS.index(finding.problem))
     return CheckReport(name, len(records), len(chosen), tuple(findings))
 
@@ -122,11 +109,11 @@ def _chosen(size: int, sample: int | None) -> Integers:
     return np.sort(permuted(np.arange(sample), size, key_of("check")))
 
 
-def _look_at(records: Records, loader: MediaLoader, indices: Iterable[int]) -> list[_Look]:
-    return [_look(records, loader, int(index)) for index in indices]
+def _check_items(records: Records, loader: MediaLoader, indices: Iterable[int]) -> list[_Checked]:
+    return [_check_item(records, loader, int(index)) for index in indices]
 
 
-def _look(records: Records, loader: MediaLoader, index: int) -> _Look:
+def _check_item(records: Records, loader: MediaLoader, index: int) -> _Checked:
     item_id, name = records.locate(index)
 
     def finding(problem: Problem, reason: str) -> Finding:
@@ -140,11 +127,11 @@ def _look(records: Records, loader: MediaLoader, index: int) -> _Look:
         loader.load(record, torch_generator("check", index))
         reason = _silence(record, loader)
     except NoSoundError as error:
-        return _Look(index, digest, finding("silent", error.reason))
+        return _Checked(index, digest, finding("silent", error.reason))
     except MediaError as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
-        return _Look(index, digest, finding("missing" if missing else "corrupt", error.reason))
-    return _Look(index, digest, finding("silent", reason) if reason else None)
+        return _Checked(index, digest, finding("missing" if missing else "corrupt", error.reason))
+    return _Checked(index, digest, finding("silent", reason) if reason else None)
 
 
 def _digest(path: Path) -> str:
@@ -153,23 +140,27 @@ def _digest(path: Path) -> str:
 
 
 def _silence(record: Record, loader: MediaLoader) -> str | None:
-    """Why nothing is heard of a clip or sound; None if something is."""
+    """Return why nothing is heard of a clip or sound; None if something is."""
     if loader.kind == "image":
         return None
     with record.media.open() as path:
         if not has_audio(path):
             return "it has no sound track"
-        sound = open_sound(path)
+        try:
+            sound = open_sound(path)
+        except MediaError as error:
+            # The loader has read what training uses of the file, so its frames are good.
+            return f"its sound track cannot be used: {error.reason}"
     if sound.kept is not None and float(sound.kept.abs().max()) < _SILENCE:
         return "its sound track is silent"
     return None
 
 
-def _duplicates(records: Records, looks: list[_Look]) -> list[Finding]:
+def _duplicates(records: Records, checked: list[_Checked]) -> list[Finding]:
     same: dict[str, list[int]] = defaultdict(list)
-    for look in looks:
-        if look.digest:
-            same[look.digest].append(look.index)
+    for item in checked:
+        if item.digest:
+            same[item.digest].append(item.index)
     found = []
     for first, *others in same.values():
         original, original_path = records.locate(first)

@@ -1,9 +1,9 @@
-"""Making media smaller before they are packed, so that training decodes fewer pixels.
-
-Packing a data set into webdataset tars, which train batch for batch as the files do.
+"""Pack a data set into webdataset tars, which train batch for batch as the files do.
 
 Item i of the data set is sample i of the tars. What cannot be packed keeps its place, with the
-reason, and is replaced in training as the broken file was.
+reason, and is replaced in training as the broken file was. Media may be made smaller on the way, so
+that training decodes fewer pixels. The same files give the same tars to the bit, on any machine
+with the same encoder, so that tars of several runs or machines fit together.
 """
 
 from __future__ import annotations
@@ -37,19 +37,23 @@ from video_llama.processors.media import find_audio, open_container, probe, requ
 from video_llama.types import ConfigError, MediaError
 
 JPEG_QUALITY = 95
-VIDEO_OPTIONS = {"crf": "20", "preset": "veryfast"}
+VIDEO_OPTIONS = {
+    "crf": "21",
+    "preset": "veryfast",
+    # The number of threads changes the bits, and there is a process for every core.
+    "threads": "1",
+    # x264's macroblock tree reads beyond pictures whose width is no multiple of 16: what lies there
+    # in memory decides about bits. Without it, crf 21 has the size and error that 20 had with it.
+    "x264-params": "mbtree=0",
+}
 MP4_SOUNDS = {"aac", "ac3", "alac", "flac", "mp3", "opus"}
 """Codecs of sound tracks that an mp4 can hold."""
 
 
-def shrunk(path: Path, size: int) -> tuple[bytes, str]:
-    """A picture or clip whose shorter side is at most `size`; the aspect ratio is kept.
+def downscale(path: Path, size: int) -> tuple[bytes, str]:
+    """Scale a picture or clip so that its shorter side is at most `size` pixels.
 
     Frames keep their times and the sound track is copied as it is. A sound file stays untouched.
-
-    Args:
-        path: the media file.
-        size: of the shorter side, pixels.
 
     Returns:
         The content of the new file, and its suffix without a dot.
@@ -88,10 +92,12 @@ def _smaller(sides: tuple[int, int], size: int, multiple: int = 1) -> tuple[int,
 
 def _copy(source: InputContainer, target: OutputContainer, path: Path, size: int) -> None:
     video, sound = require_video(source, path), find_audio(source)
-    video.thread_type = "NONE"
+    video.thread_type = "NONE"  # a process for every core; threads would only compete
     encoder: Any = None
     copied: AudioStream | None = None
-    waiting: list[Packet[Any]] = []  # sound that comes before the first frame tells the size
+    # The header of the target names both tracks, and the size of the pictures is known with the
+    # first frame only: sound that comes before it waits.
+    waiting: list[Packet[Any]] = []
     for packet in source.demux([video, sound] if sound else video):
         if packet.stream_index != video.index:
             waiting += [packet] if packet.dts is not None else []
@@ -136,20 +142,14 @@ def _fitted(picture: VideoFrame, original: VideoFrame, encoder: Any) -> VideoFra
 
 
 PLAN = "pack.json"
+"""File that says what the tars beside it were made of."""
+
 _FINGERPRINT_ITEMS = 10_000
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """What is packed and how; a folder holds the tars of one plan.
-
-    Attributes:
-        name: of the data set, which the tars are named after.
-        num_items: items of the data set.
-        samples_per_shard: items per tar; the last one may have fewer.
-        size: shorter side of pictures and clips, pixels; None copies the files as they are.
-        fingerprint: of the annotation.
-    """
+    """What is packed and how, as for `pack`; a folder holds the tars of one plan."""
 
     name: str
     num_items: int
@@ -159,16 +159,16 @@ class PackPlan:
 
     @property
     def num_shards(self) -> int:
-        """Tars in all."""
+        """Count the tars."""
         return -(-self.num_items // self.samples_per_shard)
 
     def tar(self, shard: int) -> str:
-        """File name of a tar."""
+        """Return the file name of a tar."""
         return f"{self.name}-{shard:06d}.tar"
 
     @property
     def pattern(self) -> str:
-        """All tars, as `build_info.storage` takes them."""
+        """Return the name of all tars, as `build_info.storage` takes it."""
         if self.num_shards == 1:
             return self.tar(0)
         return f"{self.name}-{{{0:06d}..{self.num_shards - 1:06d}}}.tar"
@@ -181,7 +181,7 @@ class PackReport:
     Attributes:
         storage: the tars, as `build_info.storage` takes them.
         num_items: items of the data set.
-        num_shards: tars in all.
+        num_shards: tars of the data set.
         num_written: tars written this time; the others were there.
         failed: item id and reason of what could not be packed this time.
     """
@@ -206,7 +206,7 @@ def pack(
     """Write a data set as tars with an index beside each; tars that are there already are kept.
 
     Args:
-        name: of the data set.
+        name: of the data set; the tars are named after it.
         records: its items.
         folder: where the tars go.
         samples_per_shard: items per tar.
@@ -239,7 +239,7 @@ def pack(
 
 
 def _fingerprint(records: Records) -> str:
-    """Of text lengths and some names: tells two annotations of equal length apart."""
+    """Hash text lengths and some names: tells two annotations of equal length apart."""
     count = len(records)
     digest = blake2b(records.lengths(np.arange(count)).tobytes(), digest_size=8)
     for index in range(0, count, max(1, count // _FINGERPRINT_ITEMS)):
@@ -322,7 +322,12 @@ def _samples(
         except MediaError as error:
             text["error"] = error.reason
             failed.append((item_id, error.reason))
-        yield {**sample, "json": json.dumps(text, ensure_ascii=False).encode()}
+        yield {**sample, "json": _json(text)}
+
+
+def _json(text: dict[str, Any]) -> bytes:
+    # A folder whose name is not UTF-8 stands in reasons as lone surrogates, which JSON can escape.
+    return json.dumps(text, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _text(record: Record) -> dict[str, Any]:
@@ -335,7 +340,7 @@ def _media(record: Record, size: int | None) -> tuple[bytes, str]:
     with record.media.open() as path:
         if size is not None:
             try:
-                return shrunk(path, size)
+                return downscale(path, size)
             except MediaError as error:
                 raise MediaError(record.path, error.reason) from error
         suffix = record.path.suffix.lstrip(".").lower()

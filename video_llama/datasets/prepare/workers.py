@@ -1,4 +1,4 @@
-"""Working on a data set with several processes."""
+"""Work on a data set with several processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WorkerDiedError(VideoLlamaError):
 def parallel(
     work: Callable[[Job], Result], jobs: Iterable[Job], *, num_workers: int
 ) -> Iterator[Result]:
-    """The results of jobs, as they come.
+    """Yield the results of jobs, as they come.
 
     Args:
         work: what to do; what it refers to is shared with the processes, not copied, on Linux.
@@ -38,6 +38,7 @@ def parallel(
     if num_workers < 1:
         yield from map(work, jobs)
         return
+    # Forked processes share the annotation; the others are given it once, when they start.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     executor = ProcessPoolExecutor(num_workers, context, _remember, (work,))
     try:
