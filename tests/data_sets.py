@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import torch
 
 from tests.media import tone, write_audio, write_picture, write_video
@@ -17,9 +18,13 @@ from video_llama.datasets.base import (
     DATASETS,
     BuildInfo,
     DatasetSettings,
+    SplitInfo,
     VisProcessors,
 )
-from video_llama.datasets.loading import TrainBatches, build_train_batches
+from video_llama.datasets.items import Item
+from video_llama.datasets.loading import TrainBatches, build_items, build_train_batches
+from video_llama.datasets.records import Records
+from video_llama.datasets.sampling import torch_generator
 from video_llama.processors.settings import ImageTrainSettings, VideoTrainSettings
 from video_llama.text.templates import TEMPLATES
 from video_llama.text.tokenizer import load_tokenizer
@@ -126,3 +131,63 @@ def same(one: Batch, other: Batch) -> bool:
 def captions_of(batch: Batch) -> list[str]:
     assert isinstance(batch, CaptionBatch)
     return batch.captions
+
+
+def load_item(
+    name: str, info: BuildInfo, index: int = 0, *, template: str = "vicuna", **keys: Any
+) -> Item:
+    """An item of a family as it is trained on."""
+    items = build_items(
+        name,
+        entry(name, info, **keys),
+        split="train",
+        tokenizer=tokenizer(),
+        template=TEMPLATES.get(template),
+    )
+    assert items is not None
+    return items.load(index, torch_generator("test", index))
+
+
+def conversation_of(item: Item) -> str:
+    """The conversation of an item with its placeholders."""
+    text: str = tokenizer().decode(item.input_ids, skip_special_tokens=False)
+    return text
+
+
+def read_annotation(name: str, path: Path) -> Records:
+    """The records of an annotation file, whose media lie beside it."""
+    folder = str(path.parent)
+    return DATASETS.get(name)().read(
+        SplitInfo(anno_dir=str(path), videos_dir=folder, storage=folder)
+    )
+
+
+def write_clip_with_bad_sound(path: Path, damage: str) -> Path:
+    """A clip of 16 good frames whose sound track cannot be used.
+
+    Args:
+        path: of an mp4 file.
+        damage: `bytes` of every packet, `mute` for a track without packets, `short` for one of a
+            few milliseconds.
+    """
+    whole = path.with_name(f"whole-{path.name}")
+    write_video(whole, sound=tone(2.0), width=32, height=32)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        copies = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        heard = 0
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            new = packet
+            if packet.stream.type == "audio":
+                heard += 1
+                if damage == "mute" or (damage == "short" and heard > 1):
+                    continue
+                if damage == "bytes":
+                    new = av.Packet(bytes(packet.size))
+                    new.pts, new.dts, new.time_base = packet.pts, packet.dts, packet.time_base
+                    new.duration = packet.duration
+            new.stream = copies[packet.stream_index]
+            target.mux(new)
+    whole.unlink()
+    return path

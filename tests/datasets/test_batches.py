@@ -11,10 +11,10 @@ import pytest
 from tests.data_sets import NUM_CLIPS, captions_of, entry, info_of, same, train_batches
 from tests.media import truncate, write_video
 from video_llama.datasets.base import BuildInfo, DatasetSettings
-from video_llama.datasets.batches import ItemError, TrainBatches
+from video_llama.datasets.batches import ItemError, TrainBatches, WorkerStatus
 from video_llama.datasets.items import CaptionItems, Item
 from video_llama.datasets.loading import make_loader
-from video_llama.types import Batch, CaptionBatch, ConfigError
+from video_llama.types import Batch, CaptionBatch, ConfigError, MediaError
 
 ALL = ("webvid", "cc_sbu_align", "llava_instruct", "webvid_instruct", "audio_caption")
 PROMPTS = ["One <ImageHere>", "Two <ImageHere>", "Three <ImageHere>"]
@@ -206,3 +206,31 @@ def test_captions_are_those_of_their_items(data: Path) -> None:
     batch = train_batches({"cc_sbu_align": entry("cc_sbu_align", info_of("cc_sbu_align", data))})[3]
     expected = [f"Picture {item.removesuffix('.jpg')}!" for item in batch.item_ids]
     assert captions_of(batch) == expected
+
+
+def test_the_board_shows_what_is_being_done_and_nothing_else() -> None:
+    status = WorkerStatus()
+    assert status.busy() == []
+    with status.working_on(2, 10**12, "item"):
+        ((worker, number, index, seconds),) = status.busy()
+        assert (worker, number, index) == (0, 2, 10**12)
+        assert 0 <= seconds < 60
+    assert status.busy() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (MediaError("a.mp4", "broken"), MediaError, "^a.mp4: broken$"),
+        (ConfigError("too long"), ConfigError, "^set, item 3: too long$"),
+        (ZeroDivisionError("oh"), ItemError, "^set, item 3: ZeroDivisionError: oh$"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+    ],
+)
+def test_errors_get_the_name_of_the_item_unless_they_have_it(
+    error: BaseException, expected: type[BaseException], message: str
+) -> None:
+    status = WorkerStatus()
+    with pytest.raises(expected, match=message), status.working_on(0, 3, "set, item 3"):
+        raise error
+    assert status.busy() == []

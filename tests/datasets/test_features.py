@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from video_llama.datasets import features as feature_cache
 from video_llama.datasets.features import FeatureCache, Features
@@ -136,3 +141,137 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(ConfigError, match=f"{shard.name} is damaged .*; delete it"):
         FeatureCache(tmp_path, KEY)
+
+
+def damage(shard: Path, change: Callable[[bytes], bytes]) -> None:
+    shard.write_bytes(change(shard.read_bytes()))
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("place", [-1, -40, -60, -110, -134])
+def test_changed_bits_are_computed_again_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int
+) -> None:
+    """Values lie at the end, times before them, checksums before those."""
+    fill(tmp_path, [1, 2])
+    (shard,) = tmp_path.glob("*.safetensors")
+    damage(shard, lambda content: flipped(content, place))
+    cache = FeatureCache(tmp_path, KEY)
+    found = [cache.find(name(number)) for number in (1, 2, 1, 2)]
+    lost = [number for number, features in zip((1, 2), found, strict=False) if features is None]
+    assert len(lost) == 1, "the other item is as good as before"
+    assert caplog.text.count(f"{shard.name} is damaged (its bytes have changed") == 1
+    cache.put(name(lost[0]), features(lost[0]))
+    cache.flush()
+    assert all(is_kept(FeatureCache(tmp_path, KEY), number) for number in (1, 2))
+
+
+@pytest.mark.parametrize("change", ["shape", "frames", "times", "swap"])
+def test_features_of_another_shape_or_item_are_not_taken(tmp_path: Path, change: str) -> None:
+    fill(tmp_path, [1, 2])
+    (shard,) = tmp_path.glob("*.safetensors")
+    tensors, one, two = load_file(shard), name(1), name(2)
+    if change == "shape":
+        tensors[one] = tensors[one].reshape(3, 2, 4)
+    elif change == "frames":
+        tensors[one] = tensors[one][:1].contiguous()
+    elif change == "times":
+        tensors[one + ".seconds"] += 0.5
+    else:
+        tensors[one], tensors[two] = tensors[two], tensors[one]
+    save_file(tensors, shard)
+    cache = FeatureCache(tmp_path, KEY)
+    assert cache.find(one) is None
+    assert is_kept(cache, 2) == (change != "swap")
+
+
+def test_a_shard_that_is_cut_while_it_is_used_loses_items_and_not_the_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, [1, 2])
+    cache = FeatureCache(tmp_path, KEY)
+    (shard,) = tmp_path.glob("*.safetensors")
+    os.truncate(shard, shard.stat().st_size - 1)
+    assert is_kept(cache, 1)
+    assert cache.find(name(2)) is None
+    os.truncate(shard, 10)
+    assert cache.find(name(1)) is None
+    shard.unlink()
+    assert cache.find(name(1)) is None
+    assert caplog.text.count("is damaged") == 1
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {name(1): torch.zeros(2, 3, 4, dtype=torch.float16)},
+        {name(1): torch.zeros(2, 3, 4).half(), "checksums": torch.zeros(1, dtype=torch.int64)},
+        {"visual_encoder.cls_token": torch.zeros(1, 1, 8), "checksums": torch.zeros(1).long()},
+        {f"{number:032x}": torch.zeros(2).half() for number in range(3)},
+        {"checksums": torch.zeros(2, dtype=torch.int64)},
+    ],
+    ids=["no times", "no times but checks", "a model", "no features", "nothing"],
+)
+def test_a_file_that_is_no_shard_is_one_error(
+    tmp_path: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    fill(tmp_path, [5])
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match=r"other\.safetensors is damaged or no shard .*; delete"):
+        FeatureCache(tmp_path, KEY)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 8, b"\0" * 8, b"\x04" + bytes(7) + b"[[1]", b"\x02" + bytes(7) + b"[]"],
+)
+def test_junk_in_the_place_of_a_shard_is_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"other\.safetensors is damaged or no shard"):
+        FeatureCache(tmp_path, KEY)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "[1, 2]", '"abc"', "{", "[" * 100_000])
+def test_a_key_that_is_no_object_is_one_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"key\.json is damaged; delete"):
+        FeatureCache(tmp_path, KEY)
+
+
+def read_only(path: Path) -> NoReturn:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_folder_that_cannot_be_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, [1])
+    monkeypatch.setattr(feature_cache, "atomic_write", read_only)
+    cache = FeatureCache(tmp_path, KEY)
+    for number in (2, 3):
+        assert is_kept(cache, 1)
+        cache.put(name(number), features(number))
+        cache.flush()
+    assert cache.find(name(2)) is None, "nothing is kept in memory for ever"
+    assert caplog.text.count("cannot be written to (Read-only file system)") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"run\.feature_cache: .*key\.json cannot be read or wri"):
+        FeatureCache(tmp_path / "file", KEY)
+    monkeypatch.setattr(feature_cache, "atomic_write", read_only)
+    with pytest.raises(ConfigError, match="read-only file system; give another folder"):
+        FeatureCache(tmp_path, KEY)
+
+
+def test_a_folder_that_is_taken_away_loses_items_only(tmp_path: Path) -> None:
+    fill(tmp_path / "cache", [1])
+    cache = FeatureCache(tmp_path / "cache", KEY)
+    shutil.rmtree(tmp_path / "cache")
+    assert cache.find(name(1)) is None

@@ -177,3 +177,95 @@ def test_without_a_cache_a_large_table_is_read_into_memory(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_table(tmp_path / "a.csv", [("id", "text"), (1, "a")])
     assert read(path) == [{"id": "1", "text": "a"}]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    ("encoding", "text", "advice"),
+    [
+        ("gb18030", "一只狗在雪地里跑", "it looks like GBK: convert it with iconv -f GB18030"),
+        ("gb18030", "两个孩子, two children 在玩", "it looks like GBK"),
+        ("cp1252", "café au lait on a table, naïve", "save it as UTF-8"),
+        ("cp1251", "собака бежит по снегу зимой", "save it as UTF-8"),
+        ("shift_jis", "犬が雪の中を走る様子", "save it as UTF-8|looks like"),
+    ],
+)
+def test_another_encoding_is_named_with_the_line(
+    tmp_path: Path, suffix: str, encoding: str, text: str, advice: str
+) -> None:
+    path, delimiter = tmp_path / f"a.{suffix}", "," if suffix == "csv" else "\t"
+    rows = [("id", "text"), (1, "plain"), (2, "plain"), (3, text), (4, text)]
+    write_table(path, rows, delimiter=delimiter)
+    path.write_bytes(path.read_text("utf-8").encode(encoding))
+    with pytest.raises(
+        ConfigError, match=rf"a\.{suffix}:4: not a {suffix} table in UTF-8: byte 0x"
+    ):
+        read(path)
+    with pytest.raises(ConfigError, match=advice):
+        read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
+def test_a_utf_16_table_is_an_error_that_says_so(tmp_path: Path, encoding: str) -> None:
+    text = "\ufeffid\ttext\n1\ta\n" if encoding != "utf-16" else "id\ttext\n1\ta\n"
+    (tmp_path / "a.tsv").write_bytes(text.encode(encoding))
+    with pytest.raises(ConfigError, match=r"a\.tsv.*UTF-16"):
+        read(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_quotes_in_a_tsv_file_are_text(tmp_path: Path, mark: bytes) -> None:
+    """Conceptual Captions has such cells; read as csv, each swallows the rows up to the next."""
+    texts = ['" a lone quote', "plain", 'ends with one "', '"', 'says "no" twice', '5" pipe', "'"]
+    rows = "".join(f"{number}\t{text}\n" for number, text in enumerate(texts))
+    (tmp_path / "a.tsv").write_bytes(mark + f"id\ttext\n{rows}".encode())
+    assert [row["text"] for row in read(tmp_path / "a.tsv")] == texts
+    (tmp_path / "a.tsv").write_bytes(mark + f"text\tid\r\n{rows}".replace("\n", "\r\n").encode())
+    assert [row["id"] for row in read(tmp_path / "a.tsv")] == texts
+
+
+def test_cells_that_a_program_quoted_as_a_whole_are_unquoted(tmp_path: Path) -> None:
+    texts = ['she said "no"', "plain", '"', '""', "", "a, b"]
+    rows = [("id", "text"), *((n, text or "x") for n, text in enumerate(texts))]
+    path = write_table(tmp_path / "a.tsv", rows, delimiter="\t")
+    assert [row["text"] for row in read(path)] == [text or "x" for text in texts]
+    path.write_text('"id"\t"text"\n"1"\t"as R writes it"\n')
+    assert read(path) == [{"id": "1", "text": "as R writes it"}]
+
+
+def test_a_line_break_in_a_tsv_cell_is_an_error_with_its_row(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.tsv", [("id", "text"), (1, "two\nlines")], delimiter="\t")
+    with pytest.raises(ConfigError, match=r"a\.tsv: not a tsv table.*Row #3: Expected 2 columns"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ('1,a\n2," a lone quote\n3,b\n4," another\n5,c\n', 3),
+        ('1,a\n2,b\n3,"swallows\n4,"quoted"\n', 4),
+        ('1,"fine, too"\n2,"line\nbreak"\n3," lone\n4,x\n5,"y", z\n', 5),
+        ('1,"never closed\n2,b\n', 2),
+    ],
+)
+def test_a_quote_in_a_csv_file_swallows_no_rows(tmp_path: Path, rows: str, line: int) -> None:
+    (tmp_path / "a.csv").write_text(f"id,text\n{rows}")
+    with pytest.raises(ConfigError, match=rf"a\.csv:{line}: not a csv table: the quote that opens"):
+        read(tmp_path / "a.csv")
+
+
+def test_words_for_a_missing_caption_are_counted(tmp_path: Path) -> None:
+    words = ["None", "null", "N/A", "nan", "", "  NULL ", "None", "n/a", "NaN"]
+    good = ["none of them moves", "NA", "a null hypothesis", "Nano"]
+    rows = [("id", "text"), *enumerate([*good, *words, *good])]
+    path = write_table(tmp_path / "a.csv", rows)
+    expected = (
+        r"a\.csv: row 5 below the header has text 'None', text expected \(9 such rows: 5, 6, 7, 8, "
+        r"9, \.\.\.; 'None' 2 x, 'null' 1 x, 'N/A' 1 x, 'nan' 1 x, '' 1 x, .*; fill them"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        read(path)
+    write_table(path, [("id", "text"), *((f"null{n}", text) for n, text in enumerate(good))])
+    assert [row["text"] for row in read(path)] == good
+    write_table(path, [("id", "text"), ("None", "a clip of that name")])
+    assert read(path)[0]["id"] == "None"

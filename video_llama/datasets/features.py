@@ -261,14 +261,14 @@ def _read_entries(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
             header.pop("__metadata__", None)
             checks = _span(header.pop(CHECKSUMS), "I64", start, end)
             file.seek(checks[0])
-            checksums = np.frombuffer(file.read(8 * checks[1][0]), np.int64)
+            checksums = np.frombuffer(file.read(8 * checks[1][0]), np.int64).tolist()
         names = sorted(name for name in header if not name.endswith(SECONDS))
         keys, entries = np.zeros(len(names), np.uint64), np.zeros(len(names), ENTRY)
         for number, (name, check) in enumerate(zip(names, checksums, strict=True)):
             keys[number], rest = _halves(name)
             offset, shape = _span(header[name], "F16", start, end)
             times, (count,) = _span(header[name + SECONDS], "F64", start, end)
-            entries[number] = (rest, 0, offset, shape, times, count, check)
+            entries[number] = (rest, 0, offset, shape, times, count, check & 0xFFFFFFFF)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(
             f"run.feature_cache: {path} is damaged or no shard of this cache "

@@ -171,13 +171,13 @@ def read_json(path: Path) -> Any:
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deep for an annotation") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(not_utf8(path, "JSON")) from error
+        raise ConfigError(not_utf8(path, "JSON") or f"{path}: not JSON in UTF-8") from error
     except ValueError as error:  # a number with thousands of digits
         raise ConfigError(f"{path}: not JSON in UTF-8: {error}") from error
 
 
 def not_utf8(path: Path, what: str) -> str:
-    """Say in which line a file stops being UTF-8, and which encoding it has in all likelihood.
+    """Say in which line a file stops being UTF-8, and what it may be instead; "" if it is UTF-8.
 
     Args:
         path: of the file.
@@ -195,7 +195,7 @@ def not_utf8(path: Path, what: str) -> str:
                     f"{path}:{number}: not {what} in UTF-8: byte {byte} in column {column}; "
                     f"{_likely_encoding(line)}"
                 )
-    return f"{path}: not {what} in UTF-8"
+    return ""
 
 
 def _likely_encoding(line: bytes) -> str:

@@ -251,11 +251,14 @@ def _batches(
     for file in files:
         try:
             yield from _read(file, columns, empty)
-        except pa.ArrowInvalid as error:
-            kind = file.suffix[1:]
-            if "invalid UTF8" in str(error):
-                raise ConfigError(not_utf8(file, f"a {kind} table")) from error
-            raise ConfigError(f"{file}: not a {kind} table in UTF-8: {error}") from error
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            # Arrow says where a row begins at best: look for the likely mistakes line by line.
+            what = f"a {file.suffix[1:]} table"
+            if problem := not_utf8(file, what):
+                raise ConfigError(problem) from error
+            if file.suffix.lower() == ".csv":
+                _check_quotes(file)
+            raise ConfigError(f"{file}: not {what} in UTF-8: {error}") from error
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
 
@@ -304,8 +307,8 @@ def _read(
             f"{file}: a cell is too large: below row {rows} one is longer than "
             f"{BLOCK_BYTES >> 20} MB, or a quote is never closed"
         ) from error
-    if not tabs:
-        _check_quotes(file, rows)
+    if not tabs and _count_lines(file) > rows + 1:
+        _check_quotes(file)
     _refuse_missing(file, missing)
 
 
@@ -335,15 +338,16 @@ def _unquoted(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch(changed)
 
 
-def _check_quotes(file: Path, rows: int) -> None:
-    """Refuse a csv file in which a quote swallowed the rows behind it, silently as Arrow reads it.
-
-    Only files with line breaks inside cells can have one, and only they are read a second time.
-    """
+def _count_lines(file: Path) -> int:
     with file.open("rb") as content:
-        breaks = sum(block.count(b"\n") for block in iter(lambda: content.read(BLOCK_BYTES), b""))
-    if breaks <= rows + 1:
-        return
+        return sum(block.count(b"\n") for block in iter(lambda: content.read(BLOCK_BYTES), b""))
+
+
+def _check_quotes(file: Path) -> None:
+    """Refuse a csv file in which a quote swallows the rows behind it, which Arrow does not notice.
+
+    Only a file with line breaks inside cells can have one, and only such is read a second time.
+    """
     csv.field_size_limit(BLOCK_BYTES)
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)

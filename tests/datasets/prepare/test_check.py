@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data_sets import entry, info_of, write_table
+from tests.data_sets import entry, info_of, write_clip_with_bad_sound, write_table
 from tests.media import tone, truncate, write_video
 from video_llama.datasets.base import BuildInfo
 from video_llama.datasets.items import MediaLoader
@@ -111,3 +111,15 @@ def test_a_file_that_the_disk_does_not_give_is_corrupt(
     monkeypatch.setattr(Path, "open", fail)
     found = {f.item_id: (f.problem, f.reason) for f in checked("webvid", clips).findings}
     assert found["mute.mp4"] == ("corrupt", "it cannot be read: input/output error")
+
+
+@pytest.mark.parametrize("damage", ["bytes", "mute", "short"])
+def test_a_clip_with_a_bad_sound_track_is_silent_and_not_corrupt(
+    tmp_path: Path, damage: str
+) -> None:
+    write_clip_with_bad_sound(tmp_path / "a.mp4", damage)
+    write_table(tmp_path / "a.csv", [("videoid", "page_dir", "name"), ("a", "", "x")])
+    info = BuildInfo(anno_dir=str(tmp_path / "a.csv"), videos_dir=str(tmp_path))
+    report = checked("webvid", info)
+    assert report.is_usable
+    assert {finding.problem for finding in report.findings} <= {"silent"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from tests.data_sets import (
     info_of,
     same,
     train_batches,
+    write_clip_with_bad_sound,
     write_json,
     write_table,
 )
@@ -223,3 +225,63 @@ def test_tars_hold_nothing_of_the_machine(data: Path, tmp_path: Path) -> None:
         members = tar.getmembers()
     assert {(m.mtime, m.uname, m.gname) for m in members} == {(0, "", "")}
     assert [m.name for m in members[:2]] == ["000000000.json", "000000000.mp4"]
+
+
+def write_noisy_clip(path: Path, width: int, height: int, *, num_frames: int = 50) -> Path:
+    """A clip in which everything moves, as in films: a plain one is encoded alike by chance."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        noise = np.random.default_rng(0).integers(0, 256, (height * 2, width * 2), np.uint8)
+        for number in range(num_frames):
+            picture = noise[number : number + height, 2 * number : 2 * number + width]
+            picture = np.stack([picture, picture[::-1], picture.T.copy().T], axis=2)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 168), (260, 150), (168, 300), (256, 144)])
+def test_a_clip_is_made_smaller_in_the_same_way_every_time(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    """x264 let memory that it never wrote decide, where a width is no multiple of 16."""
+    clip = write_noisy_clip(tmp_path / "a.mp4", width, height)
+    first = downscale(clip, 112)
+    for number in range(5):
+        keep = np.full(1 << (12 + number), number, np.uint8)  # other memory is free each time
+        assert downscale(clip, 112) == first, keep.size
+
+
+def test_processes_write_the_same_smaller_tars(data: Path, tmp_path: Path) -> None:
+    info = info_of("webvid", data)
+    for name, workers in (("one", 0), ("two", 2)):
+        packed("webvid", info, tmp_path / name, size=24, num_workers=workers)
+    for path in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("damage", ["bytes", "mute", "short"])
+def test_a_bad_sound_track_does_not_keep_frames_from_being_packed(
+    tmp_path: Path, damage: str
+) -> None:
+    clip = write_clip_with_bad_sound(tmp_path / "a.mp4", damage)
+    small = tmp_path / "small.mp4"
+    small.write_bytes(downscale(clip, 24)[0])
+    assert probe(small).num_frames == probe(clip).num_frames == 16
+    write_table(tmp_path / "a.csv", [("videoid", "page_dir", "name"), ("a", "", "x")])
+    info = BuildInfo(anno_dir=str(tmp_path / "a.csv"), videos_dir=str(tmp_path))
+    batch = train_batches({"webvid": entry("webvid", info)}, batch_size=1)[0]
+    assert not batch.bad_items, "training uses the frames only"
+
+
+@pytest.mark.parametrize("folder", ["caf\udce9", "x"])
+def test_a_folder_whose_name_is_not_utf_8_is_packed(tmp_path: Path, folder: str) -> None:
+    media = tmp_path / folder
+    media.mkdir()
+    write_audio(media / "a.wav", tone(0.2))
+    sounds = [{"audio": "a.wav", "caption": "a"}, {"audio": "../b.wav", "caption": "b"}]
+    path = write_json(tmp_path / "sounds.json", sounds)
+    info = BuildInfo(anno_dir=str(path), videos_dir=str(media))
+    report = packed("audio_caption", info, tmp_path / "out")
+    assert [item for item, _ in report.failed] == ["../b.wav"]
