@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from tests.data_sets import (
     write_json,
     write_table,
 )
-from tests.media import write_video
+from tests.media import tone, write_video
 from tests.reference import SHARED, needs_shared
 from video_llama.datasets.base import BuildInfo, VisProcessors
 from video_llama.processors.settings import ImageTrainSettings
@@ -111,3 +112,26 @@ def test_real_media_train(tmp_path: Path) -> None:
     found = [batches[step] for step in range(5)]
     assert {batch.data_set for batch in found} == {"webvid", "audio_caption"}
     assert all(not batch.bad_items and all(captions_of(batch)) for batch in found)
+
+
+def test_a_clip_with_bad_frames_still_gives_its_sound(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", sound=tone(1.0), width=32, height=32)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "a.mp4"), "w") as target:
+        copies = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "video":
+                times = packet.pts, packet.dts, packet.time_base
+                index, packet = packet.stream_index, av.Packet(bytes(packet.size))
+                packet.pts, packet.dts, packet.time_base = times
+                packet.stream = copies[index]
+            else:
+                packet.stream = copies[packet.stream_index]
+            target.mux(packet)
+    write_table(tmp_path / "a.csv", [("audio", "caption"), ("a.mp4", "x"), ("whole.mp4", "y")])
+    info = BuildInfo(anno_dir=str(tmp_path / "a.csv"), videos_dir=str(tmp_path))
+    batch = train_batches({"audio_caption": entry("audio_caption", info)}, batch_size=2)[0]
+    assert not batch.bad_items
+    assert batch.audio_values is not None
+    assert torch.equal(batch.audio_values[0], batch.audio_values[1])

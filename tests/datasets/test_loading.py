@@ -116,6 +116,21 @@ def die(self: CaptionItems, index: int, generator: torch.Generator) -> Item:
     raise AssertionError("dead")
 
 
+def meet_a_cut_file(self: CaptionItems, index: int, generator: torch.Generator) -> Item:
+    os.kill(os.getpid(), signal.SIGBUS)
+    raise AssertionError("dead")
+
+
+def test_a_bus_error_is_not_blamed_on_shared_memory_alone(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CaptionItems, "load", meet_a_cut_file)
+    batches = train_batches({"webvid": entry("webvid", info_of("webvid", data))})
+    expected = r"a file that was mapped into memory .* was cut short.*worker 0: webvid .*\.mp4, for"
+    with pytest.raises(LoadingError, match=expected):
+        next(make_loader(batches, start=0, stop=1, num_workers=1))
+
+
 @pytest.mark.parametrize("fate", [hang, die])
 def test_a_worker_that_hangs_or_dies_is_an_error_with_its_item(
     data: Path, monkeypatch: pytest.MonkeyPatch, fate: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.media import write_picture
 from video_llama.datasets import shards as shard_index
 from video_llama.datasets import tables
 from video_llama.datasets.base import BuildInfo
+from video_llama.datasets.loading import make_loader
 from video_llama.datasets.shards import ShardRecords, expand_shards
 from video_llama.types import ConfigError, MediaError
 
@@ -214,3 +216,54 @@ def test_patterns_name_tars_in_order(tmp_path: Path) -> None:
         expand_shards(f"{tmp_path}/{{09..12}}.tar")
     with pytest.raises(ConfigError, match="no tar has such a name"):
         expand_shards(f"{tmp_path}/x*.tar")
+
+
+@pytest.mark.parametrize("size", [0, 100, -8])
+def test_an_index_that_is_cut_while_it_is_mapped_is_an_error_that_names_the_tar(
+    tmp_path: Path, size: int
+) -> None:
+    tars = [web_tar(tmp_path / "a.tar", count=2000), web_tar(tmp_path / "b.tar", start=4)]
+    found = records(*tars)
+    index = tmp_path / "a.tar.index"
+    os.truncate(index, size if size >= 0 else index.stat().st_size + size)
+    for number in (0, 1999):
+        with pytest.raises(ConfigError, match=r"a\.tar: its index .*a\.tar\.index was changed"):
+            found[number]
+    assert found[2000].caption == "Web 4."
+    assert records(*tars)[1999].caption == "Web 1999.", "a damaged index is made again"
+
+
+def test_an_index_that_is_deleted_or_made_again_does_no_harm(tmp_path: Path) -> None:
+    found = records(web_tar(tmp_path / "a.tar"))
+    (tmp_path / "a.tar.index").unlink()
+    assert found[3].caption == "Web 3."
+    records(tmp_path / "a.tar")
+    assert found[3].caption == "Web 3."
+
+
+def test_a_run_over_a_tar_that_is_cut_goes_on_and_lists_the_samples(tmp_path: Path) -> None:
+    tar = web_tar(tmp_path / "a.tar", count=6)
+    settings = {"cc_sbu": entry("cc_sbu", BuildInfo(storage=str(tar)))}
+    batches = train_batches(settings, batch_size=6)
+    os.truncate(tar, tar.stat().st_size // 2)
+    (batch,) = make_loader(batches, start=0, stop=1, num_workers=1)
+    assert batch.bad_items
+    assert all("a.tar/0000" in item.path for item in batch.bad_items)
+    assert {item.reason for item in batch.bad_items} == {"the tar ends before the sample does"}
+    assert len(batch.item_ids) == 6
+
+
+@pytest.mark.parametrize("value", ["None", " null ", "N/A", "nan", "", None, 3, ["a"]])
+def test_a_sample_without_a_caption_is_a_bad_item(tmp_path: Path, value: object) -> None:
+    members = {"0.jpg": picture(tmp_path), "0.json": json.dumps({"caption": value}).encode()}
+    found = records(write_tar(tmp_path / "a.tar", members))
+    with pytest.raises(MediaError, match="the JSON of the sample has no 'caption'"):
+        found[0]
+
+
+@pytest.mark.parametrize("value", [None, 3, "ab", [], [3], [["a"]], {"a": 1}, [["a", "b", "c"]]])
+def test_a_sample_without_a_conversation_is_a_bad_item(tmp_path: Path, value: object) -> None:
+    members = {"0.jpg": picture(tmp_path), "0.json": json.dumps({"turns": value}).encode()}
+    tar = write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(MediaError, match="the JSON of the sample has no 'turns'"):
+        ShardRecords([tar], has_conversations=True)[0]

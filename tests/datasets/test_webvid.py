@@ -60,7 +60,7 @@ def test_webvid_evaluates_uniform_frames(data: Path) -> None:
         "webvid", settings, split="valid", tokenizer=tokenizer(), template=TEMPLATES.get("vicuna")
     )
     assert items is not None
-    assert items._loader.processor.sampling == "uniform"  # type: ignore[attr-defined]
+    assert items.loader.processor.sampling == "uniform"  # type: ignore[union-attr]
 
 
 def test_webvid_needs_no_subfolders(tmp_path: Path) -> None:

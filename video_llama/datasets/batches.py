@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch.utils.data import Dataset
@@ -24,6 +23,9 @@ VIEW = "view"
 """Begins the key of random numbers that several epochs share."""
 
 MAX_WORKERS = 256
+
+Key = tuple[int | str, ...]
+"""What random numbers are drawn for: see `key_of`."""
 
 
 class ItemError(RuntimeError):
@@ -81,30 +83,67 @@ class _Work:
             raise ItemError(f"{self._name}: {type(error).__name__}: {error}") from error
 
 
-class Batches(Protocol):
+class Batches(Dataset[Batch]):
     """Batches by number.
 
-    Attributes:
+    Args:
         sources: the data sets.
-        status: what the workers are busy with.
+        prompts: caption prompts, of which every caption batch draws one; none for no prompt.
+        seed: of the run, the same on all ranks.
     """
 
-    sources: Sequence[Items]
-    status: WorkerStatus
+    def __init__(self, sources: Sequence[Items], *, prompts: Sequence[str], seed: int) -> None:
+        self.sources = sources
+        self.status = WorkerStatus()
+        self._prompts = prompts
+        self._seed = seed
 
-    def __getitem__(self, step: int) -> Batch: ...
+    def _prompt(self, *key: int | str) -> str | None:
+        return self._prompts[key_of(*key) % len(self._prompts)] if self._prompts else None
+
+    def _first_readable(
+        self, chosen: int, candidates: Iterable[int], key: Key, bad: list[BadItem]
+    ) -> Item:
+        """Load the first item that can be read, and list those before it."""
+        before = len(bad)
+        for index in candidates:
+            if (item := self._readable(chosen, index, key, bad)) is not None:
+                return item
+        source, first = self.sources[chosen], bad[before]
+        raise ConfigError(
+            f"datasets.{source.name}: {min(len(source.records), MAX_REPLACEMENTS)} items in a row "
+            f"cannot be read, the first is {first.path}: {first.reason}; do build_info and the "
+            "processors fit the files?"
+        )
+
+    def _readable(self, chosen: int, index: int, key: Key, bad: list[BadItem]) -> Item | None:
+        """Load an item; list it and return None if its media cannot be read."""
+        source = self.sources[chosen]
+        with self.status.working_on(chosen, index, f"{source.name}, item {index}"):
+            try:
+                # Views are those of the media, whatever data set and conversation these are in.
+                name = source.records.locate(index)[0] if key[0] == VIEW else index
+                return source.load(index, torch_generator(*key, name))
+            except MediaError as error:
+                item_id, path = source.records.locate(index)
+                bad.append(
+                    BadItem(
+                        data_set=source.name, item_id=item_id, path=str(path), reason=error.reason
+                    )
+                )
+                return None
 
 
-class TrainBatches(Dataset[Batch]):
+class TrainBatches(Batches):
     """The batch of every step of a run, for one rank.
 
     Args:
         sources: the data sets; each batch is of one of them.
         ratios: how often each is drawn.
         bucket_batches: for each, the batches that are sorted by text length together.
-        prompts: caption prompts, of which every caption batch draws one; none for no prompt.
-        batch_size: items per batch.
-        seed: of the run, the same on all ranks.
+        prompts: as in `Batches`.
+        batch_size: items per batch and rank.
+        seed: as in `Batches`.
         rank: of this process.
         world_size: number of processes; their items differ.
         num_views: ways in which an item is cropped, and its frames chosen, which successive epochs
@@ -124,10 +163,8 @@ class TrainBatches(Dataset[Batch]):
         world_size: int = 1,
         num_views: int = 0,
     ) -> None:
-        self.sources = sources
-        self.status = WorkerStatus()
-        self._prompts = prompts
-        self._place = (seed, rank)
+        super().__init__(sources, prompts=prompts, seed=seed)
+        self._rank = rank
         self._num_views = num_views
         self._mixture = Mixture(ratios, seed=seed)
         self._orders = [
@@ -155,41 +192,35 @@ class TrainBatches(Dataset[Batch]):
         """
         chosen, number = self._mixture.draw(step)
         source, order = self.sources[chosen], self._orders[chosen]
+        size = len(source.records)
         bad: list[BadItem] = []
         items = []
-        size = len(source.records)
         for slot, position in enumerate(order.batch(number)):
             # What takes the place of an unreadable item follows from the order alone, so that a
             # run which is repeated or resumed sees it again.
             candidates = (order.item(place) for place in _following(position, size))
             # Frames and crops are drawn anew in every step, unless a cache holds the features of a
             # few views of each item: then they depend on the item and the epoch.
-            key = self._view(source, order.item(position), position // size)
-            key = key or ("augmentation", *self._place, step, slot)
-            items.append(_first_readable(self, chosen, candidates, key, bad))
-        return source.collate(items, bad, self._prompt(step))
+            key: Key = ("augmentation", self._seed, self._rank, step, slot)
+            if self._num_views:
+                key = self._view(source, order.item(position), position // size)
+            items.append(self._first_readable(chosen, candidates, key, bad))
+        return source.collate(items, bad, self._prompt("prompt", self._seed, self._rank, step))
 
-    def _view(self, source: Items, index: int, epoch: int) -> tuple[int | str, ...]:
-        """Return the key of an item's random numbers, if its views are few; empty otherwise."""
-        if not self._num_views:
-            return ()
-        first = key_of("first view", self._place[0], source.name, index)
+    def _view(self, source: Items, index: int, epoch: int) -> Key:
+        """Return the key of an item's random numbers in an epoch, if its views are few."""
+        first = key_of("first view", self._seed, source.name, index)
         return VIEW, (first + epoch) % self._num_views
 
-    def _prompt(self, step: int) -> str | None:
-        if not self._prompts:
-            return None
-        return self._prompts[key_of("prompt", *self._place, step) % len(self._prompts)]
 
-
-class EvalBatches(Dataset[Batch]):
+class EvalBatches(Batches):
     """All items of a split, once each and in order, shared out among the ranks by batches.
 
     Args:
         sources: the data sets, one after the other.
-        prompts: as in `TrainBatches`.
+        prompts: as in `Batches`.
         batch_size: items per batch; the last one of a data set may be smaller.
-        seed: as in `TrainBatches`.
+        seed: as in `Batches`.
         rank: of this process; it has every `world_size`-th batch.
         world_size: number of processes.
     """
@@ -204,10 +235,7 @@ class EvalBatches(Dataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.sources = sources
-        self.status = WorkerStatus()
-        self._prompts = prompts
-        self._seed = seed
+        super().__init__(sources, prompts=prompts, seed=seed)
         batches = [
             (number, start, min(start + batch_size, len(source.records)))
             for number, source in enumerate(sources)
@@ -228,67 +256,28 @@ class EvalBatches(Dataset[Batch]):
 
         Raises:
             ConfigError: as in `TrainBatches`.
-            ItemError: likewise.
+            ItemError: as in `TrainBatches`.
         """
         chosen, start, stop = self._batches[number]
         source, size = self.sources[chosen], len(self.sources[chosen].records)
         bad: list[BadItem] = []
-        items = []
-        for index in range(start, stop):
-            if (item := _readable(self, chosen, index, self._key(source, index), bad)) is not None:
-                items.append(item)
+        loaded = (
+            self._readable(chosen, index, self._key(source, index), bad)
+            for index in range(start, stop)
+        )
+        items = [item for item in loaded if item is not None]
         stands_in = not items
         if stands_in:
             # A rank without a batch would leave the others waiting in their next exchange.
             candidates = (place % size for place in _following(stop, size))
-            items = [_first_readable(self, chosen, candidates, self._key(source, start), [])]
-        prompt = None
-        if self._prompts:
-            key_parts = ("evaluation prompt", self._seed, source.name, start)
-            prompt = self._prompts[key_of(*key_parts) % len(self._prompts)]
+            items = [self._first_readable(chosen, candidates, self._key(source, start), [])]
+        prompt = self._prompt("evaluation prompt", self._seed, source.name, start)
         batch = source.collate(items, bad, prompt)
         return replace(batch, item_ids=[]) if stands_in else batch
 
-    def _key(self, source: Items, index: int) -> tuple[int | str, ...]:
+    def _key(self, source: Items, index: int) -> Key:
         return "evaluation", self._seed, source.name, index
 
 
 def _following(position: int, size: int) -> range:
     return range(position, position + min(size, MAX_REPLACEMENTS))
-
-
-def _first_readable(
-    batches: Batches,
-    chosen: int,
-    candidates: Iterable[int],
-    key: tuple[int | str, ...],
-    bad: list[BadItem],
-) -> Item:
-    source = batches.sources[chosen]
-    before = len(bad)
-    for index in candidates:
-        if (item := _readable(batches, chosen, index, key, bad)) is not None:
-            return item
-    first = bad[before]
-    raise ConfigError(
-        f"datasets.{source.name}: {min(len(source.records), MAX_REPLACEMENTS)} items in a row "
-        f"cannot be read, the first is {first.path}: {first.reason}; do build_info and the "
-        "processors fit the files?"
-    )
-
-
-def _readable(
-    batches: Batches, chosen: int, index: int, key: tuple[int | str, ...], bad: list[BadItem]
-) -> Item | None:
-    source = batches.sources[chosen]
-    with batches.status.working_on(chosen, index, f"{source.name}, item {index}"):
-        try:
-            # Views are those of the media, whatever data sets and conversations these are in.
-            name = source.records.locate(index)[0] if key[0] == VIEW else index
-            return source.load(index, torch_generator(*key, name))
-        except MediaError as error:
-            item_id, path = source.records.locate(index)
-            name = source.name
-            found = BadItem(data_set=name, item_id=item_id, path=str(path), reason=error.reason)
-            bad.append(found)
-            return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -188,33 +188,13 @@ class Item:
         return self.media.values
 
 
-def _collated(items: list[Item], kind: str) -> dict[str, Any]:
-    """Return the fields of a batch for its media: tensors, and what a cache has of them."""
-    cached = [item.media.values for item in items if item.media.is_cached]
-    decoded = [item.media.values for item in items if not item.media.is_cached]
-    fields: dict[str, Any] = {
-        "audio_values" if kind == "audio" else "pixel_values": _stacked(decoded)
-    }
-    if any(item.media.key for item in items):
-        fields["cached"] = CachedFeatures(
-            keys=[item.media.key for item in items],
-            seconds=[item.media.seconds for item in items],
-            is_there=[item.media.is_cached for item in items],
-            values=_stacked(cached),
-        )
-    return fields
-
-
-def _stacked(values: list[Tensor]) -> Tensor | None:
-    # In a worker this stacks straight into the shared memory that the batch travels in.
-    return default_collate(values) if values else None
-
-
-class Items(Protocol):
-    """The items of a data set, under its registered name."""
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The items of a data set: its registered name, its annotation, and who loads the media."""
 
     name: str
     records: Records
+    loader: MediaLoader
 
     def load(self, index: int, generator: torch.Generator) -> Item:
         """Load the item of that number.
@@ -222,6 +202,7 @@ class Items(Protocol):
         Raises:
             MediaError: its media cannot be read.
         """
+        raise NotImplementedError
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
         """Make a batch of items.
@@ -229,93 +210,76 @@ class Items(Protocol):
         Args:
             items: B of them.
             bad_items: those that others took the place of.
-            prompt: of captions.
+            prompt: of captions; conversations have no use for it.
         """
+        raise NotImplementedError
+
+    def _fields(self, items: list[Item], bad_items: list[BadItem]) -> dict[str, Any]:
+        """Return what batches of captions and of conversations have in common."""
+        cached = [item.media.values for item in items if item.media.is_cached]
+        decoded = [item.media.values for item in items if not item.media.is_cached]
+        media = "audio_values" if self.loader.kind == "audio" else "pixel_values"
+        fields: dict[str, Any] = {
+            "item_ids": [item.item_id for item in items],
+            "data_set": self.name,
+            "bad_items": bad_items,
+            media: _stacked(decoded),
+        }
+        if any(item.media.key for item in items):
+            fields["cached"] = CachedFeatures(
+                keys=[item.media.key for item in items],
+                seconds=[item.media.seconds for item in items],
+                is_there=[item.media.is_cached for item in items],
+                values=_stacked(cached),
+            )
+        return fields
 
 
-class CaptionItems:
-    """Media with captions.
+def _stacked(values: list[Tensor]) -> Tensor | None:
+    # In a worker this stacks straight into the shared memory that the batch travels in.
+    return default_collate(values) if values else None
 
-    Args:
-        name: registered name of the data set.
-        records: the annotated items.
-        loader: of their media.
-        clean: text processor of the captions; None leaves them as they are.
-    """
 
-    def __init__(
-        self,
-        name: str,
-        records: Records,
-        loader: MediaLoader,
-        *,
-        clean: Callable[[str], str] | None,
-    ) -> None:
-        self.name = name
-        self.records = records
-        self._loader = loader
-        self._clean = clean
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CaptionItems(Items):
+    """Media with captions, which a text processor cleans unless it is None."""
+
+    clean: Callable[[str], str] | None
 
     def load(self, index: int, generator: torch.Generator) -> Item:
         """See `Items`."""
         record = self.records[index]
-        caption = self._clean(record.caption) if self._clean else record.caption
-        return Item(record.item_id, self._loader.load(record, generator), caption=caption)
+        caption = self.clean(record.caption) if self.clean else record.caption
+        return Item(record.item_id, self.loader.load(record, generator), caption=caption)
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
         """See `Items`."""
-        return CaptionBatch(
-            captions=[item.caption for item in items],
-            prompt=prompt,
-            item_ids=[item.item_id for item in items],
-            data_set=self.name,
-            bad_items=bad_items,
-            **_collated(items, self._loader.kind),
-        )
+        captions = [item.caption for item in items]
+        return CaptionBatch(captions=captions, prompt=prompt, **self._fields(items, bad_items))
 
 
-class InstructionItems:
-    """Media with conversations about them.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InstructionItems(Items):
+    """Media with conversations about them, of at most `max_length` tokens.
 
-    Args:
-        name: registered name of the data set.
-        records: the annotated items.
-        loader: of their media.
-        template: format of the conversations.
-        tokenizer: made by `load_tokenizer`.
-        num_media_tokens: positions of the media in a conversation.
-        max_length: longest conversation, tokens.
+    `num_media_tokens` of these are the positions of the media.
     """
 
-    def __init__(
-        self,
-        name: str,
-        records: Records,
-        loader: MediaLoader,
-        *,
-        template: Template,
-        tokenizer: PreTrainedTokenizerFast,
-        num_media_tokens: int,
-        max_length: int,
-    ) -> None:
-        self.name = name
-        self.records = records
-        self._loader = loader
-        self._template = template
-        self._tokenizer = tokenizer
-        self._num_media_tokens = num_media_tokens
-        self._max_length = max_length
+    template: Template
+    tokenizer: PreTrainedTokenizerFast
+    num_media_tokens: int
+    max_length: int
 
     def load(self, index: int, generator: torch.Generator) -> Item:
         """See `Items`; a ConfigError where a conversation's first question is too long."""
         record = self.records[index]
-        media = self._loader.load(record, generator)
+        media = self.loader.load(record, generator)
         turns = self._turns(record, media.message)
-        encoded = self._template.encode(turns, self._tokenizer, self._max_length)
+        encoded = self.template.encode(turns, self.tokenizer, self.max_length)
         return Item(record.item_id, media, input_ids=encoded.input_ids, labels=encoded.labels)
 
     def _turns(self, record: Record, message: str) -> list[tuple[Question, str]]:
-        kind, count = self._loader.kind, self._num_media_tokens
+        kind, count = self.loader.kind, self.num_media_tokens
         if kind == "image":
             return [(image_question(question, count), answer) for question, answer in record.turns]
         # Pieces, not texts: what an annotation has in common with a placeholder stays text.
@@ -324,18 +288,16 @@ class InstructionItems:
         return [(led, answer), *(([Piece(question)], answer) for question, answer in rest)]
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
-        """See `Items`; a prompt has no use here."""
+        """See `Items`."""
         ids = [torch.tensor(item.input_ids) for item in items]
         labels = [torch.tensor(item.labels) for item in items]
-        pad_id = self._tokenizer.pad_token_id
+        pad_id = self.tokenizer.pad_token_id
         input_ids = pad_sequence(ids, batch_first=True, padding_value=pad_id)
         lengths = torch.tensor([len(row) for row in ids])
         return InstructionBatch(
             input_ids=input_ids,
+            # By lengths, not by comparing with the id of padding, which texts may hold too.
             attention_mask=torch.arange(input_ids.shape[1]) < lengths[:, None],
             labels=pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
-            item_ids=[item.item_id for item in items],
-            data_set=self.name,
-            bad_items=bad_items,
-            **_collated(items, self._loader.kind),
+            **self._fields(items, bad_items),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,20 @@ from video_llama.types import Batch, ConfigError, VideoLlamaError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+LOADER_FAILED = ("DataLoader timed out", "exited unexpectedly", "killed by signal")
+"""What torch says of a worker that hung or died."""
+
+FINGERPRINT_IDS = 1000
+"""Most ids that `fingerprint` looks at."""
+
+FINGERPRINT_LENGTHS = 1 << 20
+"""Text lengths that it takes at a time."""
+
+
+class LoadingError(VideoLlamaError):
+    """A data worker that hung or died; names the items that the workers were busy with."""
 
 
 def build_items(
@@ -136,48 +150,24 @@ def _processor(settings: DatasetSettings, split: str) -> Processor:
     )
 
 
-LOADER_FAILED = ("DataLoader timed out", "exited unexpectedly", "killed by signal")
-"""What torch says of a worker that hung or died."""
-
-FINGERPRINT_IDS = 1000
-"""Most ids that `fingerprint` looks at."""
-
-FINGERPRINT_LENGTHS = 1 << 20
-"""Text lengths that it takes at a time."""
-
-
-class LoadingError(VideoLlamaError):
-    """A data worker that hung or died; names the items that the workers were busy with."""
-
-
 def build_train_batches(
     settings: dict[str, DatasetSettings],
     *,
+    split: str = "train",
     tokenizer: PreTrainedTokenizerFast,
     template: Template,
-    prompts: Sequence[str] = (),
-    split: str = "train",
-    batch_size: int,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
     features: FeatureCache | None = None,
-    num_views: int = 0,
+    **keys: Any,
 ) -> TrainBatches:
     """Return the training batches of the `datasets` section.
 
     Args:
         settings: name to entry, completed by `load_config`.
-        tokenizer: of the model, made by `load_tokenizer`.
-        template: format of conversations, `TEMPLATES.get(model.template)`.
-        prompts: `caption_prompts(lines of model.prompt_path, model.prompt_template)`, if it is set.
         split: which split to train on.
-        batch_size: items per batch and rank.
-        seed: of the run, the same on all ranks.
-        rank: of this process.
-        world_size: number of processes.
-        features: cache of what the frozen encoders make of the media.
-        num_views: as in `TrainBatches`; such a cache needs some.
+        tokenizer: as in `build_items`.
+        template: as in `build_items`.
+        features: as in `build_items`.
+        keys: of `TrainBatches`; a cache of features needs some `num_views`.
 
     Raises:
         ConfigError: no data set has the split, or an annotation cannot be used.
@@ -187,45 +177,25 @@ def build_train_batches(
     ratios = [1.0 if entry.sample_ratio is None else entry.sample_ratio for entry in entries]
     if not sum(ratios):
         raise ConfigError(f"datasets: sample_ratio is 0 in every data set with a {split} split")
-    return TrainBatches(
-        sources,
-        ratios=ratios,
-        bucket_batches=[entry.bucket_batches for entry in entries],
-        prompts=prompts,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        num_views=num_views,
-    )
+    buckets = [entry.bucket_batches for entry in entries]
+    return TrainBatches(sources, ratios=ratios, bucket_batches=buckets, **keys)
 
 
 def build_eval_batches(
     settings: dict[str, DatasetSettings],
     *,
+    split: str,
     tokenizer: PreTrainedTokenizerFast,
     template: Template,
-    prompts: Sequence[str] = (),
-    split: str,
-    batch_size: int,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
     features: FeatureCache | None = None,
+    **keys: Any,
 ) -> EvalBatches:
-    """Return the evaluation batches; arguments as in `build_train_batches`.
+    """Return the evaluation batches; arguments as in `build_train_batches` and `EvalBatches`.
 
     Raises:
         ConfigError: no data set has the split, or an annotation cannot be used.
     """
-    return EvalBatches(
-        _sources(settings, split, tokenizer, template, features),
-        prompts=prompts,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-    )
+    return EvalBatches(_sources(settings, split, tokenizer, template, features), **keys)
 
 
 def make_loader(
@@ -251,7 +221,7 @@ def make_loader(
         LoadingError: a worker hung or died; names the items that the workers were busy with.
     """
     loader: DataLoader[Batch] = DataLoader(
-        batches,  # type: ignore[arg-type]
+        batches,
         batch_size=None,
         sampler=range(start, stop),
         num_workers=num_workers,
@@ -265,7 +235,8 @@ def make_loader(
         yield from loader
     except RuntimeError as error:
         if any(words in str(error) for words in LOADER_FAILED):
-            raise LoadingError(_loading_error(batches, timeout, str(error))) from error
+            reason = f"{error} {error.__cause__}"  # the cause has the signal of a dead worker
+            raise LoadingError(_loading_error(batches, timeout, reason)) from error
         raise
 
 
@@ -284,8 +255,8 @@ def _sources(
     template: Template,
     features: FeatureCache | None,
 ) -> list[Items]:
-    shared: dict[str, Any] = {"tokenizer": tokenizer, "template": template, "features": features}
-    found = [build_items(name, entry, split=split, **shared) for name, entry in settings.items()]
+    keys: dict[str, Any] = {"tokenizer": tokenizer, "template": template, "features": features}
+    found = [build_items(name, entry, split=split, **keys) for name, entry in settings.items()]
     sources = [items for items in found if items is not None]
     if not sources:
         key = "build_info" if split == "train" else f"build_info.{split}"
@@ -301,8 +272,11 @@ def _loading_error(batches: Batches, timeout: float, reason: str) -> str:
     busy = []
     for worker, number, index, seconds in batches.status.busy():
         source = batches.sources[number]
-        path = source.records.locate(index)[1]
-        busy.append(f"worker {worker}: {source.name} {path}, for {seconds:.0f} s")
+        try:
+            item = str(source.records.locate(index)[1])
+        except VideoLlamaError as error:
+            item = f"item {index} ({error})"
+        busy.append(f"worker {worker}: {source.name} {item}, for {seconds:.0f} s")
     if "Bus error" in reason:
         # torch blames the shared memory for it.
         return (

@@ -51,6 +51,9 @@ _SCHEMA = pa.schema(
 )
 _VERSION = b"1"
 
+GONE = -1
+"""Size of a file that is not there."""
+
 MAX_TARS = 1_000_000
 """Most tars of a data set."""
 
@@ -60,15 +63,11 @@ _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
 @dataclass
 class IndexEntry:
-    """Where a sample lies in its tar, in bytes; a size of -1 says that there is no such part.
+    """Where media and JSON of a sample lie in its tar, in bytes; a size of -1: there are none.
 
     Attributes:
         name: of its media member, or its key if it has none.
         item_id: what the annotation called it, or its key.
-        media_offset: where the picture, clip or sound starts.
-        media_size: of the picture, clip or sound.
-        text_offset: where the JSON starts.
-        text_size: of the JSON.
         length: of the caption or conversation in the JSON, bytes.
     """
 
@@ -109,6 +108,17 @@ def _beside(tar: Path) -> Path:
 def _cached(tar: Path) -> Path:
     name = blake2b(str(tar.absolute()).encode(), digest_size=12).hexdigest()
     return cache_folder("shards") / f"{name}.index"
+
+
+def _index_of(tar: Path) -> Path:
+    return next((path for path in (_beside(tar), _cached(tar)) if path.exists()), _beside(tar))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return GONE
 
 
 def _metadata(tar: Path) -> dict[bytes, bytes]:
@@ -257,6 +267,7 @@ class ShardRecords:
         self._tars = tars
         self._has_conversations = has_conversations
         tables = [open_index(tar) for tar in tars]
+        self._sizes = [(path, _size(path)) for path in map(_index_of, tars)]
         self._starts = np.cumsum([0, *map(len, tables)])
         self._index = pa.concat_tables(tables)
         self._lengths = self._index["length"].to_numpy().clip(max=MAX_LENGTH)
@@ -271,13 +282,15 @@ class ShardRecords:
             MediaError: it has no caption or conversation, or its tar cannot be read.
         """
         item_id, path = self.locate(index)
-        tar = self._tar(index)
-        text = Span(tar, *(self._index[f"text_{key}"][index].as_py() for key in ("offset", "size")))
-        content = parsed(text.read(path))
-        offset, size = (self._index[f"media_{key}"][index].as_py() for key in ("offset", "size"))
-        media = ShardMember(path, Span(tar, offset, size), str(content.get("error", "")))
+        tar = self._tars[self._tar_of(index)]
+        content = parsed(self._span("text", index, tar).read(path))
+        error = str(content.get("error", ""))
+        media = ShardMember(path, self._span("media", index, tar), error)
         if self._has_conversations:
-            turns = tuple((str(q), str(a)) for q, a in content.get("turns", ()))
+            try:
+                turns = tuple((str(q), str(a)) for q, a in content.get("turns", ()))
+            except (TypeError, ValueError):
+                turns = ()
             if turns:
                 return Record(item_id, media, path, turns=turns)
             raise MediaError(path, "the JSON of the sample has no 'turns'")
@@ -290,16 +303,29 @@ class ShardRecords:
 
     def locate(self, index: int) -> tuple[str, Path]:
         """See `Records`; the path is that of the tar with the name of the member behind it."""
-        row = self._index["item_id"][index].as_py(), self._index["name"][index].as_py()
-        return row[0], self._tar(index) / row[1]
+        number = self._tar_of(index)
+        index_file, size = self._sizes[number]
+        if _size(index_file) not in (size, GONE):
+            # The map of a file that was cut kills the process that looks at what is gone. One that
+            # was deleted, or replaced by an equal one, stays whole until it is closed.
+            raise ConfigError(
+                f"{self._tars[number]}: its index {index_file} was changed while it was in use: "
+                "start again, and it is read or made anew"
+            )
+        item_id, name = (self._index[key][index].as_py() for key in ("item_id", "name"))
+        return item_id, self._tars[number] / name
 
     def lengths(self, indices: Integers) -> Integers:
         """See `Records`."""
         lengths: Integers = self._lengths[indices]
         return lengths
 
-    def _tar(self, index: int) -> Path:
-        return self._tars[int(np.searchsorted(self._starts, index, side="right")) - 1]
+    def _span(self, part: str, index: int, tar: Path) -> Span:
+        offset, size = (self._index[f"{part}_{key}"][index].as_py() for key in ("offset", "size"))
+        return Span(tar, offset, size)
+
+    def _tar_of(self, index: int) -> int:
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
 
 
 @dataclass(frozen=True)
