@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from video_llama.apps.evaluate.examine import Clip, Part
+from video_llama.apps.evaluate.examine import Clip, MediaTokens
 from video_llama.chat.media import MediaEncoder, MediaKey
 from video_llama.common.io import atomic_write
 from video_llama.models.video_llama import VideoLlama
@@ -71,11 +71,11 @@ def clip_of(encoded: EncodedClip, model: VideoLlama, random: torch.Generator) ->
     sound = None
     if encoded.segments is not None:
         tokens = model.temporal_audio(encoded.segments)
-        sound = Part(Media("audio", tokens.shape[1]), tokens)
+        sound = MediaTokens(Media("audio", tokens.shape[1]), tokens)
     # Frames are shuffled before the branch reads them; the frozen encoders see each alone.
     order = torch.randperm(encoded.frames.shape[1], generator=random)
     picture, shuffled = (
         model.temporal_video(frames) for frames in (encoded.frames, encoded.frames[:, order])
     )
     media = Media("video", picture.shape[1], encoded.message)
-    return Clip(sound, Part(media, picture), Part(media, shuffled))
+    return Clip(sound, MediaTokens(media, picture), MediaTokens(media, shuffled))

@@ -115,7 +115,7 @@ def test_a_broken_line_or_file_is_an_error_of_its_own(run: Run, tmp_path: Path) 
     target = tmp_path / "out.jsonl"
     source = write_lines(tmp_path / "in.jsonl", entries)
     status, _, errors = run("batch", source, target, *SHORT)
-    assert status == 0
+    assert status == 1
     found = read_lines(target)
     assert len(found) == len(entries)
     assert [i for i, entry in enumerate(found) if "answer" in entry] == [0, 12]
@@ -277,19 +277,84 @@ def test_a_wrong_call_is_one_line(
     assert message in capsys.readouterr().err
 
 
-def test_files_are_encoded_together_and_once(
+def test_what_failed_is_tried_again_in_its_place(run: Run, tmp_path: Path) -> None:
+    picture, late = media_files()["picture"], tmp_path / "late.png"
+    entries = [
+        {"id": 0, "question": "Fine?", "image": str(picture)},
+        {"id": 1, "question": "Late?", "image": late.name},
+        {"id": 2, "question": "Never?", "image": "never.png"},
+        {"id": 3, "question": "Fine?"},
+    ]
+    source, target = write_lines(tmp_path / "in.jsonl", entries), tmp_path / "out.jsonl"
+    status, _, errors = run("batch", source, target, *SHORT)
+    assert status == 1
+    assert "2 of 4 could not be answered" in errors
+    assert f"failed (1): {tmp_path}/never.png: there is no such file" in errors
+    before = read_lines(target)
+    late.write_bytes(picture.read_bytes())
+    target.chmod(0o600)
+    status, _, errors = run("batch", source, target, *SHORT)
+    assert status == 1
+    assert "2 of 4 are answered already" in errors
+    assert "2 failed before and are tried again" in errors
+    assert "1 of 2 could not be answered" in errors
+    after = read_lines(target)
+    assert [entry["id"] for entry in after] == [0, 1, 2, 3]
+    assert [n for n in range(4) if after[n] != before[n]] == [1]
+    assert after[1]["answer"] == run_alone(run, tmp_path, entries[1])
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert not [*tmp_path.glob(".*.tmp")]
+
+
+def run_alone(run: Run, folder: Path, entry: dict[str, Any]) -> object:
+    run("batch", write_lines(folder / "one.jsonl", [entry]), folder / "one.out", *SHORT)
+    return read_lines(folder / "one.out")[0]["answer"]
+
+
+def test_a_crash_while_trying_again_loses_no_answer(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = [str(media_files()[name]) for name in ("picture", "silent", "turned")]
-    entries = [{"question": f"{i}?", "media": [path]} for i in range(3) for path in files]
-    source = write_lines(tmp_path / "in.jsonl", entries)
-    model, shapes = tiny_chat().model, []
-    original = model.encode_video
+    entries = [{"id": n, "question": "What?", "image": f"{n % 2}.png"} for n in range(6)]
+    (tmp_path / "0.png").write_bytes(media_files()["picture"].read_bytes())
+    source, target = write_lines(tmp_path / "in.jsonl", entries), tmp_path / "out.jsonl"
+    run("batch", source, target, *SHORT)
+    before = target.read_bytes()
 
-    def spy(video: Any) -> Any:
-        shapes.append(tuple(video.shape[:3]))
-        return original(video)
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(model, "encode_video", spy)
-    assert run("batch", source, tmp_path / "out.jsonl", *SHORT)[0] == 0
-    assert sorted(shapes) == [(1, 3, 1), (2, 3, 8)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", crash)
+        run("batch", source, target, *SHORT)
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "name"),
+    [
+        ("gbk", "这是什么", "GBK"),
+        ("utf-16", "What is it?", "UTF-16"),
+        ("shift_jis", "これは何ですか｡", "Shift_JIS"),
+        ("cp1252", "Où est le café ?", "CP1252"),
+    ],
+)
+def test_another_encoding_is_refused_by_name_and_line(
+    run: Run, tmp_path: Path, encoding: str, text: str, name: str
+) -> None:
+    lines = [{"question": "One?"}, {"question": text}]
+    content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(content.encode(encoding))
+    status, _, errors = run("batch", source, tmp_path / "out.jsonl", *SHORT)
+    assert status == 1
+    assert f"line {1 if name == 'UTF-16' else 2} is not UTF-8" in errors
+    assert f"the file looks like {name}" in errors
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_half_an_emoji_is_answered_and_written(run: Run, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "\\ud83d", "question": "half \\ud83d?"}\n')
+    assert run("batch", source, target, *SHORT)[0] == 0
+    assert read_lines(target)[0]["question"] == "half \ud83d?"
+    assert run("batch", source, target, *SHORT)[0] == 0

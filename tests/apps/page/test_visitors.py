@@ -222,7 +222,7 @@ def test_an_answer_that_fails_leaves_the_reports_as_they_were(
         raise RequestError("no")
         yield ""
 
-    monkeypatch.setattr("video_llama.chat.session.stream_answer", failing)
+    monkeypatch.setattr("video_llama.chat.answer.Answerer.stream", failing)
     for pieces in (conversation.ask("And?", **SHORT), conversation.regenerate(**SHORT)):
         with pytest.raises(RequestError):
             next(pieces)

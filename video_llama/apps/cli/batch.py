@@ -1,7 +1,7 @@
 """`video-llama batch`: questions of a JSONL file, answers to another one.
 
-Torch is imported, and the model loaded, once everything else has been checked and something is left
-to do.
+Line n of the output belongs to question n. Torch is imported, and the model loaded, once everything
+else has been checked and something is left to do.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,30 +28,42 @@ from video_llama.models.generation.settings import generation_settings
 from video_llama.types import RequestError
 
 if TYPE_CHECKING:
-    from video_llama.chat.batch import BatchAnswer
+    from video_llama.chat.batch import BatchAnswer, BatchAnswerer
 
 _WINDOW = 4
-"""Batches that are read ahead, so that prompts of similar length can be answered together."""
+"""Batches that are taken together, so that prompts of similar length can be answered together."""
+
+_LISTED_REASONS = 5
 
 
 def batch(args: Namespace) -> int:
-    """Answer what `args.target` does not have yet of `args.source`, in the order of its lines."""
+    """Answer what `args.target` has no answers to yet, in the order of the lines of `args.source`.
+
+    Returns:
+        1 if a question could not be answered, else 0.
+    """
     source, target = Path(args.source), Path(args.target)
     requests = read_requests(source, _defaults(args, source))
     generation_settings(answer_options(args))
     if args.batch_size < 1:
         raise RequestError(f"--batch-size: {args.batch_size} given, at least 1 expected")
-    with _opened(target, source, overwrite=args.overwrite) as file:
-        done = _answered(file, target, source, requests)
-        failed = 0
+    with _Output.opened(target, source, overwrite=args.overwrite) as output:
+        output.read(requests)
+        done, failed = len(output.lines) - len(output.failed), output.failed
         if done:
             print(f"{target}: {done} of {len(requests)} are answered already", file=sys.stderr)
+        if failed:
+            print(f"{target}: {len(failed)} failed before and are tried again", file=sys.stderr)
+        reasons: Counter[str] = Counter()
         if done < len(requests):
-            failed = _answer(args, requests[done:], file)
-    if failed:
-        print(f"{failed} of {len(requests) - done} could not be answered", file=sys.stderr)
+            reasons = _answer(args, requests, output)
+    for reason, count in reasons.most_common(_LISTED_REASONS):
+        print(f"failed ({count}): {reason}", file=sys.stderr)
+    if reasons:
+        total = len(requests) - done
+        print(f"{reasons.total()} of {total} could not be answered", file=sys.stderr)
     print(target)
-    return 0
+    return 1 if reasons else 0
 
 
 def _defaults(args: Namespace, source: Path) -> RequestDefaults:
@@ -61,66 +76,124 @@ def _defaults(args: Namespace, source: Path) -> RequestDefaults:
     )
 
 
-@contextmanager
-def _opened(target: Path, source: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
-    """The output, which nobody else writes at the same time."""
-    try:
-        if target.exists() and target.samefile(source):
-            raise RequestError(
-                f"{target}: it holds the questions; name another file for the answers"
-            )
-        if target.exists() and not (target.is_file() or target.is_dir()):
-            raise RequestError(f"{target}: it is a device or a pipe, a file was expected")
-        file = target.open("a+b")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise RequestError(f"{target}: cannot be written: {reason}") from error
-    with file:
+@dataclass
+class _Output:
+    """The file of answers, which nobody else writes at the same time.
+
+    Attributes:
+        file: open, locked, for appending.
+        lines: that it holds.
+        failed: which of them are errors.
+    """
+
+    target: Path
+    source: Path
+    file: IO[bytes]
+    lines: list[bytes]
+    failed: list[int]
+
+    @classmethod
+    @contextmanager
+    def opened(cls, target: Path, source: Path, *, overwrite: bool) -> Iterator[_Output]:
+        """Open the output, or refuse what cannot be one."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if target.exists() and target.samefile(source):
+                raise RequestError(
+                    f"{target}: it holds the questions; name another file for the answers"
+                )
+            if target.exists() and not (target.is_file() or target.is_dir()):
+                raise RequestError(f"{target}: it is a device or a pipe, a file was expected")
+            file = target.open("a+b")
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise RequestError(f"{target}: cannot be written: {reason}") from error
+        output = cls(target, source, file, [], [])
+        try:
+            output._lock()
+            if overwrite:
+                file.truncate(0)
+            yield output
+        finally:
+            output.file.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RequestError(f"{target}: another `video-llama batch` writes it") from error
-        if overwrite:
-            file.truncate(0)
-        yield file
+            raise RequestError(f"{self.target}: another `video-llama batch` writes it") from error
+
+    def read(self, requests: Sequence[BatchRequest]) -> None:
+        """Find what is answered already; a line that was cut short is taken away.
+
+        Raises:
+            RequestError: a line is no answer to its question.
+        """
+        self.file.seek(0)
+        *lines, torn = self.file.read().split(b"\n")
+        if len(lines) > len(requests):
+            raise RequestError(
+                f"{self.target}: it has {len(lines)} lines, but {self.source} only "
+                f"{len(requests)}: it belongs to other questions; name another file, or say "
+                "--overwrite"
+            )
+        entries = [_entry(*pair) for pair in zip(lines, requests, strict=False)]
+        fits = [entry is not None for entry in entries]
+        fits += [_is_begun(torn, requests[len(lines) :])]
+        if not all(fits):
+            raise RequestError(
+                f"{self.target}: line {fits.index(False) + 1} is no answer to that question of "
+                f"{self.source}; name another file, or say --overwrite"
+            )
+        self.file.truncate(sum(len(line) + 1 for line in lines))
+        self.lines = lines
+        self.failed = [n for n, entry in enumerate(entries) if entry and "answer" not in entry]
+
+    def append(self, answers: Sequence[BatchAnswer]) -> None:
+        """Write whole lines at once, on the disk before the next ones are worked on."""
+        self.file.write(b"".join(_line(answer) + b"\n" for answer in answers))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def replace(self, answers: dict[int, BatchAnswer]) -> None:
+        """Write the file anew with other answers at some of its lines.
+
+        A crash leaves the old file or the new one. The new one is locked before it has the name.
+        """
+        for number, answer in answers.items():
+            self.lines[number] = _line(answer)
+        path = self.target.resolve()
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with self.file:  # closed at the end, when the new one is in its place
+            self.file = temporary.open("a+b")
+            try:
+                self._lock()
+                self.file.write(b"".join(line + b"\n" for line in self.lines))
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                shutil.copymode(path, temporary)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
 
 
-def _answered(file: IO[bytes], target: Path, source: Path, requests: Sequence[BatchRequest]) -> int:
-    """How many requests the output has answers to; a line that was cut short is taken away."""
-    file.seek(0)
-    *lines, torn = file.read().split(b"\n")
-    if len(lines) > len(requests):
-        raise RequestError(
-            f"{target}: it has {len(lines)} lines, but {source} only {len(requests)}: it belongs "
-            "to other questions; name another file, or say --overwrite"
-        )
-    fits = [_is_answer(*pair) for pair in zip(lines, requests, strict=False)]
-    fits += [_is_begun(torn, requests[len(lines) :])]
-    if not all(fits):
-        raise RequestError(
-            f"{target}: line {fits.index(False) + 1} is no answer to that question of {source}; "
-            "name another file, or say --overwrite"
-        )
-    file.truncate(sum(len(line) + 1 for line in lines))
-    return len(lines)
-
-
-def _is_answer(line: bytes, request: BatchRequest) -> bool:
-    """Whether a line of the output answers a request; one without a mark is trusted."""
+def _entry(line: bytes, request: BatchRequest) -> dict[str, Any] | None:
+    """Read a line of the output; None unless it belongs to a request. No mark is trusted."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
-        return False
-    return (
+        return None
+    fits = (
         isinstance(entry, dict)
         and entry.items() >= _head(request).items()
         and entry.get("request", request.mark) == request.mark
         and ("answer" in entry or "error" in entry)
     )
+    return entry if fits else None
 
 
 def _is_begun(torn: bytes, left: Sequence[BatchRequest]) -> bool:
-    """Whether what stands after the last whole line is the beginning of the next answer."""
+    """Check that what stands after the last whole line is the beginning of the next answer."""
     if not torn or not left:
         return not torn
     head = json.dumps(_head(left[0]))[:-1].encode()
@@ -128,15 +201,35 @@ def _is_begun(torn: bytes, left: Sequence[BatchRequest]) -> bool:
 
 
 def _head(request: BatchRequest) -> dict[str, Any]:
-    """What the line of an answer begins with."""
+    """Make what the line of an answer begins with."""
     return {"id": request.request_id, "question": request.question}
 
 
-def _answer(args: Namespace, requests: Sequence[BatchRequest], file: IO[bytes]) -> int:
+def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) -> Counter[str]:
+    """Answer what is left; returns how often each reason kept a question from it."""
     cfg = load_config(args.cfg_path or default_config_path(), args.options)
     check_paths(cfg)
+    answerer = _answerer(args, cfg)
     from tqdm import tqdm
 
+    reasons: Counter[str] = Counter()
+    window, first = _WINDOW * args.batch_size, len(output.lines)
+    left = [output.failed, list(range(first, len(requests)))]
+    with tqdm(total=sum(map(len, left)), unit="question", disable=not args.progress) as bar:
+        for numbers in left:
+            for start in range(0, len(numbers), window):
+                chosen = numbers[start : start + window]
+                answers = answerer.answer([requests[number] for number in chosen])
+                if numbers is output.failed:
+                    output.replace(dict(zip(chosen, answers, strict=True)))
+                else:
+                    output.append(answers)
+                reasons.update(one_line(a.error) for a in answers if a.answer is None)
+                bar.update(len(answers))
+    return reasons
+
+
+def _answerer(args: Namespace, cfg: Any) -> BatchAnswerer:
     from video_llama.chat.batch import BatchAnswerer
     from video_llama.chat.engine import Chat
     from video_llama.config.build import build_model
@@ -144,21 +237,10 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], file: IO[bytes]) 
     chat = Chat(build_model(cfg, audio_on_demand=True))
     for notice in chat.notices:
         print(f"note: {one_line(notice)}", file=sys.stderr)
-    answerer, failed = BatchAnswerer(chat, batch_size=args.batch_size), 0
-    window = _WINDOW * args.batch_size
-    with tqdm(total=len(requests), unit="question", disable=not args.progress) as bar:
-        for start in range(0, len(requests), window):
-            answers = answerer.answer(requests[start : start + window])
-            # One write of whole lines, on the disk before the next ones are worked on.
-            file.write("".join(map(_line, answers)).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            failed += sum(answer.answer is None for answer in answers)
-            bar.update(len(answers))
-    return failed
+    return BatchAnswerer(chat, batch_size=args.batch_size)
 
 
-def _line(answer: BatchAnswer) -> str:
+def _line(answer: BatchAnswer) -> bytes:
     request = answer.request
     content = _head(request)
     if answer.answer is None:
@@ -171,4 +253,4 @@ def _line(answer: BatchAnswer) -> str:
             "num_answer_tokens": answer.num_tokens,
             "notices": answer.notices,
         }
-    return json.dumps(content | {"request": request.mark}) + "\n"
+    return json.dumps(content | {"request": request.mark}).encode()

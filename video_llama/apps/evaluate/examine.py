@@ -6,33 +6,28 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import video_llama.common.compat
 
 import torch
 from torch import Tensor
 
-from video_llama.apps.evaluate.questions import (
-    CONDITIONS,
-    ClipQuestion,
-    Condition,
-    other_clips,
-    read_questions,
-)
+from video_llama.apps.evaluate.questions import ClipQuestion, Condition, other_clips
 from video_llama.apps.evaluate.scores import ScoredAnswer
 from video_llama.chat.media import MediaEncoder, MediaItem
+from video_llama.models.generation.generate import AnswerText, Row, generate
+from video_llama.models.generation.settings import GenerationSettings
 from video_llama.models.video_llama import VideoLlama
 from video_llama.text.questions import Media
 from video_llama.text.templates import TEMPLATES, Turn
 
-__all__ = ["CONDITIONS", "Clip", "ClipQuestion", "Condition", "Examiner", "Part", "read_questions"]
-
 MAX_NEW_TOKENS = 12
+
+_SETTINGS = GenerationSettings(max_new_tokens=MAX_NEW_TOKENS, min_new_tokens=0, temperature=0.0)
 
 
 @dataclass(frozen=True)
-class Part:
+class MediaTokens:
     """Media of a prompt: how they are announced, and their (1, N, D) tokens."""
 
     media: Media
@@ -49,23 +44,23 @@ class Clip:
         shuffled: its frames in random order.
     """
 
-    sound: Part | None
-    picture: Part
-    shuffled: Part
+    sound: MediaTokens | None
+    picture: MediaTokens
+    shuffled: MediaTokens
 
 
 @dataclass
-class Prompt:
-    """What is asked once.
+class QuestionGroup:
+    """Questions that come out as the same prompt, which is answered once.
 
     Attributes:
         ids: tokens of the text, with places for the media.
-        parts: the media.
-        questions: all that come out as this.
+        media: in the order of their places.
+        questions: all of them.
     """
 
     ids: list[int]
-    parts: list[Part]
+    media: list[MediaTokens]
     questions: list[ClipQuestion] = field(default_factory=list)
 
 
@@ -86,7 +81,7 @@ class Examiner:
         self._template = TEMPLATES.get(model.settings.template)
 
     def look(self, path: Path) -> MediaItem:
-        """A clip with its frames and spectrograms, as they are taken in, to show to people.
+        """Read a clip with its frames and spectrograms, as they are taken in, to show to people.
 
         Raises:
             MediaError: it cannot be used.
@@ -101,21 +96,21 @@ class Examiner:
             MediaError: it cannot be used.
         """
         item = self.look(path)
-        parts = [Part(each.media, each.tokens) for each in item.encoded]
-        picture = parts[-1]
+        found = [MediaTokens(each.media, each.tokens) for each in item.encoded]
         assert item.frames is not None
         order = torch.randperm(item.frames.shape[1], generator=self._random)
+        # The item keeps the frames as people see them: normalise them again.
         settings = self._encoder.processing.video
         pixels = item.frames[:, order].float().div(255)
         mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (settings.mean, settings.std))
         video = ((pixels - mean) / std)[None].to(self._model.device)
-        shuffled = replace(picture, tokens=self._model.encode_video(video))
-        return Clip(parts[0] if len(parts) > 1 else None, picture, shuffled)
+        shuffled = replace(found[-1], tokens=self._model.encode_video(video))
+        return Clip(found[0] if len(found) > 1 else None, found[-1], shuffled)
 
     def ask(
         self, questions: Sequence[ClipQuestion], clips: dict[Path, Clip], condition: Condition
     ) -> Iterator[ScoredAnswer]:
-        """Answers to all questions under one condition, not in their order.
+        """Answer all questions under one condition, not in their order.
 
         Args:
             questions: what is asked.
@@ -125,61 +120,76 @@ class Examiner:
         paths = [question.path for question in questions]
         if condition == "other":
             paths = other_clips(questions)
-        prompts: dict[tuple[tuple[int, ...], tuple[int, ...]], Prompt] = {}
+        groups: dict[tuple[tuple[int, ...], tuple[int, ...]], QuestionGroup] = {}
         for question, path in zip(questions, paths, strict=True):
-            parts = _given(clips[path], condition)
-            turn = Turn(question.question, tuple(part.media for part in parts))
+            media = _given(clips[path], condition)
+            turn = Turn(question.question, tuple(each.media for each in media))
             ids = self._template.chat_ids([turn], self._model.tokenizer)
+            problem = self._too_long(len(ids))
+            if problem:
+                yield _scored(question, condition, error=problem)
+                continue
             # Without media many questions are the same prompt, which is answered once.
-            same = (tuple(ids), tuple(id(part) for part in parts))
-            prompts.setdefault(same, Prompt(ids, parts)).questions.append(question)
-        groups: dict[int, list[Prompt]] = defaultdict(list)
-        for prompt in prompts.values():
-            groups[len(prompt.ids)].append(prompt)
+            same = (tuple(ids), tuple(id(each) for each in media))
+            groups.setdefault(same, QuestionGroup(ids, media)).questions.append(question)
+        # Prompts of one length are answered together: they need no padding, and so no mask.
+        lengths: dict[int, list[QuestionGroup]] = defaultdict(list)
         for group in groups.values():
-            for start in range(0, len(group), self._batch_size):
-                batch = group[start : start + self._batch_size]
-                for prompt, text in zip(batch, self._texts(batch), strict=True):
-                    for question in prompt.questions:
+            lengths[len(group.ids)].append(group)
+        for equal in lengths.values():
+            for start in range(0, len(equal), self._batch_size):
+                batch = equal[start : start + self._batch_size]
+                for group, text in zip(batch, self._texts(batch), strict=True):
+                    for question in group.questions:
                         yield _scored(question, condition, self._template.clean_answer(text))
 
-    @torch.inference_mode()
-    def _texts(self, prompts: Sequence[Prompt]) -> list[str]:
-        """What the model says to prompts of the same length."""
-        rows = [torch.cat([p.tokens for p in each.parts], dim=1) for each in prompts if each.parts]
-        ids = torch.tensor([prompt.ids for prompt in prompts], device=self._model.device)
-        embedded = self._model.embed(ids, torch.cat(rows) if rows else None)
-        tokenizer: Any = self._model.tokenizer
-        # Typed as Any: transformers' annotation of `generate` fits no class of its own.
-        language_model: Any = self._model.language_model
-        said = language_model.generate(
-            inputs_embeds=embedded,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+    def _too_long(self, num_tokens: int) -> str:
+        """Say that a prompt leaves no room for its answer; empty if it does."""
+        context: int = self._model.language_model.config.max_position_embeddings
+        if num_tokens + MAX_NEW_TOKENS <= context:
+            return ""
+        return (
+            f"the question and its media take {num_tokens} tokens and the answer may take "
+            f"{MAX_NEW_TOKENS}, but the model's context holds {context}"
         )
-        return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
+
+    @torch.inference_mode()
+    def _texts(self, groups: Sequence[QuestionGroup]) -> list[str]:
+        """Let the model answer a batch of prompts."""
+        model, tokenizer = self._model, self._model.tokenizer
+        rows, texts = [], [AnswerText(self._template.stop_texts, tokenizer) for _ in groups]
+        for group, text in zip(groups, texts, strict=True):
+            ids = torch.tensor([group.ids], device=model.device)
+            media = torch.cat([m.tokens for m in group.media], dim=1) if group.media else None
+            embeds, stop_ids = model.embed(ids, media)[0], [[tokenizer.eos_token_id]]
+            rows.append(Row(inputs_embeds=embeds, settings=_SETTINGS, stop_ids=stop_ids, text=text))
+        for _ in generate(model.language_model, rows):
+            pass
+        for text in texts:
+            text.finish()
+        return [text.text for text in texts]
 
 
-def _scored(question: ClipQuestion, condition: Condition, said: str) -> ScoredAnswer:
+def _scored(
+    question: ClipQuestion, condition: Condition, answer: str = "", error: str = ""
+) -> ScoredAnswer:
     return ScoredAnswer(
         item_id=question.item_id,
         type=question.type,
         condition=condition,
         question=question.question,
         reference=question.answer,
-        answer=said,
+        answer=answer,
         chance=question.chance,
         opposite=question.opposite,
         contradictory=question.contradictory,
+        error=error,
     )
 
 
-def _given(clip: Clip, condition: Condition) -> list[Part]:
+def _given(clip: Clip, condition: Condition) -> list[MediaTokens]:
     sound = [] if clip.sound is None else [clip.sound]
-    given: dict[Condition, list[Part]] = {
+    given: dict[Condition, list[MediaTokens]] = {
         "withheld": [],
         "picture": [clip.picture],
         "sound": sound,

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from video_llama.common.io import read_utf8
+from video_llama.text.tokenizer import clean_text
 from video_llama.types import ConfigError
 
 Condition = Literal["all", "withheld", "other", "picture", "sound", "shuffled"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 """What the model is given: the clip, nothing, another item's clip, its frames only, its sound only,
 or its frames only and in random order (with the sound, that would tell what comes first)."""
+
+
+_FORMS = (
+    "the questions.json of `video-llama data synth` or "
+    '[{"video": ..., "QA": [{"q": ..., "a": ...}]}]'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,7 @@ class ClipQuestion:
         options: what a guesser would choose from; empty where that is not known.
         opposite: the answer that reversed frames would have.
         contradictory: whether sound and picture show different things.
+        error: why it cannot be asked; empty if it can.
     """
 
     item_id: str
@@ -42,10 +51,11 @@ class ClipQuestion:
     options: tuple[str, ...] = ()
     opposite: str | None = None
     contradictory: bool = False
+    error: str = ""
 
 
 def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> list[ClipQuestion]:
-    """Questions of a file: those of `video-llama data synth`, or any in VideoChat's format.
+    """Read questions: those of `video-llama data synth`, or any in VideoChat's format.
 
     Args:
         path: a JSON list.
@@ -54,43 +64,102 @@ def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> 
             equally frequent; None: all.
 
     Raises:
-        ConfigError: the file is of neither kind.
+        ConfigError: the file cannot be read, or is of neither kind; names the entry.
     """
     try:
-        entries = json.loads(path.read_text("utf-8"))
-        found = [question for entry in entries for question in _questions(entry, media_dir)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: not a list of questions ({error!r}); the questions.json of "
-            '`video-llama data synth` or [{"video": ..., "QA": [{"q": ..., "a": ...}]}] expected'
-        ) from error
+        entries = json.loads(read_utf8(path))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}; {_FORMS} expected") from error
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: not a list of questions; {_FORMS} expected")
+    counts: Counter[str] = Counter()
+    found: list[ClipQuestion] = []
+    for number, entry in enumerate(entries):
+        place = f"{path}: entry {number}"
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{place}: {_json(entry)} given; {_FORMS} expected")
+        if "QA" in entry:
+            found += _conversation(place, entry, media_dir, counts)
+        else:
+            found.append(_scored_question(place, entry, media_dir))
     kept = found if limit is None else _limited(found, limit)
     if not kept:
         raise ConfigError(f"{path}: it has no questions")
     return kept
 
 
-def _questions(entry: dict[str, Any], media_dir: Path) -> Iterator[ClipQuestion]:
-    if "QA" in entry:
-        for number, pair in enumerate(entry["QA"]):
-            yield ClipQuestion(
-                item_id=f"{entry['video']}/{number}",
-                path=media_dir / entry["video"],
-                question=pair["q"],
-                answer=pair["a"],
-            )
-        return
-    yield ClipQuestion(
-        item_id=entry["id"],
-        path=media_dir / entry["path"],
-        question=entry["question"],
-        answer=entry["answer"],
-        type=entry["type"],
-        chance=entry["chance"],
-        options=tuple(entry.get("options", ())),
-        opposite=entry["opposite"],
-        contradictory=entry["contradictory"],
+def _conversation(
+    place: str, entry: dict[str, Any], media_dir: Path, counts: Counter[str]
+) -> Iterator[ClipQuestion]:
+    """Yield the pairs of an entry in VideoChat's format; `counts` numbers those of each clip."""
+    pairs = entry["QA"]
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
+        raise ConfigError(f"{place}: QA is no list of objects; {_FORMS} expected")
+    for number, pair in enumerate(pairs):
+        values = [
+            _text(place, entry, "video"),
+            _text(f"{place}, QA {number}", pair, "q"),
+            _text(f"{place}, QA {number}", pair, "a"),
+            _text(place, {"i": "", **pair}, "i") if pair.get("i") is not None else ("", ""),
+        ]
+        (video, question, answer, instruction), errors = zip(*values, strict=True)
+        yield ClipQuestion(
+            item_id=f"{video}/{counts[video]}",
+            path=media_dir / video,
+            # The instruction belongs to the prompt, as in training (webvid_instruct).
+            question=f"{instruction} {question}"
+            if instruction and question
+            else instruction or question,
+            answer=answer,
+            error=next(filter(None, errors), ""),
+        )
+        counts[video] += 1
+
+
+def _scored_question(place: str, entry: dict[str, Any], media_dir: Path) -> ClipQuestion:
+    """Read an entry in the format of `video-llama data synth`."""
+    values = [_text(place, entry, key) for key in ("id", "path", "question", "answer", "type")]
+    (item_id, video, question, answer, kind), errors = zip(*values, strict=True)
+    chance = entry.get("chance")
+    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
+        raise ConfigError(f"{place}: chance: {_json(chance)} given, a number from 0 to 1 expected")
+    for key in ("opposite", "contradictory"):
+        if key not in entry:
+            raise ConfigError(f"{place} has no {key!r}; {_FORMS} expected")
+    return ClipQuestion(
+        item_id=item_id,
+        path=media_dir / video,
+        question=question,
+        answer=answer,
+        type=kind,
+        chance=chance,
+        options=tuple(map(str, entry.get("options") or ())),
+        opposite=None if entry["opposite"] is None else str(entry["opposite"]),
+        contradictory=bool(entry["contradictory"]),
+        error=next(filter(None, errors), ""),
     )
+
+
+def _text(place: str, entry: dict[str, Any], key: str) -> tuple[str, str]:
+    """Return a value as text without lone surrogates, and what is wrong with it.
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    if key not in entry:
+        found = ", ".join(map(repr, entry)) or "none"
+        raise ConfigError(f"{place} has no {key!r} (keys: {found}); {_FORMS} expected")
+    value = entry[key]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    # "How many?" is often answered with a number. True and null would be guesses.
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return clean_text(str(value)), ""
+    return "", f"{key}: {_json(value)} given, a text or a number expected"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value)[:60]
 
 
 def _limited(questions: Sequence[ClipQuestion], limit: int) -> list[ClipQuestion]:
@@ -110,7 +179,7 @@ def _limited(questions: Sequence[ClipQuestion], limit: int) -> list[ClipQuestion
 
 
 def other_clips(questions: Sequence[ClipQuestion]) -> list[Path]:
-    """For each question the clip of another one, such that its own answer is right by chance.
+    """Choose for each question the clip of another, so that its own answer is right by chance.
 
     The other clip is one of which the same is asked. In turn its answer is the first, the second,
     ... of all answers to that question after the true one: whoever reports what the other clip
@@ -143,7 +212,7 @@ def other_clips(questions: Sequence[ClipQuestion]) -> list[Path]:
 
 
 def _comparable(questions: Sequence[ClipQuestion]) -> dict[tuple[str, ...], dict[str, list[int]]]:
-    """Places of questions that have the same options, by their answers, which are several."""
+    """Group places of questions with the same options by their answers, which are several."""
     groups: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, question in enumerate(questions):
         if question.options:

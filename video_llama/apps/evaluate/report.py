@@ -1,6 +1,7 @@
-"""A picture of scores: every type of question against chance, under every condition.
+"""What is written of an evaluation: a picture of the scores, and a page of sample clips.
 
-A page of sample clips: what the model was shown, what was asked, what is true, what it said.
+The picture shows every type of question against chance, under every condition. The page shows for a
+few clips what the model was given, the question, the truth, and what it said.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ TITLES = {
 SUFFIXES = (".png", ".svg", ".pdf")
 """Of the files that can be written."""
 
+NUM_SAMPLES = 10
+"""Clips on a page."""
+
+Picture = np.ndarray[Any, Any]
+
 # Blue and orange of Okabe and Ito's palette, which people with any colour vision tell apart.
 _SCORE, _CHANCE, _GRID = "#0072b2", "#d55e00", "#dddddd"
 
@@ -65,7 +71,7 @@ def write_picture(path: Path, scores: Sequence[Score]) -> None:
 
 
 def draw_scores(scores: Sequence[Score]) -> Figure:
-    """A panel for each condition, a line for each type: its share, its interval, and chance.
+    """Draw a panel for each condition, a line for each type: its share, its interval, and chance.
 
     Args:
         scores: of any types and conditions; at least one.
@@ -120,11 +126,6 @@ def _draw_panel(panel: Axes, scores: Sequence[Score], rows: dict[str, int]) -> N
         panel.spines[side].set_visible(False)
 
 
-Picture = np.ndarray[Any, Any]
-
-NUM_SAMPLES = 10
-"""Clips on a page."""
-
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #595959; --line: #d9d9d9;
   --right: #0072b2; --wrong: #b34700; }
@@ -154,7 +155,7 @@ figure { margin: 0; } figcaption { font-size: .72rem; color: var(--soft); text-a
 
 
 @dataclass(frozen=True)
-class Sample:
+class PageSample:
     """A question with the answer that was given to it."""
 
     question: ClipQuestion
@@ -167,8 +168,8 @@ def choose_samples(
     *,
     seed: int,
     count: int = NUM_SAMPLES,
-) -> list[Sample]:
-    """A few questions about as many clips, of every type in turn, whether answered well or not.
+) -> list[PageSample]:
+    """Choose questions about as many clips, of every type in turn, whether answered well or not.
 
     Args:
         questions: that were asked.
@@ -178,15 +179,16 @@ def choose_samples(
     """
     condition = answers[0].condition
     given = {answer.item_id: answer for answer in answers if answer.condition == condition}
-    by_type: dict[str, list[Sample]] = defaultdict(list)
+    by_type: dict[str, list[PageSample]] = defaultdict(list)
     for question in questions:
-        by_type[question.type].append(Sample(question, given[question.item_id]))
+        if question.item_id in given:
+            by_type[question.type].append(PageSample(question, given[question.item_id]))
     draw = random.Random(seed)
     several = list(by_type.values())
     for group in several:
         draw.shuffle(group)
     draw.shuffle(several)
-    chosen: dict[Path, Sample] = {}
+    chosen: dict[Path, PageSample] = {}
     while any(several) and len(chosen) < count:
         for group in several:
             while group and group[-1].question.path in chosen:
@@ -199,7 +201,7 @@ def choose_samples(
 
 def write_page(
     path: Path,
-    samples: Sequence[tuple[Sample, MediaItem]],
+    samples: Sequence[tuple[PageSample, MediaItem]],
     scores: Sequence[Score],
     *,
     seed: int,
@@ -221,7 +223,7 @@ def write_page(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Sample clips with questions and answers</title>
+<title>PageSample clips with questions and answers</title>
 <style>{_STYLE}</style>
 <h1>{len(samples)} sample clips</h1>
 <p>{right} of {len(samples)} answers are right. The samples were drawn with seed {seed}, one type of
@@ -234,10 +236,10 @@ spectrogram the low tones are below; loud is bright.</p>
 <div class="scroll"><pre>{table}</pre></div>
 </html>
 """
-    path.write_text(text, "utf-8")
+    path.write_text(text, "utf-8", errors="xmlcharrefreplace")
 
 
-def _article(sample: Sample, item: MediaItem) -> str:
+def _article(sample: PageSample, item: MediaItem) -> str:
     question, answer = sample.question, sample.answer
     name, mark = ("right", "✓ right") if answer.is_right else ("wrong", "✗ wrong")
     about = f"{question.path.name} · {question.type}"
@@ -277,17 +279,17 @@ def _strip(name: str, what: str, captions: Sequence[str], addresses: Iterable[st
 
 
 def _png(picture: Picture) -> str:
-    """The address of a picture that is shown as it is."""
+    """Encode a picture that is shown as it is."""
     return _data_uri(picture, "png", optimize=True)
 
 
 def _jpeg(picture: Picture) -> str:
-    """The address of a noisy picture, a tenth as long."""
+    """Encode a noisy picture, a tenth as long."""
     return _data_uri(picture, "jpeg", quality=80)
 
 
 def _data_uri(picture: Picture, kind: str, **options: Any) -> str:
-    """(H, W, 3) uint8 as an address that contains the file."""
+    """Encode (H, W, 3) uint8 as an address that contains the file."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

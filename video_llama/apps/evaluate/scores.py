@@ -54,6 +54,7 @@ class ScoredAnswer:
         chance: share of right answers of a guesser.
         opposite: the answer that the same frames in reverse order would have, if any.
         contradictory: whether sound and picture show different things.
+        error: why it was not asked; empty if it was.
     """
 
     item_id: str
@@ -65,6 +66,7 @@ class ScoredAnswer:
     chance: float
     opposite: str | None = None
     contradictory: bool = False
+    error: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -101,13 +103,13 @@ class Score:
         return wilson_interval(self.right, self.count)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything about it, for a file."""
+        """Return everything about it, for a file."""
         low, high = self.interval
         return asdict(self) | {"share": self.share, "interval": [low, high]}
 
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, Journal of the American Statistical Association, 1927).
+    """Compute the 95 % interval of a share (Wilson, J. of the American Statistical Assoc., 1927).
 
     Args:
         right: number of hits.
@@ -125,7 +127,7 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
 
 
 def scores_of(answers: Iterable[ScoredAnswer]) -> list[Score]:
-    """One score for every type and condition; contradictory clips are types of their own.
+    """Score every type and condition; contradictory clips are types of their own.
 
     Of motions there is also a score `direction`, in all and for each opposite pair: among answers
     that name the true direction or its opposite, the share of the true one, which a guesser gets
@@ -152,7 +154,7 @@ def scores_of(answers: Iterable[ScoredAnswer]) -> list[Score]:
 
 
 def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
-    """The scores as text: a line for every type, a column for every condition, in percent.
+    """Write the scores as a table: a line for every type, a column for every condition, in percent.
 
     Args:
         scores: of any types and conditions.
@@ -175,7 +177,7 @@ def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
 
 
 def _fitting(widths: Sequence[int], num_labels: int, width: int | None) -> list[list[int]]:
-    """The numbers of the columns of each block, the labels in all of them."""
+    """Divide the columns into blocks that fit, with the labels in all of them."""
     labels = list(range(num_labels))
     blocks = [list(labels)]
     for column in range(num_labels, len(widths)):
@@ -196,7 +198,7 @@ def _is_direction(kind: str) -> bool:
 
 
 def _rank(kind: str) -> int:
-    """Where a type stands: contradictions after the others, directions right after motions."""
+    """Rank a type: contradictions after the others, directions right after motions."""
     base, *rest = kind.split(", ")
     if base in _ORDER:
         return _ORDER.index(base) + (len(_ORDER) if rest == ["contradictory"] else 0)
