@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from video_llama.chat.requests import BatchRequest, RequestDefaults, RequestMedia, read_requests
-from video_llama.types import ConfigError, RequestError
+from video_llama.types import RequestError
 
 MEDIA = Path("media")
 
@@ -90,5 +90,5 @@ def test_a_mark_tells_lines_apart(tmp_path: Path) -> None:
 def test_a_file_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="it is empty"):
         read(tmp_path, "", "  ")
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(RequestError, match="no such file"):
         read_requests(tmp_path / "none.jsonl", RequestDefaults(MEDIA))

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from video_llama.common.io import read_utf8
 from video_llama.common.registry import suggestion
+from video_llama.datasets.records import not_utf8
 from video_llama.types import MediaKind, RequestError
 
 _KINDS = ("video", "image", "audio")
@@ -85,10 +85,15 @@ def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
         defaults: what holds where a line does not say otherwise.
 
     Raises:
-        ConfigError: the file cannot be read, or is not UTF-8.
-        RequestError: it holds nothing.
+        RequestError: the file cannot be read, is not UTF-8, or holds nothing.
     """
-    lines = read_utf8(path).split("\n")
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RequestError(f"{path}: cannot be read: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(not_utf8(path, "JSON")) from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise RequestError(f'{path}: it is empty; lines such as {{"question": ...}} expected')

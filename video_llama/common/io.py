@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from video_llama.types import ConfigError, MediaError, VideoLlamaError
+from video_llama.types import MediaError, VideoLlamaError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -184,37 +184,3 @@ def read_file(path: str | Path, size: int = -1) -> bytes:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise MediaError(path, f"it cannot be read: {reason}") from error
-
-
-def read_utf8(path: Path) -> str:
-    """Read a text file of UTF-8, with or without a byte order mark.
-
-    Raises:
-        ConfigError: it cannot be read, or is in another encoding; names the line and a guess.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"{path}: cannot be read: {reason}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, guess = data.count(b"\n", 0, error.start) + 1, _guess_encoding(data)
-        raise ConfigError(
-            f"{path}: line {line} is not UTF-8, which was expected; the file looks like {guess}: "
-            f"convert it, for example with iconv -f {guess} -t UTF-8"
-        ) from error
-
-
-def _guess_encoding(data: bytes) -> str:
-    """Name the first common encoding that fits the whole file; double-byte ones fit few others."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "UTF-16"
-    for name in ("GBK", "GB18030", "Shift_JIS", "Big5", "CP1252"):
-        try:
-            data.decode(name)
-        except UnicodeDecodeError:
-            continue
-        return name
-    return "ISO-8859-1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -330,16 +331,15 @@ def test_a_crash_while_trying_again_loses_no_answer(
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text", "name"),
+    ("encoding", "text", "message"),
     [
-        ("gbk", "这是什么", "GBK"),
-        ("utf-16", "What is it?", "UTF-16"),
-        ("shift_jis", "これは何ですか｡", "Shift_JIS"),
-        ("cp1252", "Où est le café ?", "CP1252"),
+        ("gbk", "这是什么", "in.jsonl:2: .*it looks like GBK"),
+        ("utf-16", "What is it?", "in.jsonl:1: .*it is UTF-16"),
+        ("cp1252", "Où est le café ?", "in.jsonl:2: .*save it as UTF-8"),
     ],
 )
-def test_another_encoding_is_refused_by_name_and_line(
-    run: Run, tmp_path: Path, encoding: str, text: str, name: str
+def test_another_encoding_is_refused_with_its_line(
+    run: Run, tmp_path: Path, encoding: str, text: str, message: str
 ) -> None:
     lines = [{"question": "One?"}, {"question": text}]
     content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
@@ -347,8 +347,7 @@ def test_another_encoding_is_refused_by_name_and_line(
     source.write_bytes(content.encode(encoding))
     status, _, errors = run("batch", source, tmp_path / "out.jsonl", *SHORT)
     assert status == 1
-    assert f"line {1 if name == 'UTF-16' else 2} is not UTF-8" in errors
-    assert f"the file looks like {name}" in errors
+    assert re.search(message, errors), errors
     assert not (tmp_path / "out.jsonl").exists()
 
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.tiny_chat import media_files, tiny_model
-from video_llama.apps.evaluate.examine import Examiner, Prompt
-from video_llama.apps.evaluate.questions import (
-    CONDITIONS,
-    ClipQuestion,
-    Condition,
-    other_clips,
-    read_questions,
-)
-from video_llama.types import ConfigError
+from video_llama.apps.evaluate.examine import Examiner, QuestionGroup
+from video_llama.apps.evaluate.questions import CONDITIONS, ClipQuestion, Condition
+
 
 def test_every_question_gets_an_answer_under_every_condition() -> None:
     clip = media_files()["talkie"]
@@ -47,7 +40,7 @@ def test_the_same_prompt_is_answered_once_and_counted_for_every_question(
     sizes = []
     texts = examiner._texts
 
-    def counted(prompts: Sequence[Prompt]) -> list[str]:
+    def counted(prompts: Sequence[QuestionGroup]) -> list[str]:
         sizes.append(len(prompts))
         return texts(prompts)
 
@@ -80,8 +73,23 @@ def test_every_condition_gives_what_it_says(
     clip = examiner.read(path)
     assert clip.sound is not None
     assert not torch.equal(clip.picture.tokens, clip.shuffled.tokens)
-    seen: list[Prompt] = []
+    seen: list[QuestionGroup] = []
     monkeypatch.setattr(examiner, "_texts", lambda prompts: seen.extend(prompts) or ["bell"])
     question = ClipQuestion(item_id="1", path=path, question="What?", answer="bell")
     list(examiner.ask([question], {path: clip}, condition))
-    assert seen[0].parts == [getattr(clip, name) for name in given]
+    assert seen[0].media == [getattr(clip, name) for name in given]
+
+
+def test_a_question_longer_than_the_context_is_no_answer() -> None:
+    path = media_files()["silent"]
+    examiner = Examiner(tiny_model())
+    texts = ["What?", "what " * 3000]
+    questions = [
+        ClipQuestion(item_id=str(n), path=path, question=text, answer="x")
+        for n, text in enumerate(texts)
+    ]
+    answers = list(examiner.ask(questions, {path: examiner.read(path)}, "all"))
+    short, long = sorted(answers, key=lambda answer: answer.item_id)
+    assert short.error == ""
+    assert "but the model's context holds" in long.error
+    assert long.answer == ""

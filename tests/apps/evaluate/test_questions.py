@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.data_files import write_json
+from tests.data_sets import write_json
 from video_llama.apps.evaluate.questions import ClipQuestion, other_clips, read_questions
-from video_llama.datasets.base import DATASETS
+from video_llama.datasets.base import SplitInfo
+from video_llama.datasets.webvid_instruct import WebvidInstructSettings
 from video_llama.types import ConfigError
 
 SCORED = {
@@ -42,7 +43,9 @@ def asked(answers: str, *, type: str = "kind", options: str = "abc") -> list[Cli
 
 
 def test_both_kinds_of_files_are_read(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "a.json", [SCORED, {"video": "b.mp4", "QA": [{"q": "Why?", "a": "x"}]}])
+    path = write_json(
+        tmp_path / "a.json", [SCORED, {"video": "b.mp4", "QA": [{"q": "Why?", "a": "x"}]}]
+    )
     scored, plain = read_questions(path, Path("media"))
     assert (scored.path, scored.type, scored.chance) == (Path("media/clip.mp4"), "kind", 0.25)
     assert (plain.path, plain.question, plain.answer) == (Path("media/b.mp4"), "Why?", "x")
@@ -107,7 +110,8 @@ def pair(answer: Any, question: Any = "How many?", **more: Any) -> dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2, "2"), (2.0, "2"), (2.5, "2.5"), (-1, "-1"), ("2", "2"), (10**30, "1" + "0" * 30)]
+    ("value", "text"),
+    [(2, "2"), (2.0, "2"), (2.5, "2.5"), (-1, "-1"), ("2", "2"), (10**30, "1" + "0" * 30)],
 )
 def test_a_number_is_an_answer(tmp_path: Path, value: Any, text: str) -> None:
     scored = SCORED | {"answer": value, "opposite": 3}
@@ -148,9 +152,9 @@ def test_the_instruction_leads_the_question_as_in_training(
 ) -> None:
     path = write_json(tmp_path / "a.json", [pair("A", question, i=instruction)])
     (found,) = read_questions(path, tmp_path)
-    settings: Any = DATASETS.get("webvid_instruct")
-    info = {"anno_dir": str(path), "videos_dir": str(tmp_path)}
-    assert found.question == trained_question(settings, info)
+    info = SplitInfo(anno_dir=str(path), videos_dir=str(tmp_path))
+    records = WebvidInstructSettings.read(None, info)  # type: ignore[arg-type]
+    assert records[0].turns == ((found.question, found.answer),)
     assert found.question == " ".join(filter(None, [instruction, question]))
 
 
@@ -174,16 +178,16 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[\n1,\n'é']".encode("cp1252"), "line 3 is not UTF-8.* looks like CP1252"),
-        ('[\n"这是什么"]'.encode("gbk"), "line 2 is not UTF-8.* looks like GBK"),
-        ("[]".encode("utf-16"), "line 1 is not UTF-8.* looks like UTF-16"),
-        (b'[{"video": "a.mp4"', "not JSON: .*line 1"),
-        (b"[" * 100_000, "not JSON"),
+        ("[\n1,\n'é']".encode("cp1252"), "3: not JSON in UTF-8.*save it as UTF-8"),
+        ('[\n"这是什么"]'.encode("gbk"), "2: not JSON in UTF-8.*looks like GBK"),
+        ("[]".encode("utf-16"), "1: not JSON in UTF-8: it is UTF-16"),
+        (b'[{"video": "a.mp4"', "1: not JSON"),
+        (b"[" * 100_000, " nested too deep"),
         (b'[{"video": "a.mp4", "QA": [{"q": "?"}]}]', "entry 0, QA 0 has no 'a'"),
         (b'[{"QA": [{"q": "?", "a": "x"}]}]', "entry 0 has no 'video'"),
         (b'[{"video": "a.mp4", "QA": {"q": "?"}}]', "entry 0: QA is no list"),
         (b"[5]", "entry 0: 5 given"),
-        (None, "cannot be read: no such file"),
+        (None, "cannot be read: No such file"),
     ],
 )
 def test_what_is_no_list_of_questions_is_refused_with_its_place(
@@ -192,6 +196,6 @@ def test_what_is_no_list_of_questions_is_refused_with_its_place(
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=rf"a\.json: {message}") as raised:
+    with pytest.raises(ConfigError, match=rf"a\.json:.*{message}") as raised:
         read_questions(path, Path())
     assert "Error(" not in str(raised.value)

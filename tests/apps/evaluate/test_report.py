@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from tests.tiny_chat import Run, media_files, run_command, tiny_model
+from tests.tiny_chat import media_files, tiny_model
 from video_llama.apps.evaluate.examine import Examiner
 from video_llama.apps.evaluate.questions import ClipQuestion
-from video_llama.apps.evaluate.report import Sample, choose_samples, draw_scores, write_page
+from video_llama.apps.evaluate.report import PageSample, choose_samples, draw_scores, write_page
 from video_llama.apps.evaluate.scores import Score, ScoredAnswer
 
 NASTY = '<script>alert(1)</script> & $x_$ "it\'s"'
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return lambda *argv: run_command(monkeypatch, capsys, argv)
 
 
 def question(number: int, *, type: str = "kind", clip: str | None = None) -> ClipQuestion:
@@ -98,8 +91,8 @@ def test_page_shows_frames_sounds_and_answers_and_nothing_of_a_file_is_markup(
     )
     silent = Examiner(tiny_model()).look(media_files()["silent"])
     samples = [
-        (Sample(asked, answered(asked, NASTY)), item),
-        (Sample(asked, answered(asked, "no")), silent),
+        (PageSample(asked, answered(asked, NASTY)), item),
+        (PageSample(asked, answered(asked, "no")), silent),
     ]
     scores = [Score(type=NASTY, condition=NASTY, right=1, count=2, chance=0.5)]
     write_page(tmp_path / "page.html", samples, scores, seed=3)
@@ -127,43 +120,3 @@ def test_picture_has_a_panel_for_each_condition_and_a_line_for_each_type(tmp_pat
     drawn = [line.get_xdata().tolist() for axes in figure.axes for line in axes.lines[:1]]
     assert drawn == [[100.0, 100.0], [0.0, 0.0]]
     assert Image.open(tmp_path / "picture.png").width > 300
-
-
-def entries(number: int) -> list[dict[str, object]]:
-    clip = media_files()["talkie"].name
-    return [{"video": clip, "QA": [{"q": f"What {n}?", "a": "bell"} for n in range(number)]}]
-
-
-def test_command_writes_table_details_picture_and_page(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "q.json").write_text(json.dumps(entries(2)))
-    files = {name: tmp_path / f"x.{name}" for name in ("json", "png", "html")}
-    status, output, errors = run(
-        "evaluate", tmp_path / "q.json", "--media-dir", media_files()["talkie"].parent,
-        "--condition", "all", "--condition", "withheld", "--no-progress",
-        "--out", files["json"], "--picture", files["png"], "--page", files["html"],
-    )  # fmt: skip
-    assert status == 0, errors
-    assert "withheld" in output
-    assert "shuffled" not in output
-    found = json.loads(files["json"].read_text())
-    assert [answer["condition"] for answer in found["answers"]] == ["all"] * 2 + ["withheld"] * 2
-    assert all(path.stat().st_size > 500 for path in files.values())
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--condition", "blind", "withheld, other"),
-        ("--picture", "scores.txt", ".png, .svg, .pdf"),
-        ("--out", "nowhere/scores.json", "there is no folder"),
-    ],
-)
-def test_command_refuses_before_the_work(
-    run: Run, tmp_path: Path, option: str, value: str, message: str
-) -> None:
-    (tmp_path / "q.json").write_text(json.dumps(entries(1)))
-    status, _, errors = run("evaluate", tmp_path / "q.json", option, tmp_path / value)
-    if option == "--condition":
-        status, _, errors = run("evaluate", tmp_path / "q.json", option, value)
-    assert status == 1
-    assert message in errors

@@ -218,7 +218,9 @@ def _report_failures(failures: Sequence[Failure]) -> None:
             file=sys.stderr,
         )
     if failures:
-        print(f"{len(failures)} questions were not answered", file=sys.stderr)
+        count = len({failure["item_id"] for failure in failures})
+        were = "question was" if count == 1 else "questions were"
+        print(f"{count} {were} not answered", file=sys.stderr)
 
 
 def _write_details(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from video_llama.common.io import read_utf8
+from video_llama.datasets.records import read_json
 from video_llama.text.tokenizer import clean_text
 from video_llama.types import ConfigError
 
@@ -66,10 +66,7 @@ def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> 
     Raises:
         ConfigError: the file cannot be read, or is of neither kind; names the entry.
     """
-    try:
-        entries = json.loads(read_utf8(path))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON: {error}; {_FORMS} expected") from error
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: not a list of questions; {_FORMS} expected")
     counts: Counter[str] = Counter()
