@@ -16,7 +16,8 @@ from studies.study.clips import clip_of, encode_clips, read_clips
 from studies.study.definitions import ABLATIONS, AUDIO, NARROW, SCALES, STUDIES, BranchTraining
 from studies.study.run import StudyRun, run_study
 from tests.tiny_chat import media_files, tiny_model
-from video_llama.apps.evaluate.examine import CONDITIONS, Examiner
+from video_llama.apps.evaluate.examine import Examiner
+from video_llama.apps.evaluate.questions import CONDITIONS
 from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config
 from video_llama.synthetic.quickstart.stages import Stage, Trained

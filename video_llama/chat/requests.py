@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from video_llama.common.registry import suggestion
-from video_llama.datasets.records import not_utf8
+from video_llama.datasets.records import likely_encoding, not_utf8
 from video_llama.types import MediaKind, RequestError
 
 _KINDS = ("video", "image", "audio")
@@ -85,15 +86,16 @@ def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
         defaults: what holds where a line does not say otherwise.
 
     Raises:
-        RequestError: the file cannot be read, is not UTF-8, or holds nothing.
+        RequestError: the file cannot be read, is UTF-16, or holds nothing.
     """
     try:
-        lines = path.read_text("utf-8-sig").split("\n")
+        data = path.read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RequestError(f"{path}: cannot be read: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(not_utf8(path, "JSON")) from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise RequestError(not_utf8(path, "JSON"))
+    lines = data.decode("utf-8-sig", errors="surrogateescape").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise RequestError(f'{path}: it is empty; lines such as {{"question": ...}} expected')
@@ -104,13 +106,22 @@ def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
 
 def _mark(line: str) -> str:
     """Hash a line: short, and another one where media or options differ, too."""
-    content = line.strip().encode("utf-8")
+    content = line.strip().encode("utf-8", errors="surrogateescape")
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
+    raw = line.encode("utf-8", errors="surrogateescape")
     try:
+        raw.decode()
         entry = json.loads(line)
+    except UnicodeDecodeError as error:
+        byte, column = f"{raw[error.start]:#04x}", error.start + 1
+        return BatchRequest(
+            number,
+            error=f"line {number} is not UTF-8: byte {byte} in column {column}; "
+            f"{likely_encoding(raw)}",
+        )
     except (ValueError, RecursionError) as error:
         return BatchRequest(number, error=f"line {number} is not JSON: {error}")
     if not isinstance(entry, dict):

@@ -193,12 +193,13 @@ def not_utf8(path: Path, what: str) -> str:
                 byte, column = f"{line[error.start]:#04x}", error.start + 1
                 return (
                     f"{path}:{number}: not {what} in UTF-8: byte {byte} in column {column}; "
-                    f"{_likely_encoding(line)}"
+                    f"{likely_encoding(line)}"
                 )
     return ""
 
 
-def _likely_encoding(line: bytes) -> str:
+def likely_encoding(line: bytes) -> str:
+    """Say which encoding a line that is not UTF-8 has in all likelihood."""
     # GBK writes a character as two bytes, and most of them are high: text in it has runs of even
     # length, where accented letters of an 8-bit encoding stand alone.
     runs = re.findall(rb"[\x80-\xff]+", line)
