@@ -94,7 +94,7 @@ def spread_overrides(argv: Sequence[str]) -> list[str]:
 
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:
-    """Add what is taken of media, and the options of `chat.answer.GenerationSettings`."""
+    """Add what is taken of media, and the options of `GenerationSettings`."""
     # The defaults are greedy, unlike those of a session in Python: a command should repeat itself.
     group = parser.add_argument_group("answers")
     group.add_argument("--no-audio", action="store_true", help="do not listen to clips")
