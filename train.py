@@ -1,4 +1,4 @@
-"""Trains or evaluates a branch of Video-LLaMA.
+"""Train or evaluate a branch of Video-LLaMA.
 
     torchrun --nproc_per_node=8 train.py --cfg-path train_configs/visionbranch_stage1_pretrain.yaml
     python train.py --cfg-path X.yaml --options run.batch_size_train=8 run.resume_ckpt_path=latest
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except VideoLlamaError as error:
-        # What all processes meet, one of them tells; what only one meets, that one tells.
+        # Errors common to all ranks are printed by rank 0, a rank-local one by its rank.
         if rank == 0 or isinstance(error, LocalError):
             message = shown(str(error), keep="\n")
             print(f"train.py: error: {message}", file=sys.stderr, flush=True)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Train or evaluate a branch of Video-LLaMA.")
     parser.add_argument("--cfg-path", required=True, type=Path, help="the YAML of the run")
     parser.add_argument(
@@ -79,7 +79,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build the run and carry it out; torch is imported here, not before."""
+    """Build the run and carry it out; torch is imported only after the first checks."""
     from video_llama.apps.doctor.paths import check_paths
     from video_llama.config.load import load_config
     from video_llama.config.schema import check_trainable
@@ -90,20 +90,21 @@ def run(args: argparse.Namespace) -> int:
     from video_llama.config.build_run import build_runner
 
     runner = build_runner(cfg, name=args.cfg_path.stem)
-    logger.info("results go to %s", runner.folder)
+    state = runner.state
+    logger.info("results go to %s", state.folder)
     if cfg.run.evaluate:
         runner.evaluate_all()
     elif not runner.train():
-        command = resume_command(args, runner.checkpoint)
-        logger.info("stopped at step %d of %d; go on with", runner.step, runner.num_steps)
-        if runner.world.is_main:
+        command = resume_command(args, state.checkpoint)
+        logger.info("stopped at step %d of %d; go on with", state.step, cfg.run.num_steps)
+        if state.processes.is_main:
             print(command, flush=True)
-    runner.world.close()
+    state.processes.close()
     return 0
 
 
 def resume_command(args: argparse.Namespace, checkpoint: Path | None) -> str:
-    """The command that goes on from a checkpoint, with the options of this one."""
+    """Return the command that goes on from a checkpoint, with the options of this one."""
     options = [o for o in args.options if not o.startswith("run.resume_ckpt_path=")]
     program = ["python"]
     if "LOCAL_WORLD_SIZE" in os.environ:
@@ -116,23 +117,27 @@ def resume_command(args: argparse.Namespace, checkpoint: Path | None) -> str:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process of several at once, without taking the interpreter down.
+    """End this process of several at once, without shutting the interpreter down.
 
-    Where torch takes a process group down, its threads may wait for the interpreter's lock while
-    the interpreter waits for them: processes that had done their work would hang now and then, and
-    so would those that have failed, which torchrun waits for.
+    Where torch destroys a process group, its threads may wait for the interpreter's lock while the
+    interpreter waits for them. Processes that were done, or had failed, would hang now and then,
+    and torchrun would wait for them.
     """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # also where the output goes to a disk that is full or read-only
+        os._exit(status)
 
 
 def fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Show an error that nothing has caught, and leave."""
-    # To the real stderr: torch's own hook calls this one with another in its place.
-    traceback.print_exception(kind, error, trace, file=sys.__stderr__)
-    leave(1)
+    try:
+        # To the real stderr: torch's own hook calls this one with another in its place.
+        traceback.print_exception(kind, error, trace, file=sys.__stderr__)
+    finally:
+        leave(1)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,7 @@ from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
 from video_llama.models.build import build_video_llama
-from video_llama.runners.state import TrainedPart
-from video_llama.runners.task import TASKS
+from video_llama.runners.task import TASKS, TrainedPart
 from video_llama.types import CaptionBatch
 
 ROWS, FRAMES = 8, 8

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.reference import ROOT
-from video_llama.runners.folder import RunFolder, describe_run, new_run_folder
+from video_llama.common.io import DiskFullError
+from video_llama.runners.folder import (
+    RunFolder,
+    RunFolderError,
+    describe_run,
+    disk_errors,
+    new_run_folder,
+)
 from video_llama.types import ConfigError
 
 
@@ -90,3 +99,20 @@ def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()  # stands for a read-only disk, which a test cannot count on
     with pytest.raises(ConfigError, match="the run cannot go on there"):
         RunFolder(tmp_path).claim()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT])
+def test_a_disk_that_is_lost_is_one_error_that_says_how_to_go_on(
+    number: int, tmp_path: Path
+) -> None:
+    log = str(tmp_path / "log.jsonl")
+    message = rf"^{log}: the run cannot write there any more \(.*go on with run\.resume_ckpt_path="
+    with pytest.raises(RunFolderError, match=message), disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number), log)
+
+
+def test_a_full_disk_says_so_and_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="no room for the logs"), disk_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ConnectionResetError), disk_errors(tmp_path):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")

@@ -26,6 +26,7 @@ from video_llama.datasets.items import MediaLoader
 from video_llama.models.video_llama import VideoLlama
 from video_llama.runners.hooks import Hook
 from video_llama.runners.runner import Runner
+from video_llama.runners.state import RunState
 from video_llama.types import ConfigError
 
 VISION_1, VISION_2 = ("visionbranch", STAGE_1), ("visionbranch", STAGE_2)
@@ -72,15 +73,15 @@ def test_losses_are_the_same_with_and_without(
     assert cached.train()
     # The first loss is off by one rounding. Training amplifies that from step to step, so the later
     # ones are compared with a run that rounds alike.
-    assert losses(cached.folder)[:1] == pytest.approx(losses(exact.folder), rel=1e-5)
+    assert losses(cached.state.folder)[:1] == pytest.approx(losses(exact.state.folder), rel=1e-5)
     encode = VideoLlama.frozen_features
     monkeypatch.setattr(
         VideoLlama, "frozen_features", lambda self, batch: encode(self, batch).half().float()
     )
     rounded = runner(case, data, tmp_path / "rounded", *more)
     assert rounded.train()
-    assert len(losses(rounded.folder)) == 8
-    assert losses(cached.folder) == pytest.approx(losses(rounded.folder), rel=1e-4)
+    assert len(losses(rounded.state.folder)) == 8
+    assert losses(cached.state.folder) == pytest.approx(losses(rounded.state.folder), rel=1e-4)
 
 
 @pytest.mark.parametrize("case", [VISION_2, AUDIO_1])
@@ -94,16 +95,16 @@ def test_with_a_full_cache_nothing_is_decoded_or_encoded(
     monkeypatch.setattr(VideoLlama, "frozen_features", forbidden)
     second = runner(case, data, tmp_path / "2", *more)
     assert second.train()
-    assert log_lines(second.folder) == log_lines(first.folder)
-    assert branch(second.folder, 8) == branch(first.folder, 8)
+    assert log_lines(second.state.folder) == log_lines(first.state.folder)
+    assert branch(second.state.folder, 8) == branch(first.state.folder, 8)
     another = runner(case, data, tmp_path / "3", *more, "run.num_views=3")
     with pytest.raises(ItemError, match="media were decoded"):
         another.train()
 
 
 class Crash(Hook):
-    def after_update(self, runner: Runner) -> None:
-        if runner.step >= 6:
+    def after_update(self, run: RunState) -> None:
+        if run.step >= 6:
             raise KeyboardInterrupt
 
 
@@ -121,8 +122,8 @@ def test_a_resumed_run_has_the_same_bits_whatever_the_cache_holds(
         broken.train()
     resumed = runner(case, data, tmp_path / "broken", *more, one, "run.resume_ckpt_path=latest")
     assert resumed.train()
-    assert log_lines(resumed.folder) == log_lines(whole.folder)
-    assert branch(resumed.folder, 8) == branch(whole.folder, 8)
+    assert log_lines(resumed.state.folder) == log_lines(whole.state.folder)
+    assert branch(resumed.state.folder, 8) == branch(whole.state.folder, 8)
 
 
 def test_a_run_with_other_views_is_another_run(data: Path, tmp_path: Path) -> None:

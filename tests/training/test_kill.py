@@ -161,7 +161,7 @@ def test_run_on_shards_that_is_killed_ends_with_the_same_bits(data: Path, tmp_pa
     workers = "run.num_workers=2"
     kill_at_random_steps(config, [*resume, workers], killed, steps, processes=0)
     last = build_runner(load_config(config, resume), name="last")
-    assert 3 <= last.step < num_steps, "it goes on from a checkpoint"
+    assert 3 <= last.state.step < num_steps, "it goes on from a checkpoint"
     assert last.train()
     whole, mended = run_folder(tmp_path / "whole"), run_folder(killed)
     assert log_lines(mended) == log_lines(whole)

@@ -50,7 +50,7 @@ def test_packing_changes_neither_losses_nor_gradients(
 ) -> None:
     plain = trained(data, tmp_path / "plain")
     packed = trained(data, tmp_path / "packed", "run.packing=true", *more)
-    assert_same_course(plain.folder, packed.folder)
+    assert_same_course(plain.state.folder, packed.state.folder)
 
 
 def test_compiling_changes_neither_losses_nor_gradients(
@@ -67,7 +67,7 @@ def test_compiling_changes_neither_losses_nor_gradients(
     every = "run.compile=[vision_encoder, qformers, language_model]"
     run = trained(data, tmp_path / "compiled", every)
     assert set(compiled) == {"EvaBlock", "Blip2QFormerLayer", "LlamaDecoderLayer"}
-    assert_same_course(plain.folder, run.folder)
+    assert_same_course(plain.state.folder, run.state.folder)
     assert [name for name, _ in run.parts.trainable] == [n for n, _ in plain.parts.trainable]
 
 

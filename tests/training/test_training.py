@@ -42,6 +42,7 @@ from video_llama.datasets.webvid import WebvidSettings
 from video_llama.runners.hooks import Hook, JsonLog
 from video_llama.runners.optim import build_optimizer, step_seed
 from video_llama.runners.runner import Runner
+from video_llama.runners.state import RunState
 from video_llama.types import (
     ConfigError,
     DivergedError,
@@ -116,7 +117,7 @@ def test_only_the_branch_changes_and_only_it_is_saved(
     assert trains.train()
     changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     assert changed == names
-    saved = branch(trains.folder, 3)
+    saved = branch(trains.state.folder, 3)
     assert saved.keys() == {name for name, _ in trains.parts.trainable}
     assert saved == {n: p.detach().numpy().tobytes() for n, p in trains.parts.trainable}
 
@@ -126,22 +127,22 @@ def test_checkpoint_serves_as_branch_file_and_as_the_start_of_stage_2(
 ) -> None:
     first = runner(VISION_1, data, tmp_path / "1", "run.iters_per_epoch=2")
     first.train()
-    assert first.checkpoint is not None
-    file = first.checkpoint / "branch.safetensors"
+    assert first.state.checkpoint is not None
+    file = first.state.checkpoint / "branch.safetensors"
     options = [*tiny_options(*VISION_2, data, tmp_path / "2"), f"model.ckpt={file}"]
     model = build_model(load_config(config_path(*VISION_2), options))
     for name, parameter in model.trainable_parameters():
-        assert parameter.detach().numpy().tobytes() == branch(first.folder, 2)[name], name
+        assert parameter.detach().numpy().tobytes() == branch(first.state.folder, 2)[name], name
     second = runner(VISION_2, data, tmp_path / "2", f"model.ckpt={file}", "run.iters_per_epoch=2")
     assert second.train()
     assert stages(first) == (1, 2)
     assert stages(second) == (2, 2)
 
 
-def stages(runner: Runner) -> tuple[int, int]:
+def stages(trains: Runner) -> tuple[int, int]:
     """Stage and steps in the manifest of a run's last checkpoint."""
-    assert runner.checkpoint is not None
-    with safe_open(runner.checkpoint / "branch.safetensors", "pt") as file:
+    assert trains.state.checkpoint is not None
+    with safe_open(trains.state.checkpoint / "branch.safetensors", "pt") as file:
         manifest = json.loads(file.metadata()["manifest"])
     return manifest["stage"], manifest["step"]
 
@@ -159,7 +160,7 @@ def test_branch_file_says_where_it_fits(
 ) -> None:
     trains = runner(case, data, tmp_path / "runs", "run.iters_per_epoch=1")
     trains.train()
-    assert trains.checkpoint is not None
+    assert trains.state.checkpoint is not None
     wide = tmp_path / "wide"
     wide.mkdir()
     llama = ROOT / "video_llama/presets/tiny/llama"
@@ -171,7 +172,7 @@ def test_branch_file_says_where_it_fits(
         *("model.frozen_video_Qformer=true", "model.frozen_audio_Qformer=true"),
         "model.frozen_llama_proj=true",
         change.format(wide=wide),
-        f"model.ckpt={trains.checkpoint / 'branch.safetensors'}",
+        f"model.ckpt={trains.state.checkpoint / 'branch.safetensors'}",
     ]
     with pytest.raises(WeightsError, match=message):
         build_model(load_config(config_path(*case), options))
@@ -183,8 +184,8 @@ class Crash(Hook):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def after_update(self, runner: Runner) -> None:
-        if runner.step >= self._step:
+    def after_update(self, run: RunState) -> None:
+        if run.step >= self._step:
             raise KeyboardInterrupt
 
 
@@ -206,11 +207,11 @@ def test_resumed_run_has_the_same_bits(
         broken.train()
     latest = ("run.resume_ckpt_path=latest", "run.num_workers=0")
     resumed = runner(case, data, tmp_path / "broken", *more, *latest)
-    assert 0 < resumed.step < 10
+    assert 0 < resumed.state.step < 10
     assert resumed.train()
-    assert resumed.folder == broken.folder
-    assert log_lines(resumed.folder) == log_lines(whole.folder)
-    assert branch(resumed.folder, 13) == branch(whole.folder, 13)
+    assert resumed.state.folder == broken.state.folder
+    assert log_lines(resumed.state.folder) == log_lines(whole.state.folder)
+    assert branch(resumed.state.folder, 13) == branch(whole.state.folder, 13)
 
 
 def test_run_that_began_with_files_goes_on_with_shards(data: Path, tmp_path: Path) -> None:
@@ -238,9 +239,9 @@ def test_run_that_began_with_files_goes_on_with_shards(data: Path, tmp_path: Pat
         broken.train()
     resumed = runner(VISION_1, data, tmp_path / "broken", *shards, "run.resume_ckpt_path=latest")
     assert resumed.train()
-    for run in (packed.folder, resumed.folder):
-        assert log_lines(run) == log_lines(whole.folder)
-        assert branch(run, 6) == branch(whole.folder, 6)
+    for run in (packed.state.folder, resumed.state.folder):
+        assert log_lines(run) == log_lines(whole.state.folder)
+        assert branch(run, 6) == branch(whole.state.folder, 6)
 
 
 def test_full_disk_ends_the_run_with_the_last_checkpoint_intact(
@@ -259,20 +260,20 @@ def test_full_disk_ends_the_run_with_the_last_checkpoint_intact(
     with pytest.raises(DiskFullError, match="no room for the checkpoint of step 4"):
         trains.train()
     resumed = runner(VISION_1, data, tmp_path, *more, "run.resume_ckpt_path=latest")
-    assert resumed.step == 2
+    assert resumed.state.step == 2
     assert resumed.train()
 
 
 def test_full_disk_under_the_log_is_told_as_such(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(hook: JsonLog, runner: Runner) -> None:
+    def full(hook: JsonLog, run: RunState) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(JsonLog, "after_update", full)
     trains = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=1")
     with pytest.raises(
-        DiskFullError, match=rf"no room for the logs in {trains.folder} .*go on with"
+        DiskFullError, match=rf"no room for the logs in {trains.state.folder} .*go on with"
     ):
         trains.train()
 
@@ -280,14 +281,14 @@ def test_full_disk_under_the_log_is_told_as_such(
 def test_checkpoint_that_is_no_state_of_a_training_is_refused(data: Path, tmp_path: Path) -> None:
     first = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=1")
     first.train()
-    assert first.checkpoint is not None
-    torch.save({"step": 1}, first.checkpoint / "state.pt")
-    seal = json.loads((first.checkpoint / "complete.json").read_text())
+    assert first.state.checkpoint is not None
+    torch.save({"step": 1}, first.state.checkpoint / "state.pt")
+    seal = json.loads((first.state.checkpoint / "complete.json").read_text())
     del seal["sha256"]
-    seal["files"]["state.pt"] = (first.checkpoint / "state.pt").stat().st_size
-    (first.checkpoint / "complete.json").write_text(json.dumps(seal))
+    seal["files"]["state.pt"] = (first.state.checkpoint / "state.pt").stat().st_size
+    (first.state.checkpoint / "complete.json").write_text(json.dumps(seal))
     with pytest.raises(WeightsError, match="no state of a training, it lacks hooks, identity, opt"):
-        runner(VISION_1, data, tmp_path, f"run.resume_ckpt_path={first.checkpoint}")
+        runner(VISION_1, data, tmp_path, f"run.resume_ckpt_path={first.state.checkpoint}")
 
 
 def test_finished_run_can_be_resumed_and_extended(data: Path, tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_finished_run_can_be_resumed_and_extended(data: Path, tmp_path: Path) ->
     assert runner(VISION_1, data, tmp_path, *again).train()
     longer = runner(VISION_1, data, tmp_path, *again, "run.max_epoch=2")
     assert longer.train()
-    assert [line["step"] for line in log_lines(longer.folder)] == [1, 2, 3, 4]
+    assert [line["step"] for line in log_lines(longer.state.folder)] == [1, 2, 3, 4]
     with pytest.raises(ConfigError, match="has 4 steps behind it"):
         runner(VISION_1, data, tmp_path, *again)
 
@@ -334,7 +335,7 @@ def test_accumulated_steps_are_averaged_into_one_update(data: Path, tmp_path: Pa
             optimizer.step()
             optimizer.zero_grad()
     wanted = {name: p.detach().numpy().tobytes() for name, p in by_hand.parts.trainable}
-    assert branch(accumulated.folder, 4) == wanted
+    assert branch(accumulated.state.folder, 4) == wanted
 
 
 def poisoned(trains: Runner, is_bad: Callable[[int], bool]) -> None:
@@ -344,7 +345,7 @@ def poisoned(trains: Runner, is_bad: Callable[[int], bool]) -> None:
 
     def step(batch: Any) -> Tensor:
         loss = inner(batch)
-        return loss * math.nan if is_bad(trains.step) else loss
+        return loss * math.nan if is_bad(trains.state.step) else loss
 
     trained._step = step
 
@@ -355,7 +356,7 @@ def test_lost_step_is_skipped_and_counted(
     trains = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=4", "run.max_nonfinite_steps=1")
     poisoned(trains, lambda step: step in (2, 4))
     assert trains.train()
-    assert [math.isnan(loss) for loss in losses(trains.folder)] == [False, True, False, True]
+    assert [math.isnan(loss) for loss in losses(trains.state.folder)] == [False, True, False, True]
     assert "step 2: loss or gradient not finite, skipped: " in caplog.text
     for name, parameter in trains.parts.trainable:
         assert parameter.isfinite().all(), name
@@ -369,7 +370,7 @@ def test_lost_run_stops_with_its_items_and_keeps_the_last_good_checkpoint(
     poisoned(trains, lambda step: step > 4)
     with pytest.raises(DivergedError, match=r"3 updates in a row .*at step 7 .*\.(mp4|jpg)"):
         trains.train()
-    found = sorted(path.name for path in (trains.folder / "checkpoints").iterdir())
+    found = sorted(path.name for path in (trains.state.folder / "checkpoints").iterdir())
     assert found == ["step-000003", "step-000006"]
     resumed = runner(VISION_1, data, tmp_path, *more, "run.resume_ckpt_path=latest")
     for name, parameter in resumed.parts.trainable:
@@ -392,7 +393,7 @@ def test_a_few_broken_items_are_replaced_and_each_is_listed_once(
     truncate(broken, 0.2)
     trains = runner(VISION_1, many_pictures, tmp_path / "runs", *only_pictures())
     assert trains.train()
-    (line,) = map(json.loads, (trains.folder / "bad_items.jsonl").read_text().splitlines())
+    (line,) = map(json.loads, (trains.state.folder / "bad_items.jsonl").read_text().splitlines())
     assert line["data_set"] == "cc_sbu_align"
     assert line["path"] == str(broken)
     (hook,) = [hook for hook in trains.hooks if hook.name == "bad_items"]
@@ -407,7 +408,7 @@ def test_too_many_broken_items_stop_the_run(many_pictures: Path, tmp_path: Path)
     trains = runner(VISION_1, many_pictures, tmp_path / "runs", *only_pictures())
     with pytest.raises(TooManyBadItemsError, match=r"data set cc_sbu_align: .* of 1\d\d items"):
         trains.train()
-    assert len((trains.folder / "bad_items.jsonl").read_text().splitlines()) == 10
+    assert len((trains.state.folder / "bad_items.jsonl").read_text().splitlines()) == 10
 
 
 def test_evaluation_measures_loss_and_answers_and_keeps_the_best(
@@ -420,14 +421,14 @@ def test_evaluation_measures_loss_and_answers_and_keeps_the_best(
     )
     trains = runner(VISION_1, data, tmp_path, *more)
     assert trains.train()
-    results = [line for line in log_lines(trains.folder) if line.get("split") == "valid"]
+    results = [line for line in log_lines(trains.state.folder) if line.get("split") == "valid"]
     assert [line["step"] for line in results] == [3, 6, 9]
-    text = (trains.folder / "answers/valid-step-000009.jsonl").read_text()
+    text = (trains.state.folder / "answers/valid-step-000009.jsonl").read_text()
     answers = [json.loads(line) for line in text.splitlines()]
     assert [answer["item_id"] for answer in answers] == [f"p/{i}.mp4" for i in range(4)]
     assert answers[0]["reference"] == "a red square 0"
     best = min(results, key=lambda line: line["loss"])["step"]
-    kept = sorted(path.name for path in (trains.folder / "checkpoints").iterdir())
+    kept = sorted(path.name for path in (trains.state.folder / "checkpoints").iterdir())
     assert kept == sorted({f"step-{int(best):06d}", "step-000009"})
     assert trains.parts.task.model.training, "goes on training after an evaluation"
 
@@ -437,12 +438,12 @@ def test_evaluation_measures_loss_and_answers_and_keeps_the_best(
         tmp_path / "alone",
         *more,
         "run.evaluate=true",
-        f"model.ckpt={trains.checkpoint}/branch.safetensors",
+        f"model.ckpt={trains.state.checkpoint}/branch.safetensors",
     )
     (result,) = evaluated.evaluate_all()
     assert result["loss"] == pytest.approx(results[-1]["loss"], abs=1e-6)
     assert result["num_answers"] == 4
-    assert not (evaluated.folder / "checkpoints").exists()
+    assert not (evaluated.state.folder / "checkpoints").exists()
 
 
 def test_evaluated_loss_is_the_mean_over_tokens(data: Path, tmp_path: Path) -> None:
@@ -503,10 +504,10 @@ def test_run_is_not_resumed_on_a_changed_annotation(
 def test_refused_resumption_leaves_the_folder_as_it_was(data: Path, tmp_path: Path) -> None:
     first = runner(VISION_1, data, tmp_path, "run.iters_per_epoch=1")
     first.train()
-    before = sorted(path.name for path in first.folder.iterdir())
+    before = sorted(path.name for path in first.state.folder.iterdir())
     with pytest.raises(ConfigError, match=r"run\.seed"):
         runner(VISION_1, data, tmp_path, "run.resume_ckpt_path=latest", "run.seed=1")
-    assert sorted(path.name for path in first.folder.iterdir()) == before
+    assert sorted(path.name for path in first.state.folder.iterdir()) == before
 
 
 def hang(*_: object) -> None:
@@ -542,7 +543,7 @@ def test_unreadable_item_does_not_weigh_in_an_evaluation(data: Path, tmp_path: P
     losses = [result.pop("loss") for result in results]
     assert results[1] == results[0]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)  # the sums are rounded
-    (line,) = map(json.loads, (evaluated.folder / "bad_items.jsonl").read_text().splitlines())
+    (line,) = map(json.loads, (evaluated.state.folder / "bad_items.jsonl").read_text().splitlines())
     assert line["item_id"] == "p/gone.mp4"
 
 
@@ -557,7 +558,7 @@ def test_recomputed_activations_train_the_same(data: Path, tmp_path: Path) -> No
             "run.iters_per_epoch=3",
         )
         trains.train()
-        runs.append(trains.folder)
+        runs.append(trains.state.folder)
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-6)
 
 

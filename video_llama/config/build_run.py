@@ -31,7 +31,7 @@ from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.save import Manifest, describe_branch, save_branch
 from video_llama.processors.settings import VideoSettings
 from video_llama.runners.checkpoints import Checkpoint, CheckpointStore, find_checkpoint
-from video_llama.runners.distributed import World, shard_language_model
+from video_llama.runners.distributed import ProcessGroup, shard_language_model
 from video_llama.runners.folder import RunFolder, describe_run, new_run_folder
 from video_llama.runners.hooks import (
     Evaluate,
@@ -45,7 +45,7 @@ from video_llama.runners.hooks import (
 )
 from video_llama.runners.optim import build_accelerator
 from video_llama.runners.runner import Runner
-from video_llama.runners.safeguards import BadItems, Guard, StopOnSignal
+from video_llama.runners.safeguards import BadItems, LossGuard, StopOnSignal
 from video_llama.runners.settings import RunSettings
 from video_llama.runners.state import RunParts
 from video_llama.runners.task import TASKS, Answer
@@ -88,34 +88,36 @@ def build_runner(cfg: Config, *, name: str) -> Runner:
     """
     run = cfg.run
     check_trainable(cfg)
-    world = World(resolve_device(run.device))
+    processes = ProcessGroup(resolve_device(run.device))
     # One process chooses the folder, or each would make its own.
-    path, checkpoint = world.on_main(lambda: _run_folder(run, name))
+    path, checkpoint = processes.on_main(lambda: _run_folder(run, name))
     folder = RunFolder(path)
-    world.on_main(folder.claim)
+    processes.on_main(folder.claim)
     try:
-        return _runner_in(folder, cfg, world, checkpoint)
+        return _runner_in(folder, cfg, processes, checkpoint)
     except BaseException:
         folder.discard()  # a folder in which nothing has run yet would only be in the way
         raise
 
 
 def _runner_in(
-    folder: RunFolder, cfg: Config, world: World, checkpoint: Checkpoint | None
+    folder: RunFolder, cfg: Config, processes: ProcessGroup, checkpoint: Checkpoint | None
 ) -> Runner:
     run, path = cfg.run, folder.path
     torch.backends.cudnn.deterministic = True  # a resumed run gives the same bits
-    accelerator = build_accelerator(run, device=world.device, folder=path)
-    parts = _build_parts(cfg, _build_model(cfg, world), world)
+    accelerator = build_accelerator(run, device=processes.device, folder=path)
+    parts = _build_parts(cfg, _build_model(cfg, processes), processes)
     hooks = _build_hooks(run, parts, path)
     runner = Runner(
-        run, parts=parts, world=world, accelerator=accelerator, folder=folder, hooks=hooks
+        run, parts=parts, processes=processes, accelerator=accelerator, folder=folder, hooks=hooks
     )
     if checkpoint is not None:
         runner.resume(checkpoint)
     step = checkpoint.step if checkpoint else 0
-    describe = partial(describe_run, path, config=parts.config, step=step, world_size=world.size)
-    world.on_main(describe)
+    describe = partial(
+        describe_run, path, config=parts.config, step=step, world_size=processes.size
+    )
+    processes.on_main(describe)
     return runner
 
 
@@ -129,12 +131,12 @@ def _run_folder(run: RunSettings, name: str) -> tuple[Path, Checkpoint | None]:
     return new_run_folder(output_dir, name), checkpoint
 
 
-def _build_model(cfg: Config, world: World) -> VideoLlama:
-    sharded = cfg.run.fsdp and world.size > 1
+def _build_model(cfg: Config, processes: ProcessGroup) -> VideoLlama:
+    sharded = cfg.run.fsdp and processes.size > 1
     # What is to be sharded may not fit on one GPU: it is read into host memory first.
     model = build_video_llama(
         cfg.model,
-        device=str(world.device),
+        device=str(processes.device),
         seed=cfg.run.seed,
         llm_device="cpu" if sharded else None,
     )
@@ -146,11 +148,13 @@ def _build_model(cfg: Config, world: World) -> VideoLlama:
     # After recomputation, which wraps the same layers.
     compile_blocks(model, cfg.run.compile)
     if sharded:
-        shard_language_model(model.language_model, device=world.device, num_processes=world.size)
+        shard_language_model(
+            model.language_model, device=processes.device, num_processes=processes.size
+        )
     return model
 
 
-def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
+def _build_parts(cfg: Config, model: VideoLlama, processes: ProcessGroup) -> RunParts:
     run = cfg.run
     cache = open_feature_cache(cfg, model)
     data: dict[str, Any] = {
@@ -158,14 +162,14 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         "template": TEMPLATES.get(cfg.model.template),
         "prompts": _prompts(cfg),
         "seed": run.seed,
-        "rank": world.rank,
-        "world_size": world.size,
+        "rank": processes.rank,
+        "world_size": processes.size,
         "features": cache,
     }
     load: dict[str, Any] = {
         "num_workers": run.num_workers,
         "timeout": run.data_timeout,
-        "pins": world.device.type == "cuda",
+        "pins": processes.device.type == "cuda",
     }
     sizes = {"train": run.batch_size_train, "eval": run.batch_size_eval}
 
@@ -202,7 +206,7 @@ def _build_parts(cfg: Config, model: VideoLlama, world: World) -> RunParts:
         write_branch=lambda path, step: save_branch(
             model.trainable_parameters(), path, _manifest(cfg, model, step)
         ),
-        identity=identity(cfg, world.size) | {"items": items},
+        identity=identity(cfg, processes.size) | {"items": items},
         config=cfg.to_yaml(),
     )
 
@@ -262,7 +266,7 @@ def _build_hooks(run: RunSettings, parts: RunParts, folder: Path) -> list[Hook]:
     return [
         LearningRate(),
         StopOnSignal(),
-        Guard(run.max_nonfinite_steps),
+        LossGuard(run.max_nonfinite_steps),
         Throughput(),
         BadItems(parts.data_sets, run.max_bad_fraction),
         Evaluate(),

@@ -1,7 +1,4 @@
-"""The processes of a run, and what they tell one another.
-
-A frozen language model that is too large for one device, spread over all of them (FSDP2).
-"""
+"""The processes of a run, how they talk to each other, and a language model spread over them."""
 
 from __future__ import annotations
 
@@ -26,20 +23,15 @@ _LOST = ("closed by peer", "reset by peer", "Broken pipe", "communicator was abo
 
 
 def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether an error means that another process has ended, which has said why."""
+    """Whether an error means that another process has ended, which has reported why."""
     return isinstance(error, dist.DistError) or any(text in str(error) for text in _LOST)
 
 
-class World:
+class ProcessGroup:
     """The processes that torchrun has started, or this one alone.
 
     Args:
         device: "cuda", "cuda:N" (one process only), "mps" or "cpu".
-
-    Attributes:
-        rank: of this process.
-        size: how many there are.
-        device: of this process.
 
     Raises:
         ConfigError: one numbered GPU for several processes.
@@ -67,7 +59,7 @@ class World:
         return self.rank == 0
 
     def sum(self, figures: dict[str, float]) -> dict[str, float]:
-        """The sum over the processes of each figure; the names must be the same everywhere."""
+        """Sum each figure over the processes; the names must be the same everywhere."""
         if self.size == 1:
             return dict(figures)
         kind = torch.float32 if self.device.type == "mps" else torch.float64
@@ -76,7 +68,7 @@ class World:
         return dict(zip(figures, values.tolist(), strict=True))
 
     def gather(self, values: list[T]) -> list[T]:
-        """The values of all processes, in the order of their ranks, in every process."""
+        """Return the values of all processes, ordered by rank, in every process."""
         if self.size == 1:
             return list(values)
         parts: list[Any] = [None] * self.size
@@ -84,16 +76,17 @@ class World:
         return [value for part in parts for value in part]
 
     def on_main(self, function: Callable[[], T]) -> T:
-        """What `function` gives in the main process, in every process.
+        """Call `function` in the main process, and return its result in every process.
 
         Raises:
-            VideoLlamaError: it raised one; then every process does.
+            VideoLlamaError: it raised one, or an error of the system; then every process does.
         """
         outcome: list[Any] = [None, None]
         if self.is_main:
             try:
                 outcome[0] = function()
-            except VideoLlamaError as error:
+            except (VideoLlamaError, OSError) as error:
+                # The other processes wait for the outcome: an error they never hear of is a hang.
                 outcome[1] = error
         if self.size > 1:
             dist.broadcast_object_list(outcome, src=0)
@@ -103,20 +96,20 @@ class World:
         return value
 
     def close(self) -> None:
-        """Wait for the others, so that none ends while another still talks to it.
+        """Wait for the other processes, so that none ends while another still talks to it.
 
-        The group is left as it is: torch may deadlock while it takes one down (see `train.py`).
+        The group is not destroyed: torch may deadlock while it does so (see `train.py`).
         """
         if self.size > 1:
             dist.barrier()
 
 
 def shard_language_model(model: nn.Module, *, device: torch.device, num_processes: int) -> None:
-    """Give each process an equal part of every layer, which are gathered when they are needed.
+    """Give each process an equal shard of every layer (FSDP2); a layer is gathered for its use.
 
-    The word table and the output layer are called on their own and are small beside the layers:
-    each process keeps them whole. The model has to lie on the host: every layer goes to the device
-    on its own, so that the whole is never there.
+    The embedding table and the output layer are called on their own and are small beside the
+    layers, so each process keeps them whole. The model must be on the host: layers go to the device
+    one by one, so that the whole model is never there.
 
     Args:
         model: a frozen LLaMA, on the CPU; changed in place.
@@ -125,6 +118,7 @@ def shard_language_model(model: nn.Module, *, device: torch.device, num_processe
     """
     llama: Any = model
     mesh = init_device_mesh(device.type, (num_processes,))
+    # Freed after the forward and gathered again for the backward: one whole layer at a time.
     for layer in llama.model.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     table = llama.model.embed_tokens

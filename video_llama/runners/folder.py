@@ -1,7 +1,9 @@
-"""The folder of a run: made for one run alone, with what is needed to repeat it."""
+"""The folder of a run: owned by one run, with what is needed to repeat it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -10,12 +12,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import IO
 
 import video_llama
-from video_llama.types import ConfigError
+from video_llama.common.io import DiskFullError, atomic_write, is_disk_full
+from video_llama.runners.distributed import ProcessGroup
+from video_llama.types import BadItem, ConfigError, VideoLlamaError
 
 PACKAGES = (
     *("torch", "transformers", "accelerate", "timm", "torchvision", "torchaudio"),
@@ -25,6 +31,46 @@ PACKAGES = (
 
 LOCK = ".lock"
 """The file that a process holds as long as the folder is its own."""
+BAD_ITEMS = "bad_items.jsonl"
+
+_DISK_LOST = {
+    *(errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT),
+    *(errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
+}
+"""What the system says of a disk that has turned read-only, has failed or has gone."""
+
+
+class RunFolderError(VideoLlamaError):
+    """The folder of a run can no longer be written to; says how to go on."""
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's errors about the disk of a run into one that says how to go on.
+
+    Args:
+        folder: of the run. Its complete checkpoints are untouched by any such error.
+
+    Raises:
+        DiskFullError: no room for a log.
+        RunFolderError: the disk has become read-only, has failed or has gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        resume = f"run.resume_ckpt_path={folder}"
+        if is_disk_full(error):  # checkpoints say so themselves
+            raise DiskFullError(
+                f"no room for the logs in {folder} ({error}); make room on that disk, and go on "
+                f"with {resume}"
+            ) from error
+        if error.errno not in _DISK_LOST:
+            raise
+        raise RunFolderError(
+            f"{error.filename or folder}: the run cannot write there any more ({error.strerror}). "
+            f"Its complete checkpoints are intact: make the disk writable and go on with {resume}, "
+            "or copy the folder and give the copy"
+        ) from error
 
 
 def new_run_folder(output_dir: Path, name: str) -> Path:
@@ -39,24 +85,19 @@ def new_run_folder(output_dir: Path, name: str) -> Path:
             f"run.output_dir: {output_dir} lies inside the package ({package}); results do not "
             "belong there, choose another folder"
         )
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        return _new_folder(output_dir, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        for number in count(1):
+            path = output_dir / (stem if number == 1 else f"{stem}-{number}")
+            with contextlib.suppress(FileExistsError):  # of a run that starts in the same second
+                path.mkdir()
+                return path
     except OSError as error:
         raise ConfigError(
             f"run.output_dir: {output_dir} given, but no folder can be made there: "
             f"{error.strerror}; choose another one"
         ) from error
-
-
-def _new_folder(output_dir: Path, stem: str) -> Path:
-    for number in count(1):
-        path = output_dir / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            path.mkdir()  # fails where it exists, also for runs that start in the same second
-        except FileExistsError:
-            continue
-        return path
     raise AssertionError("numbers do not end")
 
 
@@ -72,7 +113,7 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     def claim(self) -> None:
-        """Keep others out until this process ends, however it ends.
+        """Keep other runs out until this process ends, however it ends.
 
         Raises:
             ConfigError: another process has claimed it, or it cannot be written to.
@@ -84,6 +125,7 @@ class RunFolder:
                 f"{self.path}: the run cannot go on there: {error.strerror}; copy the folder to "
                 "where it can be written, and give that one as run.resume_ckpt_path"
             ) from error
+        # The system gives the lock back when the process is killed; a file with a pid would stay.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -95,7 +137,7 @@ class RunFolder:
         self._lock = file
 
     def release(self) -> None:
-        """Let others in."""
+        """Let other runs in."""
         if self._lock is not None:
             self._lock.close()
 
@@ -104,6 +146,57 @@ class RunFolder:
         if self._lock is not None and [path.name for path in self.path.iterdir()] == [LOCK]:
             shutil.rmtree(self.path, ignore_errors=True)
         self.release()
+
+
+class BadItemList:
+    """`bad_items.jsonl`: each item whose media could not be read, once, with path and reason.
+
+    A resumed run goes on with the list of the interrupted one.
+
+    Args:
+        folder: of the run.
+        processes: the main one writes.
+    """
+
+    def __init__(self, folder: Path, processes: ProcessGroup) -> None:
+        self.path = folder / BAD_ITEMS
+        self._processes = processes
+        lines = processes.on_main(self._read)
+        self._listed = {(line["data_set"], line["item_id"]) for line in map(json.loads, lines)}
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def add(self, items: Iterable[BadItem]) -> None:
+        """List those that are new; every process has to call this, with its own."""
+        lines = []
+        for item in self._processes.gather(list(items)):
+            if (key := (item.data_set, item.item_id)) not in self._listed:
+                self._listed.add(key)
+                lines.append(json.dumps(asdict(item), ensure_ascii=False))
+        if lines and self._processes.is_main:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+    def _read(self) -> list[str]:
+        """Read the whole lines; one that a crash has cut short is taken out of the file."""
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        kept = [line for line in text.splitlines() if _is_item(line)]
+        whole = "".join(f"{line}\n" for line in kept)
+        if whole != text:
+            with atomic_write(self.path) as temporary:
+                temporary.write_text(whole, encoding="utf-8")
+        return kept
+
+
+def _is_item(line: str) -> bool:
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(item, dict) and {"data_set", "item_id"} <= item.keys()
 
 
 def describe_run(folder: Path, *, config: str, step: int, world_size: int) -> None:
@@ -116,7 +209,6 @@ def describe_run(folder: Path, *, config: str, step: int, world_size: int) -> No
         world_size: number of processes.
     """
     mark = f"-step-{step:06d}" if step else ""
-    (folder / f"config{mark}.yaml").write_text(config, encoding="utf-8")
     environment = {
         "command": sys.argv,
         "world_size": world_size,
@@ -126,38 +218,32 @@ def describe_run(folder: Path, *, config: str, step: int, world_size: int) -> No
         "packages": package_versions(),
     }
     text = json.dumps(environment, indent=2)
-    (folder / f"environment{mark}.json").write_text(text + "\n", encoding="utf-8")
+    with disk_errors(folder):
+        (folder / f"config{mark}.yaml").write_text(config, encoding="utf-8")
+        (folder / f"environment{mark}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of this package and of those that shape its results."""
+    """Return the versions of this package and of those that shape its results."""
     versions = {"video-llama": video_llama.__version__}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # decord on some systems
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # decord is not there on every platform
     return versions
 
 
 def git_revision() -> str | None:
-    """The commit of the checkout, with "+changes" where files differ; None outside of one."""
+    """Return the checkout's commit, with "+changes" where files differ; None outside of one."""
     root = Path(video_llama.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
+    questions = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(root), *command],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=20,
-            ).stdout.strip()
-            for command in (
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no"],
-            )
+            subprocess.check_output(
+                ["git", "-C", str(root), *words], text=True, timeout=20, stderr=subprocess.DEVNULL
+            ).strip()
+            for words in questions
         )
     except (OSError, subprocess.SubprocessError):
         return None

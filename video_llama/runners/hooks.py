@@ -1,19 +1,4 @@
-"""The moments of a run at which a hook can act.
-
-Sets the learning rate of every step.
-
-Saves checkpoints when they are due.
-
-Evaluates the valid splits after every epoch and the test splits after the run.
-
-Writes log.jsonl.
-
-Measures speed, waiting for data, memory and the time that is left.
-
-Shows how the run is getting on.
-
-Passes figures to TensorBoard.
-"""
+"""What happens beside the steps of a run: rates, checkpoints, evaluation, logs and progress."""
 
 from __future__ import annotations
 
@@ -24,7 +9,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import torch
 from tqdm import tqdm
@@ -32,13 +17,18 @@ from tqdm import tqdm
 from video_llama.common.io import atomic_write
 from video_llama.runners.checkpoints import Checkpoint, CheckpointStore
 from video_llama.runners.optim import learning_rate
+from video_llama.runners.state import RunState
 
-if TYPE_CHECKING:
-    from video_llama.runners.runner import Runner
+logger = logging.getLogger(__name__)
+
+LOG = "log.jsonl"
+
+DECAY = 0.9
+"""Weight of the earlier updates in the running means: about the last ten count."""
 
 
 class Hook:
-    """Does one thing beside the steps of training; every method may be left as it is.
+    """Has one concern beside the steps of training; every method may be left as it is.
 
     An update follows every `accum_grad_iters` steps. All processes call the same methods at the
     same steps.
@@ -47,61 +37,47 @@ class Hook:
     name = ""
     """Under which a checkpoint holds the hook's state."""
 
-    def start(self, runner: Runner) -> None:
-        """Before the first step, with the state of a checkpoint in place."""
+    def start(self, run: RunState) -> None:
+        """Act before the first step, with the state of a checkpoint in place."""
 
-    def before_step(self, runner: Runner) -> None:
-        """Before a step; `runner.step` steps are done."""
+    def before_step(self, run: RunState) -> None:
+        """Act before a step; `run.step` steps are done."""
 
-    def after_step(self, runner: Runner) -> None:
-        """After forward and backward; `runner.batch` is what they saw."""
+    def after_step(self, run: RunState) -> None:
+        """Act after forward and backward of `run.batch`."""
 
-    def measure(self, runner: Runner) -> dict[str, float]:
-        """This process's figures since the last update, under the same names in every process.
+    def measure(self, run: RunState) -> dict[str, float]:
+        """Return this process's figures since the last update, under the same names in every one.
 
-        Their sums over the processes are in `runner.sums` at the next `after_update`.
+        Their sums over the processes are in `run.sums` at the next `after_update`.
         """
         return {}
 
-    def after_update(self, runner: Runner) -> None:
-        """After the weights were updated, or the update was skipped."""
+    def after_update(self, run: RunState) -> None:
+        """Act after the weights were updated, or the update was skipped."""
 
-    def finish(self, runner: Runner) -> None:
-        """After the last step, or when the run was stopped in order."""
+    def finish(self, run: RunState) -> None:
+        """Act after the last step, or when the run was stopped in order."""
 
     def close(self) -> None:
-        """At the end, however the run has ended."""
+        """Free what the hook holds, however the run has ended."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values that a resumed run needs; the same in every process."""
+        """Return plain values that a resumed run needs; the same in every process."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-
-
-def crossed(before: int, now: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, now]: what is due, where steps come in groups.
-
-    Args:
-        before: steps done at the last update.
-        now: steps done.
-        every: the distance of what is due; 0: never.
-    """
-    return every > 0 and now // every > before // every
+        """Restore what `state_dict` returned."""
 
 
 class LearningRate(Hook):
     """Gives all groups of the optimiser the rate of the schedule."""
 
-    def before_step(self, runner: Runner) -> None:
+    def before_step(self, run: RunState) -> None:
         """Set the rate, a function of the steps done."""
-        runner.learning_rate = learning_rate(runner.step, runner.settings)
-        for group in runner.optimizer.param_groups:
-            group["lr"] = runner.learning_rate
-
-
-logger = logging.getLogger(__name__)
+        run.learning_rate = learning_rate(run.step, run.settings)
+        for group in run.optimizer.param_groups:
+            group["lr"] = run.learning_rate
 
 
 class SaveCheckpoints(Hook):
@@ -114,54 +90,56 @@ class SaveCheckpoints(Hook):
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
 
-    def after_update(self, runner: Runner) -> None:
+    def after_update(self, run: RunState) -> None:
         """Save if a checkpoint is due.
 
         Raises:
             DiskFullError: in every process.
         """
-        settings = runner.settings
-        due = (
-            crossed(runner.previous_step, runner.step, settings.save_every)
-            or crossed(runner.previous_step, runner.step, settings.iters_per_epoch)
-            or runner.step == runner.num_steps
-            or runner.stopping
-        )
-        if due:
-            runner.checkpoint = runner.world.on_main(lambda: self._save(runner).path)
+        periodic = run.is_due(run.settings.save_every) or run.is_due(run.settings.iters_per_epoch)
+        if periodic or run.is_last or run.stopping:
+            run.checkpoint = run.processes.on_main(lambda: self._save(run).path)
 
-    def _save(self, runner: Runner) -> Checkpoint:
+    def _save(self, run: RunState) -> Checkpoint:
         saved = self._store.save(
-            runner.step,
-            write_branch=lambda path: runner.parts.write_branch(path, runner.step),
-            state=runner.state_dict(),
-            metric=runner.validation_loss,
+            run.step,
+            write_branch=lambda path: run.write_branch(path, run.step),
+            state=run.checkpoint_state(),
+            metric=run.validation_loss,
         )
         logger.info("saved %s", saved.path)
         return saved
 
 
 class Evaluate(Hook):
-    """Puts results into `runner.evaluations`, and the mean validation loss beside them."""
+    """Puts results into `run.evaluations`, and the mean validation loss beside them."""
 
-    def after_update(self, runner: Runner) -> None:
-        """Evaluate at the end of an epoch and of the run."""
-        settings = runner.settings
-        last = runner.step == runner.num_steps
-        if last or crossed(runner.previous_step, runner.step, settings.iters_per_epoch):
-            valid = [runner.evaluate(split) for split in settings.valid_splits]
-            runner.evaluations += valid
+    def after_update(self, run: RunState) -> None:
+        """Evaluate the valid splits after each epoch, the test splits after the run."""
+        if run.is_last or run.is_due(run.settings.iters_per_epoch):
+            valid = [run.evaluate(split) for split in run.settings.valid_splits]
+            run.evaluations += valid
             if valid:
-                runner.validation_loss = sum(result["loss"] for result in valid) / len(valid)
-        if last:
-            runner.evaluations += [runner.evaluate(split) for split in settings.test_splits]
+                run.validation_loss = sum(result["loss"] for result in valid) / len(valid)
+        if run.is_last:
+            run.evaluations += [run.evaluate(split) for split in run.settings.test_splits]
 
 
-LOG = "log.jsonl"
+def is_log_due(run: RunState) -> bool:
+    """Whether figures are to be shown and logged at this update."""
+    return run.is_due(run.settings.log_every) or run.is_last
+
+
+def log_lines(run: RunState) -> list[dict[str, Any]]:
+    """Return the figures of this update as one line where they are due, otherwise nothing."""
+    if not is_log_due(run):
+        return []
+    shown = {"loss": run.loss, "lr": run.learning_rate, "grad_norm": run.grad_norm}
+    return [{"step": run.step, **shown, **run.figures}]
 
 
 class JsonLog(Hook):
-    """Appends lines to log.jsonl, with numbers as exact as they are.
+    """Appends lines to log.jsonl, with numbers at full precision.
 
     A resumed run drops the lines after its checkpoint, so that the log reads as that of one run.
     Only the main process writes.
@@ -170,48 +148,25 @@ class JsonLog(Hook):
     def __init__(self) -> None:
         self._file: IO[str] | None = None
 
-    def start(self, runner: Runner) -> None:
+    def start(self, run: RunState) -> None:
         """Open the log."""
-        if not runner.world.is_main:
-            return
-        path = runner.folder / LOG
-        if path.exists():
-            _drop_after(path, runner.step)
-        self._file = path.open("a", encoding="utf-8")
+        if run.processes.is_main:
+            path = run.folder / LOG
+            if path.exists():
+                _drop_after(path, run.step)
+            self._file = path.open("a", encoding="utf-8")
 
-    def after_update(self, runner: Runner) -> None:
+    def after_update(self, run: RunState) -> None:
         """Write a line where one is due."""
-        if self._file is None:
-            return
-        for line in [*due_lines(runner), *runner.evaluations]:
-            self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            for line in [*log_lines(run), *run.evaluations]:
+                self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-
-
-def is_due(runner: Runner) -> bool:
-    """Whether figures are to be shown and logged at this update."""
-    every = runner.settings.log_every
-    return crossed(runner.previous_step, runner.step, every) or runner.step == runner.num_steps
-
-
-def due_lines(runner: Runner) -> list[dict[str, Any]]:
-    """The figures of this update where they are due, otherwise nothing."""
-    if not is_due(runner):
-        return []
-    return [
-        {
-            "step": runner.step,
-            "loss": runner.loss,
-            "lr": runner.learning_rate,
-            "grad_norm": runner.grad_norm,
-            **runner.figures,
-        }
-    ]
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -228,55 +183,52 @@ def _drop_after(path: Path, step: int) -> None:
         temporary.write_text("".join(kept), encoding="utf-8")
 
 
-MEMORY_OF_OLD = 0.9
-"""Weight of the earlier updates in the running means: about the last ten count."""
-
-
 class Throughput(Hook):
-    """Puts `samples_per_s`, `data_wait`, `memory_gb` and `eta_s` into `runner.figures`."""
+    """Puts `samples_per_s`, `data_wait`, `memory_gb` and `eta_s` into `run.figures`."""
 
     def __init__(self) -> None:
         self._items = 0
         self._started = 0.0
-        self._seconds = self._samples = self._waits = self._steps = 0.0
+        self._means = (0.0, 0.0, 0.0, 0.0)  # seconds, items, seconds of waiting, steps
 
-    def start(self, runner: Runner) -> None:
+    def start(self, run: RunState) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
 
-    def after_step(self, runner: Runner) -> None:
+    def after_step(self, run: RunState) -> None:
         """Count the items."""
-        self._items += len(runner.batch.item_ids)
+        self._items += len(run.batch.item_ids)
 
-    def measure(self, runner: Runner) -> dict[str, float]:
-        """Items, and seconds that the data kept waiting."""
+    def measure(self, run: RunState) -> dict[str, float]:
+        """Return the items, and the seconds that the data kept waiting."""
         items, self._items = self._items, 0
-        return {"items": float(items), "wait": runner.wait_seconds}
+        return {"items": float(items), "wait": run.wait_seconds}
 
-    def after_update(self, runner: Runner) -> None:
-        """Renew the running means."""
+    def after_update(self, run: RunState) -> None:
+        """Update the running means."""
         now = time.perf_counter()
         new = (
             now - self._started,
-            runner.sums["items"],
-            runner.sums["wait"] / runner.world.size,
-            float(runner.step - runner.previous_step),
+            run.sums["items"],
+            run.sums["wait"] / run.processes.size,
+            float(run.step - run.previous_step),
         )
-        old = (self._seconds, self._samples, self._waits, self._steps)
-        self._seconds, self._samples, self._waits, self._steps = (
-            MEMORY_OF_OLD * a + b for a, b in zip(old, new, strict=True)
+        # One factor for all four: their quotients are means over the same recent updates.
+        seconds, items, waits, steps = (
+            DECAY * a + b for a, b in zip(self._means, new, strict=True)
         )
-        self._started, runner.wait_seconds = now, 0.0
-        runner.figures.update(
-            samples_per_s=self._samples / self._seconds,
-            data_wait=self._waits / self._seconds,
-            memory_gb=memory_gb(runner.world.device),
-            eta_s=(runner.num_steps - runner.step) * self._seconds / self._steps,
-        )
+        self._means = (seconds, items, waits, steps)
+        self._started, run.wait_seconds = now, 0.0
+        run.figures |= {
+            "samples_per_s": items / seconds,
+            "data_wait": waits / seconds,
+            "memory_gb": memory_gb(run.processes.device),
+            "eta_s": (run.settings.num_steps - run.step) * seconds / steps,
+        }
 
 
 def memory_gb(device: torch.device) -> float:
-    """The most memory that this process has had so far, GB: of the GPU, or of the host."""
+    """Return the peak memory of this process so far, GB: of the GPU, or of the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
@@ -284,27 +236,27 @@ def memory_gb(device: torch.device) -> float:
 
 
 class Progress(Hook):
-    """A bar on a terminal, plain lines elsewhere; the main process only."""
+    """Shows a bar on a terminal, plain lines elsewhere; the main process only."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._losses: list[float] = []
 
-    def start(self, runner: Runner) -> None:
+    def start(self, run: RunState) -> None:
         """Draw the bar."""
-        if runner.world.is_main and sys.stderr.isatty():
-            self._bar = tqdm(total=runner.num_steps, initial=runner.step, unit="step")
+        if run.processes.is_main and sys.stderr.isatty():
+            self._bar = tqdm(total=run.settings.num_steps, initial=run.step, unit="step")
 
-    def after_update(self, runner: Runner) -> None:
-        """Renew the bar, or write a line where one is due."""
-        self._losses.append(runner.loss)
+    def after_update(self, run: RunState) -> None:
+        """Update the bar, or write a line where one is due."""
+        self._losses.append(run.loss)
         if self._bar is not None:
-            self._bar.set_postfix_str(_summary(runner, self._losses[-10:]), refresh=False)
-            self._bar.update(runner.step - runner.previous_step)
-        if is_due(runner):
-            if self._bar is None and runner.world.is_main:
-                summary = _summary(runner, self._losses)
-                logger.info("step %d/%d: %s", runner.step, runner.num_steps, summary)
+            self._bar.set_postfix_str(_summary(run, self._losses[-10:]), refresh=False)
+            self._bar.update(run.step - run.previous_step)
+        if is_log_due(run):
+            if self._bar is None and run.processes.is_main:
+                text = _summary(run, self._losses)
+                logger.info("step %d/%d: %s", run.step, run.settings.num_steps, text)
             self._losses = self._losses[-10:] if self._bar is not None else []
 
     def close(self) -> None:
@@ -313,11 +265,11 @@ class Progress(Hook):
             self._bar.close()
 
 
-def _summary(runner: Runner, losses: list[float]) -> str:
-    figures = runner.figures
+def _summary(run: RunState, losses: list[float]) -> str:
+    figures = run.figures
     left = datetime.timedelta(seconds=round(figures["eta_s"]))
     text = (
-        f"loss {sum(losses) / len(losses):.4f}, lr {runner.learning_rate:.3g}, "
+        f"loss {sum(losses) / len(losses):.4f}, lr {run.learning_rate:.3g}, "
         f"{figures['samples_per_s']:.1f} samples/s, waiting for data {figures['data_wait']:.0%}, "
         f"{figures['memory_gb']:.1f} GB, {left} left"
     )
@@ -328,22 +280,22 @@ def _summary(runner: Runner, losses: list[float]) -> str:
 class Tracker(Hook):
     """Passes the figures to accelerate's trackers (TensorBoard)."""
 
-    def start(self, runner: Runner) -> None:
+    def start(self, run: RunState) -> None:
         """Open the tracker; what it had after the checkpoint is purged."""
-        options = {"tensorboard": {"purge_step": runner.step + 1}} if runner.step else {}
-        runner.accelerator.init_trackers("tensorboard", init_kwargs=options)
+        options = {"tensorboard": {"purge_step": run.step + 1}} if run.step else {}
+        run.accelerator.init_trackers("tensorboard", init_kwargs=options)
 
-    def after_update(self, runner: Runner) -> None:
+    def after_update(self, run: RunState) -> None:
         """Log where it is due."""
-        for line in due_lines(runner):
+        for line in log_lines(run):
             values = {f"train/{key}": value for key, value in line.items() if key != "step"}
-            runner.accelerator.log(values, step=runner.step)
-        for line in runner.evaluations:
+            run.accelerator.log(values, step=run.step)
+        for line in run.evaluations:
             split = line["split"]
             values = {f"{split}/{k}": v for k, v in line.items() if isinstance(v, float)}
-            runner.accelerator.log(values, step=runner.step)
+            run.accelerator.log(values, step=run.step)
 
-    def finish(self, runner: Runner) -> None:
+    def finish(self, run: RunState) -> None:
         """Close the tracker, and leave the processes connected, unlike `end_training`."""
-        for tracker in runner.accelerator.trackers:
+        for tracker in run.accelerator.trackers:
             tracker.finish()

@@ -143,6 +143,11 @@ class RunSettings:
             self.warmup_lr = self.init_lr
         at_least(self, 0, "warmup_lr")  # for what is not finite
 
+    @property
+    def num_steps(self) -> int:
+        """Length of the run, steps."""
+        return self.max_epoch * self.iters_per_epoch
+
     def _check_ranges(self) -> None:
         unknown = [part for part in self.compile if part not in COMPILED_PARTS]
         if unknown:

@@ -1,22 +1,25 @@
-"""What a run is made of: everything that the runner is given, and knows no more about."""
+"""What a run is built from, and where it stands while it trains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch import nn
 
+from video_llama.runners.distributed import ProcessGroup
+from video_llama.runners.folder import BadItemList
+from video_llama.runners.settings import RunSettings
 from video_llama.runners.task import TextFromMedia
 from video_llama.types import Batch
 
 
 @dataclass(kw_only=True)
 class RunParts:
-    """The parts of a run, built from one configuration."""
+    """Model and data of a run, built from one configuration."""
 
     task: TextFromMedia
     """One step of training or evaluation; holds the model."""
@@ -36,33 +39,66 @@ class RunParts:
     """The resolved YAML."""
 
 
-class TrainedPart(nn.Module):
-    """What is wrapped for distributed training: the parameters that train, and nothing else.
+@dataclass(kw_only=True)
+class RunState:
+    """Where a run stands: what hooks read, and the fields that they set."""
 
-    Its forward runs the whole model, but DistributedDataParallel sees only the branch: the frozen
-    parts are neither broadcast at the start nor looked at in a step, whatever they are made of
-    (quantised or sharded too).
+    settings: RunSettings
+    """The run section."""
+    processes: ProcessGroup
+    """The processes that train together."""
+    folder: Path
+    """Folder of the run."""
+    bad_items: BadItemList
+    """The unreadable items that the run has met."""
+    accelerator: Accelerator
+    """Holds the trackers."""
+    optimizer: Any
+    """AdamW, as the accelerator has prepared it."""
+    write_branch: Callable[[Path, int], None]
+    """Of `RunParts`."""
+    evaluate: Callable[[str], dict[str, Any]]
+    """Measures loss and answers on a split."""
+    checkpoint_state: Callable[[], dict[str, Any]]
+    """What a checkpoint holds beside the branch."""
 
-    Args:
-        task: whose `train_step` is the forward.
-        parameters: what trains.
-    """
+    step: int = 0
+    """Steps done."""
+    previous_step: int = 0
+    """Steps done at the update before the last one."""
+    batch: Batch = field(init=False)
+    """Batch of the last step."""
+    loss: float = 0.0
+    """Of the last update: its mean over the processes and the accumulated steps."""
+    learning_rate: float = 0.0
+    """Of the last step."""
+    grad_norm: float = 0.0
+    """Of the last update, before clipping."""
+    healthy: bool = True
+    """Whether the last update was made; False: loss or gradient was not finite."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """What the hooks have measured since the last update, summed over the processes."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Speed, memory and the like, for logs."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """Results since the last update."""
+    validation_loss: float | None = None
+    """Measured after the last update; None: it was not."""
+    wait_seconds: float = 0.0
+    """Waiting for data since the last update."""
+    stopping: bool = False
+    """End after this update."""
+    checkpoint: Path | None = None
+    """Folder of the last checkpoint saved."""
 
-    def __init__(self, task: TextFromMedia, parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__()
-        self.trained = nn.ParameterList(parameters)
-        self._step = task.train_step  # a bound method, not a sub-module
+    @property
+    def is_last(self) -> bool:
+        """Whether all steps of the run are done."""
+        return self.step == self.settings.num_steps
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch."""
-        return self._step(batch)
+    def is_due(self, every: int) -> bool:
+        """Whether a multiple of `every` steps was reached since the update before; 0: never.
 
-
-def load_branch(trainable: Iterable[tuple[str, nn.Parameter]], tensors: dict[str, Tensor]) -> None:
-    """Put saved values into the parameters that train, which must be the same ones."""
-    named = dict(trainable)
-    if named.keys() != tensors.keys():
-        raise ValueError(f"the names differ: {sorted(named.keys() ^ tensors.keys())[:4]}")
-    with torch.no_grad():
-        for name, parameter in named.items():
-            parameter.copy_(tensors[name])
+        Steps come in groups of `accum_grad_iters`, so the multiple may lie within the group.
+        """
+        return every > 0 and self.step // every > self.previous_step // every

@@ -1,37 +1,47 @@
-"""Whether a generated answer is the expected one.
-
-The task of all training: to predict the text that belongs to the media.
-"""
+"""What a run computes: the loss of a training step, and loss and answers on a split."""
 
 from __future__ import annotations
 
+import json
+import logging
 import unicodedata
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
+import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from video_llama.common.registry import Registry
-from video_llama.types import Batch, ModelOutput
+from video_llama.runners.distributed import ProcessGroup
+from video_llama.runners.folder import BadItemList
+from video_llama.runners.settings import RunSettings
+from video_llama.types import BadItem, Batch, ConfigError, ModelOutput
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "evaluation.jsonl"
 
 
 def normalised(text: str) -> str:
-    """The text without what two right answers may differ in: case, punctuation and white space."""
+    """Return a text without case, punctuation and repeated white space."""
     kept = (" " if unicodedata.category(c)[0] in "PS" else c for c in text.casefold())
     return " ".join("".join(kept).split())
 
 
 def is_exact_match(answer: str, reference: str) -> bool:
-    """Whether two texts are the same after `normalised`."""
+    """Compare two texts after `normalised`."""
     return normalised(answer) == normalised(reference)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model says about an item, beside what it should say."""
+    """A generated answer beside its reference."""
 
     item_id: str
-    """Which item."""
+    """Item of the data set."""
     reference: str
     """The caption, or the first answer of the conversation."""
     answer: str
@@ -47,7 +57,7 @@ class AnswerBatch(Protocol):
     """Generates the answers of a batch."""
 
     def __call__(self, batch: Batch, max_new_tokens: int) -> list[Answer]:
-        """Greedy answers, one per item."""
+        """Return greedy answers, one per item."""
 
 
 TASKS: Registry[type[TextFromMedia]] = Registry("task")
@@ -69,15 +79,176 @@ class TextFromMedia:
         self._answer = answer
 
     def train_step(self, batch: Batch) -> Tensor:
-        """The scalar loss of a batch: the mean over its labelled tokens."""
+        """Return the scalar loss of a batch: the mean over its labelled tokens."""
         output: ModelOutput = self.model(batch)
         return output.loss
 
     def eval_step(self, batch: Batch) -> tuple[float, int]:
-        """The loss of a batch and the number of tokens that it is the mean of."""
+        """Return the loss of a batch and the number of tokens that it is the mean of."""
         output: ModelOutput = self.model(batch)
         return float(output.loss), output.num_tokens
 
     def answers(self, batch: Batch, max_new_tokens: int) -> list[Answer]:
-        """Greedy answers of a batch, one per item."""
+        """Generate greedy answers, one per item."""
         return self._answer(batch, max_new_tokens)
+
+
+class TrainedPart(nn.Module):
+    """The module that is wrapped for distributed training: the parameters that train, no others.
+
+    Its forward runs the whole model, but DistributedDataParallel sees only the branch. The frozen
+    parts are neither broadcast at the start nor searched in a step, so they may be quantised or
+    sharded.
+
+    Args:
+        task: whose `train_step` is the forward.
+        parameters: what trains.
+    """
+
+    def __init__(self, task: TextFromMedia, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__()
+        self.trained = nn.ParameterList(parameters)
+        self._step = task.train_step  # a bound method, not a sub-module
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute the loss of a batch."""
+        return self._step(batch)
+
+
+class Evaluator:
+    """Evaluates splits and writes results and answers to the run's folder.
+
+    Args:
+        task: what one step is.
+        settings: `max_answers`, `answer_max_new_tokens` and `fsdp` are read.
+        processes: they share the batches among them.
+        accelerator: for its precision.
+        folder: of the run; answers go to `answers/`.
+        bad_items: gets the items whose media cannot be read; they count for nothing.
+    """
+
+    def __init__(
+        self,
+        task: TextFromMedia,
+        *,
+        settings: RunSettings,
+        processes: ProcessGroup,
+        accelerator: Accelerator,
+        folder: Path,
+        bad_items: BadItemList,
+    ) -> None:
+        self._task = task
+        self._settings = settings
+        self._processes = processes
+        self._accelerator = accelerator
+        self._folder = folder
+        self._bad_items = bad_items
+
+    def evaluate(self, split: str, batches: Iterable[Batch], step: int) -> dict[str, Any]:
+        """Measure loss and exact matches on a split.
+
+        Args:
+            split: its name.
+            batches: those of this process.
+            step: steps done, for the log.
+
+        Returns:
+            step, split, loss (mean over all labelled tokens of all processes), num_tokens,
+            num_bad_items if there were any, and, but for run.fsdp, exact_match (part of the answers
+            that agree with the reference) and num_answers.
+
+        Raises:
+            ConfigError: the split is empty.
+        """
+        model = self._task.model
+        # A sharded model answers only in step with the others, whose answers have other lengths.
+        most_answers = 0 if self._sharded else self._settings.max_answers
+        was_training = model.training
+        model.eval()
+        total, num_tokens, answers, bad = 0.0, 0, list[Answer](), list[BadItem]()
+        with torch.no_grad(), self._accelerator.autocast():
+            for batch, counts in self._in_step(_collecting(batches, bad), split):
+                loss, tokens = self._task.eval_step(batch)
+                if not counts:  # a repetition, or nothing but stand-ins
+                    continue
+                # Batches differ in their numbers of tokens: the mean is taken over all tokens.
+                total, num_tokens = total + loss * tokens, num_tokens + tokens
+                if len(answers) < most_answers:
+                    answers += self._task.answers(batch, self._settings.answer_max_new_tokens)
+        model.train(was_training)
+        self._bad_items.add(bad)
+        return self._summarise(
+            split, step, {"loss": total, "tokens": num_tokens, "bad": len(bad)}, answers
+        )
+
+    @property
+    def _sharded(self) -> bool:
+        return self._settings.fsdp and self._processes.size > 1
+
+    def _in_step(self, batches: Iterator[Batch], split: str) -> Iterator[tuple[Batch, bool]]:
+        """Yield batches, and whether they count.
+
+        A sharded model needs all processes in every step. A process that has run out of batches
+        repeats its last one, which does not count.
+        """
+        if not self._sharded:
+            yield from ((batch, bool(batch.item_ids)) for batch in batches)
+            return
+        last: Batch | None = None
+        while True:
+            batch = next(batches, None)
+            last = batch or last
+            sums = self._processes.sum({"more": batch is not None, "idle": last is None})
+            if not sums["more"]:
+                return
+            if sums["idle"] or last is None:
+                raise ConfigError(
+                    f"split {split}: it has fewer batches than there are processes, and run.fsdp "
+                    "needs one for each; lower run.batch_size_eval"
+                )
+            yield last, batch is not None and bool(batch.item_ids)
+
+    def _summarise(
+        self, split: str, step: int, figures: dict[str, float], answers: list[Answer]
+    ) -> dict[str, Any]:
+        """Add up the figures of all processes, write them down and log them."""
+        right = sum(answer.is_right for answer in answers)
+        sums = self._processes.sum({**figures, "right": right, "answers": len(answers)})
+        if not sums["tokens"]:
+            raise ConfigError(f"split {split}: it has no items to evaluate")
+        result: dict[str, Any] = {
+            "step": step,
+            "split": split,
+            "loss": sums["loss"] / sums["tokens"],
+            "num_tokens": round(sums["tokens"]),
+        }
+        if sums["bad"]:
+            result["num_bad_items"] = round(sums["bad"])
+            logger.info(
+                "%s: %d items could not be read, which count for nothing; see %s",
+                *(split, result["num_bad_items"], self._bad_items.path),
+            )
+        if sums["answers"]:
+            result["exact_match"] = sums["right"] / sums["answers"]
+            result["num_answers"] = round(sums["answers"])
+            rows = [asdict(a) | {"is_right": a.is_right} for a in self._processes.gather(answers)]
+            path = self._folder / "answers" / f"{split}-step-{step:06d}.jsonl"
+            self._processes.on_main(lambda: _write_lines(path, rows, mode="w"))
+        # Appended: the file holds the results of every evaluation of the run.
+        path_of_results = self._folder / RESULTS
+        self._processes.on_main(lambda: _write_lines(path_of_results, [result], mode="a"))
+        summary = ", ".join(f"{k} {v:.4g}" for k, v in result.items() if isinstance(v, float))
+        logger.info("%s at step %d: %s", split, step, summary)
+        return result
+
+
+def _collecting(batches: Iterable[Batch], bad: list[BadItem]) -> Iterator[Batch]:
+    for batch in batches:
+        bad += batch.bad_items
+        yield batch
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]], *, mode: Literal["w", "a"]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open(mode, encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
