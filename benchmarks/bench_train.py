@@ -29,7 +29,7 @@ from benchmarks import reference
 from benchmarks.harness import Comparison, compare, write
 from video_llama.common.io import package_file
 from video_llama.models.build import build_video_llama
-from video_llama.models.language_model import RELEASED_SIZES, causal_loss, linear_cross_entropy
+from video_llama.models.language_model import causal_loss, linear_cross_entropy
 from video_llama.models.llama_training import allow_packing
 from video_llama.models.settings import (
     ImageBindSettings,
@@ -37,6 +37,7 @@ from video_llama.models.settings import (
     VitSettings,
 )
 from video_llama.models.video_llama import VideoLlama
+from video_llama.models.weights.checks import RELEASED_SIZES
 from video_llama.types import IGNORE_INDEX, CaptionBatch
 
 VOCABULARY = 32000

@@ -17,10 +17,11 @@ from transformers import LlamaForCausalLM
 
 from studies.pretrain.loop import FitSettings, fit, save_half
 from studies.pretrain.texts import CONVERSATIONS, ConversationForm, Form, Text, TextWorld, collate
-from video_llama.models.language_model import causal_loss, embed_tokens, load_tokenizer, read_config
+from video_llama.models.language_model import causal_loss, embed_tokens, read_config
 from video_llama.synthetic.language import QUESTION_TYPES, SOUND_TYPES
 from video_llama.synthetic.splits import generator
 from video_llama.text.templates import TEMPLATES
+from video_llama.text.tokenizer import load_tokenizer
 from video_llama.types import IGNORE_INDEX
 
 SETTINGS = FitSettings(steps=2400, other_learning_rate=6e-3)

@@ -14,10 +14,10 @@ from transformers import DynamicCache
 from tests.golden_model import build_golden, golden, golden_model
 from video_llama.models import video_llama as composition
 from video_llama.models.generation.cache import cache_arguments
-from video_llama.models.language_model import encode_text
 from video_llama.models.qformer import TemporalQFormer
 from video_llama.models.video_llama import VideoLlama
 from video_llama.text.captions import caption_inputs
+from video_llama.text.tokenizer import encode_text
 from video_llama.types import IGNORE_INDEX, Batch, CaptionBatch, InstructionBatch
 
 Outputs = dict[str, Tensor]

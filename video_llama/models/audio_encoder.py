@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from video_llama.models.positions import resize_positions
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.models.settings import ImageBindSettings
 
@@ -80,7 +79,7 @@ class ImageBind(nn.Module):
         cast_floating(self.modality_heads, precision.dtype)
 
     def forward(self, inputs: Tensor, modality: Modality) -> Tensor:
-        """One embedding for each picture or sound clip.
+        """Compute one embedding for each picture or sound clip.
 
         Args:
             inputs: "vision": (B, T, 3, H, W) normalised frames; "audio": (B, S, 1, mel, frames)
@@ -94,7 +93,7 @@ class ImageBind(nn.Module):
         return self.embeddings(inputs, modality)[1]
 
     def embeddings(self, inputs: Tensor, modality: Modality) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the class token before its projection as well.
+        """Compute as `forward`, and return the class token before its projection as well.
 
         Returns:
             (B, S, tower width) after the head's LayerNorm, and (B, S, out_embed_dim).
@@ -126,7 +125,7 @@ class PicturePatches(nn.Module):
         self.pos_embedding_helper = _positions(self.grid, width)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, 1 + patches, width)."""
+        """Map (N, 3, H, W) to (N, 1 + patches, width)."""
         # A still picture repeated in time, convolved, is one convolution with the kernels summed.
         kernel = self.rgbt_stem.get_parameter("proj.1.weight").sum(dim=2)
         patches = F.conv2d(frames, kernel, stride=PATCH_SIZE)
@@ -154,7 +153,7 @@ class SoundPatches(nn.Module):
         self.pos_embedding_helper = _positions(self.grid, width)
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """(N, 1, mel, frames) to (N, 1 + patches, width)."""
+        """Map (N, 1, mel, frames) to (N, 1 + patches, width)."""
         patches = self.rgbt_stem["proj"](spectrograms)
         tokens = self.rgbt_stem["norm_layer"](rearrange(patches, "n d h w -> n (h w) d"))
         return _with_positions(self, patches, tokens)
@@ -189,7 +188,7 @@ class Trunk(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, width) to (N, L, width)."""
+        """Map (N, L, width) to (N, L, width)."""
         tokens = self.pre_transformer_layer(tokens)
         for block in self.blocks:
             tokens = block(tokens)
@@ -213,7 +212,7 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, width) to (N, L, width)."""
+        """Map (N, L, width) to (N, L, width)."""
         tokens = tokens + self.attn(self.norm_1(tokens))
         hidden = F.gelu(self.mlp["fc1"](self.norm_2(tokens)))
         output: Tensor = tokens + self.mlp["fc2"](hidden)
@@ -237,7 +236,7 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, width) to (N, L, width)."""
+        """Map (N, L, width) to (N, L, width)."""
         query, key, value = F.linear(tokens, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         if self.bias_k is not None and self.bias_v is not None:
             key = torch.cat([key, self.bias_k.expand(len(key), -1, -1)], dim=1)
@@ -254,7 +253,7 @@ class Normalize(nn.Module):
     """Scale the last dimension to norm 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         return F.normalize(x, dim=-1)
 
 
@@ -269,8 +268,25 @@ class LogitScale(nn.Module):
         self.register_buffer("log_logit_scale", torch.tensor(math.log(initial), device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         return x * self.log_logit_scale.exp().clamp(max=100.0)
+
+
+def resize_positions(learned: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resize the learned positions of one patch grid bicubically for another one.
+
+    Args:
+        learned: (1, 1 + old rows * old columns, width), the class token first.
+        old: rows and columns that were learned.
+        new: rows and columns that are needed.
+
+    Returns:
+        (1, 1 + new rows * new columns, width).
+    """
+    grid = rearrange(learned[:, 1:], "1 (h w) d -> 1 d h w", h=old[0], w=old[1])
+    resized = F.interpolate(grid.float(), size=new, mode="bicubic", align_corners=False)
+    patches = rearrange(resized, "1 d h w -> 1 (h w) d").to(learned.dtype)
+    return torch.cat([learned[:, :1], patches], dim=1)
 
 
 def _num_windows(length: int) -> int:

@@ -1,7 +1,4 @@
-"""Weights that are read when they are first needed.
-
-From settings to a model with weights: build shapes, read the files, fill what may be fresh.
-"""
+"""From settings to a model with weights: build shapes, read the files, initialise the rest."""
 
 from __future__ import annotations
 
@@ -37,43 +34,6 @@ from video_llama.models.weights.report import WeightSource
 from video_llama.text.tokenizer import load_tokenizer
 from video_llama.types import WeightsError
 
-
-def load_at_first_use(
-    model: VideoLlama, part: nn.Module, source: WeightSource, device: torch.device
-) -> None:
-    """Let a part stay without weights until somebody calls it.
-
-    Names and shapes of the file are checked at once, so that a wrong one is not found out late.
-
-    Args:
-        model: a `VideoLlama`; `part` is still on the meta device.
-        part: what the file is for.
-        source: its weight file.
-        device: where the weights go.
-
-    Raises:
-        WeightsError: the file does not fit.
-    """
-    match(model, source, open_source(source)).check(model.settings, model.language_model.config)
-    guard = threading.Lock()
-
-    def arrive(*_: Any) -> None:
-        with guard, torch.inference_mode(False):
-            if not any(parameter.is_meta for parameter in part.parameters()):
-                return
-            logger.info("%s: needed for the first time, reading %s", source.key, source.path)
-            # A branch file that was read before may have brought this one value of its own.
-            later = any(LOGIT_SCALE in report.loaded for report in model.load_reports)
-            scale = model.get_buffer(LOGIT_SCALE).clone() if later else None
-            model.load_reports.append(load(model, source, device))
-            if scale is not None:
-                model.get_buffer(LOGIT_SCALE).copy_(scale)
-            part.to(device)
-            handle.remove()
-
-    handle = part.register_forward_pre_hook(arrive)
-
-
 logger = logging.getLogger(__name__)
 
 SOURCE_KEYS = {
@@ -89,8 +49,8 @@ SOURCE_KEYS = {
 """The configuration key that usually brings each group of weights, for errors."""
 
 
-EYES = {"vision_encoder", "vision_norm", "frame_qformer"}
-"""The groups that training the audio branch does without."""
+VISION_GROUPS = {"vision_encoder", "vision_norm", "frame_qformer"}
+"""The groups that training the audio branch does not need."""
 
 
 def build_video_llama(
@@ -101,7 +61,7 @@ def build_video_llama(
     llm_device: str | None = None,
     audio_on_demand: bool = False,
 ) -> VideoLlama:
-    """A model with its weights, in eval mode.
+    """Build a model with its weights, in eval mode.
 
     Args:
         settings: the model section.
@@ -128,22 +88,23 @@ def build_video_llama(
     if shapes_only:
         return model
     sources = weight_sources(settings)
-    later = [s for s in sources if audio_on_demand and s.groups == ("audio_encoder",)]
-    model.load_reports = [load(model, source, target) for source in sources if source not in later]
+    lazy = [s for s in sources if audio_on_demand and s.groups == ("audio_encoder",)]
+    model.load_reports = [load(model, source, target) for source in sources if source not in lazy]
     _drop_unused(model)
     # Another file may have brought it already, and would have won.
-    later = later if "audio_encoder" in _empty_groups(model) else []
-    _fill(model, target, seed, {group for source in later for group in source.groups})
+    lazy = lazy if "audio_encoder" in _empty_groups(model) else []
+    _initialise(model, target, seed, {group for source in lazy for group in source.groups})
+    # The language model is already where it belongs, maybe spread over several devices.
     for part in model.children():
-        if part is model.audio_encoder and later:
-            load_at_first_use(model, part, later[0], target)
+        if part is model.audio_encoder and lazy:
+            _load_lazily(model, part, lazy[0], target)
         elif part is not language_model:
             part.to(target)
     return model
 
 
 def weight_sources(settings: ModelSettings) -> list[WeightSource]:
-    """The weight files that the settings name, in the order in which later ones win."""
+    """List the weight files that the settings name; where two hold a tensor, the later one wins."""
     imagebind = settings.imagebind_file if settings.equip_audio_branch else None
     named = [
         ("vit_ckpt", settings.vit_ckpt, "visual_encoder.", ("vision_encoder",)),
@@ -161,7 +122,7 @@ def weight_sources(settings: ModelSettings) -> list[WeightSource]:
 
 
 def fresh_groups(settings: ModelSettings) -> set[str]:
-    """The groups that need no file: what is trained, and what that training does not use."""
+    """Return the groups that need no file: what is trained, and what that training does not use."""
     if settings.random_init:
         return set(GROUPS)
     trainable = trainable_prefixes(settings)
@@ -172,7 +133,7 @@ def fresh_groups(settings: ModelSettings) -> set[str]:
 
 
 def missing_groups(settings: ModelSettings, filled: Set[str | None]) -> Iterator[str]:
-    """A message for every group of weights that no file has and that may not be random.
+    """Yield a message for every group of weights that no file has and that may not be random.
 
     Args:
         settings: of the model.
@@ -181,8 +142,8 @@ def missing_groups(settings: ModelSettings, filled: Set[str | None]) -> Iterator
     optional = fresh_groups(settings)
     if not settings.equip_audio_branch:
         optional |= {"audio_encoder", "audio_branch"}
-    if settings.trained_branch == "audio" and not EYES & filled:
-        optional |= EYES
+    if settings.trained_branch == "audio" and not VISION_GROUPS & filled:
+        optional |= VISION_GROUPS
     for group in GROUPS:
         if group not in filled and group not in optional:
             yield (
@@ -200,31 +161,19 @@ def _empty_groups(model: VideoLlama) -> set[str | None]:
 
 
 def _drop_unused(model: VideoLlama) -> None:
-    """Audio training does without the eyes: where no file is given for them, they are not built."""
-    if model.settings.trained_branch == "audio" and _empty_groups(model) >= EYES:
+    """Remove the vision encoder where the audio branch trains and no file is given for it."""
+    if model.settings.trained_branch == "audio" and _empty_groups(model) >= VISION_GROUPS:
         logger.info("training the audio branch: no vision encoder is loaded")
         model.vision_encoder = model.frame_qformer = None
 
 
-def _fill(model: VideoLlama, device: torch.device, seed: int, later: Set[str]) -> None:
+def _initialise(model: VideoLlama, device: torch.device, seed: int, lazy: Set[str]) -> None:
     """Give random values to what no file has filled, or will, where that is allowed."""
-    filled = ({*GROUPS} - _empty_groups(model)) | later
+    filled = ({*GROUPS} - _empty_groups(model)) | lazy
     for problem in missing_groups(model.settings, filled):
         raise WeightsError(problem)
-    for name, make in _part_makers(model).items():
-        part = getattr(model, name)
-        if name in later:
-            continue
-        if part is not None and any(parameter.is_meta for parameter in part.parameters()):
-            logger.info("%s: random values, seed %d", name, seed)
-            model.random_parts.append(name)
-            with _seeded(seed, name):
-                _fill_from(part, make(), device)
-
-
-def _part_makers(model: VideoLlama) -> dict[str, Callable[[], nn.Module]]:
     settings, config = model.settings, model.language_model.config
-    return {
+    fresh: dict[str, Callable[[], nn.Module]] = {
         "language_model": lambda: LlamaForCausalLM(config),
         "vision_encoder": lambda: VisionEncoder(settings),
         "frame_qformer": lambda: frame_qformer(settings),
@@ -232,17 +181,27 @@ def _part_makers(model: VideoLlama) -> dict[str, Callable[[], nn.Module]]:
         "audio_encoder": lambda: ImageBind(settings.imagebind_config),
         "audio_branch": lambda: audio_branch(settings, config.hidden_size),
     }
+    for name, build in fresh.items():
+        part = getattr(model, name)
+        if name in lazy or part is None:
+            continue
+        if any(parameter.is_meta for parameter in part.parameters()):
+            logger.info("%s: random values, seed %d", name, seed)
+            model.random_parts.append(name)
+            # One part at a time is built a second time, with memory, and its values moved over.
+            with _seeded(seed, name):
+                _fill(part, build(), device)
 
 
 @contextlib.contextmanager
 def _seeded(seed: int, name: str) -> Iterator[None]:
-    """Random values that depend on the seed and the part's name, and disturb nobody else's."""
+    """Draw random values that depend on the seed and the part's name alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))
         yield
 
 
-def _fill_from(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
+def _fill(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
     values = fresh.state_dict()
     filled = {
         name: values[name].to(device, parameter.dtype)
@@ -252,15 +211,51 @@ def _fill_from(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
     part.load_state_dict(filled, strict=False, assign=True)
 
 
+def _load_lazily(
+    model: VideoLlama, part: nn.Module, source: WeightSource, device: torch.device
+) -> None:
+    """Read the weights of a part at its first forward.
+
+    Names and shapes of the file are checked at once, so that a wrong file is found at the start.
+
+    Args:
+        model: it holds `part`, which is still on the meta device.
+        part: what the file is for.
+        source: its weight file.
+        device: where the weights go.
+
+    Raises:
+        WeightsError: the file does not fit.
+    """
+    match(model, source, open_source(source)).check(model.settings, model.language_model.config)
+    lock = threading.Lock()
+
+    def read_weights(*_: Any) -> None:
+        with lock, torch.inference_mode(False):
+            if not any(parameter.is_meta for parameter in part.parameters()):
+                return  # another thread has read them while this one waited
+            logger.info("%s: needed for the first time, reading %s", source.key, source.path)
+            # A branch file that was read before may have brought this one value of its own.
+            later = any(LOGIT_SCALE in report.loaded for report in model.load_reports)
+            scale = model.get_buffer(LOGIT_SCALE).clone() if later else None
+            model.load_reports.append(load(model, source, device))
+            if scale is not None:
+                model.get_buffer(LOGIT_SCALE).copy_(scale)
+            part.to(device)
+            handle.remove()
+
+    handle = part.register_forward_pre_hook(read_weights)
+
+
 def compile_blocks(model: VideoLlama, parts: Sequence[str]) -> None:
     """Compile the blocks of some parts at their first use, each on its own.
 
-    Blocks of a kind share their code, so that a deep part takes no longer than a shallow one, and
-    names of parameters stay as they are.
+    Blocks of one class share their code, so that a deep part takes no longer than a shallow one.
+    The names of the parameters do not change.
 
     Args:
         model: changed in place.
-        parts: of `COMPILED_PARTS`; those that the model lacks are passed over.
+        parts: of `COMPILED_PARTS`; those that the model lacks are skipped.
     """
     for part in parts:
         for block in _blocks(model, part):

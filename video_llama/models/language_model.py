@@ -1,7 +1,4 @@
-"""The cross entropy of a frozen output layer, without the logits of all positions at once.
-
-The frozen LLaMA: loading in a precision or quantised, embedding, and the loss on its output.
-"""
+"""The frozen LLaMA: loading in a precision or quantised, embedding, and the training loss."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -27,111 +24,27 @@ from video_llama.models.llama_training import allows_packing, packed_hidden_stat
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.models.settings import ModelSettings
 from video_llama.models.weights.checks import RELEASED_SIZES, llama_values
-from video_llama.text.stream import StreamDecoder
-from video_llama.text.tokenizer import encode_text, load_tokenizer
+from video_llama.models.weights.report import ValueCheck
 from video_llama.types import IGNORE_INDEX, ConfigError, WeightsError
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 24
 """Size of the fp32 logits that exist at a time: enough rows to keep a GPU busy."""
-
-
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
-    """Mean cross entropy of `hidden @ weight.T` at some rows, whose logits are made in chunks.
-
-    The gradient is computed together with the loss, while the logits of a chunk are there: nothing
-    of the size of the vocabulary outlives its chunk, nothing is computed twice, and no copy of the
-    hidden states is kept.
-
-    Args:
-        hidden: (N, D).
-        weight: (V, D) of the output layer.
-        targets: (R,) int64 classes.
-        rows: (R,) int64, which rows of `hidden` are to predict them.
-
-    Returns:
-        The scalar loss, fp32.
-    """
-    apply: Any = _LinearCrossEntropy.apply
-    loss: Tensor = apply(hidden, weight, targets, rows, torch.is_grad_enabled())
-    return loss
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: Tensor, trains: bool
-    ) -> Tensor:
-        ctx.gradients = [
-            torch.zeros_like(tensor) if trains and tensor.requires_grad else None
-            for tensor in (hidden, weight)
-        ]
-        of_hidden, of_weight = ctx.gradients
-        size = max(1, CHUNK_BYTES // (4 * len(weight)))
-        total = torch.zeros((), device=hidden.device)
-        for chunk, wanted in zip(rows.split(size), targets[:, None].split(size), strict=True):
-            total += _add_chunk(hidden[chunk], weight, wanted, (chunk, of_hidden), of_weight)
-        ctx.scale = 1 / len(rows)
-        return total / len(rows)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, []
-        factor = upstream * ctx.scale
-        scaled = (g if g is None else g.mul_(factor) for g in gradients)
-        return *scaled, None, None, None
-
-
-def _add_chunk(
-    inputs: Tensor,
-    weight: Tensor,
-    wanted: Tensor,
-    of_hidden: tuple[Tensor, Tensor | None],
-    of_weight: Tensor | None,
-) -> Tensor:
-    """The summed loss of some rows; gradients go to their rows in `of_hidden`, and to `of_weight`.
-
-    A function of its own, so that the logits are gone before those of the next chunk come.
-    """
-    logits = F.linear(inputs, weight).float()
-    picked = logits.gather(1, wanted)
-    largest = logits.amax(dim=1, keepdim=True)
-    sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-    loss = (sums.log() + largest - picked).sum()
-    rows, gradients = of_hidden
-    if gradients is None and of_weight is None:
-        return loss
-    gradient = logits.div_(sums).scatter_add_(1, wanted, -torch.ones_like(picked)).to(weight.dtype)
-    if gradients is not None:
-        gradients[rows] = gradient @ weight
-    if of_weight is not None:
-        of_weight.addmm_(gradient.T, inputs)
-    return loss
-
-
-__all__ = [
-    "StreamDecoder",
-    "build_language_model",
-    "causal_loss",
-    "encode_text",
-    "has_weights",
-    "load_tokenizer",
-    "read_config",
-]
-
-logger = logging.getLogger(__name__)
 
 _SHAPE_ERRORS = (
     *(StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, AssertionError),
     *(ArithmeticError, RuntimeError),
 )
 """What transformers and torch raise for values that no model can have."""
-
+_LOAD_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError)
+"""What transformers raises for missing, damaged and unsuitable weights."""
 _NF4_BLOCK = 64
+"""Weights that share a scale; widths have to be multiples of it."""
 
 
 def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
-    """The `config.json` of a LLaMA folder.
+    """Read the `config.json` of a LLaMA folder.
 
     Args:
         folder: `model.llama_model`.
@@ -159,7 +72,7 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
 
 
 def _try_shapes(config: LlamaConfig) -> None:
-    """Run one layer without memory, which meets every value that a model uses."""
+    """Run one layer without memory, which uses every size of the configuration."""
     probe = LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 1})
     with torch.device("meta"):
         LlamaForCausalLM(probe)(inputs_embeds=torch.zeros(1, 4, probe.hidden_size))
@@ -171,7 +84,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def build_language_model(settings: ModelSettings, device: torch.device) -> LlamaForCausalLM:
-    """The language model, frozen, in its precision, on `device`.
+    """Build the language model, frozen, in its precision, on `device`.
 
     Weights are read shard by shard into place, quantised while loading where `quantization` says
     so, or spread over all GPUs where `llm_device_map` is "auto". A folder without weights gives a
@@ -183,7 +96,7 @@ def build_language_model(settings: ModelSettings, device: torch.device) -> Llama
 
     Raises:
         ConfigError: the folder is missing something, or bitsandbytes is.
-        WeightsError: the weights do not fit config.json.
+        WeightsError: the weights do not fit config.json, are not finite, or all zero.
     """
     folder = Path(settings.llama_model)
     config = read_config(folder, assume_released=device.type == "meta")
@@ -203,10 +116,6 @@ def _without_weights(config: LlamaConfig, precision: Precision) -> LlamaForCausa
     # Its frequencies are computed, not loaded, so they are made for real.
     model.model.rotary_emb = LlamaRotaryEmbedding(config)
     return model
-
-
-_LOAD_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError)
-"""What transformers raises for missing, damaged and unsuitable weights."""
 
 
 def _from_folder(
@@ -236,7 +145,17 @@ def _from_folder(
             f"model.llama_model: {folder} lacks {len(missing)} tensors that its config.json asks "
             f"for, first {missing[0]}; the download is incomplete or config.json is of another size"
         )
+    _check_values(model, f"model.llama_model: {folder}")
     return cast(LlamaForCausalLM, model)
+
+
+def _check_values(model: nn.Module, where: str) -> None:
+    # A GPU reads all values in milliseconds. On a CPU the file stays mapped, and is not read here.
+    check = ValueCheck(where, sampled=next(model.parameters()).device.type == "cpu")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta:  # quantised ones are integers
+            check.add(f"llama_model.{name}", parameter)
+    check.finish()
 
 
 def _quantization(name: str, precision: Precision) -> BitsAndBytesConfig | None:
@@ -280,11 +199,11 @@ def _frozen(model: LlamaForCausalLM) -> LlamaForCausalLM:
 def causal_loss(
     model: LlamaForCausalLM, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor
 ) -> tuple[Tensor, int]:
-    """Mean cross entropy of the next token over the labelled positions.
+    """Compute the mean cross entropy of the next token over the labelled positions.
 
-    Logits are computed only where there is a label, some at a time: at 32,000 words they would
-    otherwise be the largest tensor of a training step. After `allow_packing` the layers see no
-    padding.
+    Logits are computed only where there is a label, some at a time: with 32,000 tokens in the
+    vocabulary they would otherwise be the largest tensor of a training step. After `allow_packing`
+    the layers see no padding.
 
     Args:
         model: the language model.
@@ -323,8 +242,7 @@ def causal_loss(
 def _right_padded(attention_mask: Tensor) -> bool:
     """Whether padding, if any, is only at the end.
 
-    Causal attention never looks at it then, so that no mask is needed, and SDPA takes its fast
-    path.
+    Causal attention never reads it then, so no mask is needed and SDPA takes its fast path.
     """
     steps = attention_mask.long().diff(dim=1)
     return bool((steps <= 0).all())
@@ -335,3 +253,78 @@ def embed_tokens(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
     table = model.model.embed_tokens
     embedded: Tensor = table(ids.to(table.weight.device))
     return embedded
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+    """Compute the mean cross entropy of `hidden @ weight.T` at some rows, in chunks of logits.
+
+    The gradient is computed together with the loss, while the logits of a chunk exist. So nothing
+    of the size of the vocabulary outlives its chunk, nothing is computed twice, and no copy of the
+    hidden states is kept.
+
+    Args:
+        hidden: (N, D).
+        weight: (V, D) of the output layer.
+        targets: (R,) int64 classes.
+        rows: (R,) int64, the rows of `hidden` that predict them.
+
+    Returns:
+        The scalar loss, fp32.
+    """
+    apply: Any = _LinearCrossEntropy.apply
+    loss: Tensor = apply(hidden, weight, targets, rows, torch.is_grad_enabled())
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: Tensor, trains: bool
+    ) -> Tensor:
+        ctx.gradients = [
+            torch.zeros_like(tensor) if trains and tensor.requires_grad else None
+            for tensor in (hidden, weight)
+        ]
+        of_hidden, of_weight = ctx.gradients
+        size = max(1, CHUNK_BYTES // (4 * len(weight)))
+        total = torch.zeros((), device=hidden.device)
+        for chunk, wanted in zip(rows.split(size), targets[:, None].split(size), strict=True):
+            total += _add_chunk(hidden[chunk], weight, wanted, (chunk, of_hidden), of_weight)
+        ctx.scale = 1 / len(rows)
+        return total / len(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, []
+        factor = upstream * ctx.scale
+        scaled = (g if g is None else g.mul_(factor) for g in gradients)
+        return *scaled, None, None, None
+
+
+def _add_chunk(
+    inputs: Tensor,
+    weight: Tensor,
+    wanted: Tensor,
+    of_hidden: tuple[Tensor, Tensor | None],
+    of_weight: Tensor | None,
+) -> Tensor:
+    """Return the summed loss of some rows; add their gradients to `of_hidden` and `of_weight`.
+
+    A function of its own, so that its logits are freed before those of the next chunk are made.
+    """
+    # Softmax by hand and in place: one tensor of logits becomes the gradient.
+    logits = F.linear(inputs, weight).float()
+    picked = logits.gather(1, wanted)
+    largest = logits.amax(dim=1, keepdim=True)
+    sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
+    loss = (sums.log() + largest - picked).sum()
+    rows, gradients = of_hidden
+    if gradients is None and of_weight is None:
+        return loss
+    gradient = logits.div_(sums).scatter_add_(1, wanted, -torch.ones_like(picked)).to(weight.dtype)
+    if gradients is not None:
+        gradients[rows] = gradient @ weight
+    if of_weight is not None:
+        of_weight.addmm_(gradient.T, inputs)
+    return loss

@@ -1,9 +1,4 @@
-"""Rows of different lengths as one row without padding, in which none sees another.
-
-Less memory in training: activations of the language model that are computed twice.
-
-torch.compile for the repeated blocks of the model.
-"""
+"""Training through the frozen LLaMA: packing without padding, and recomputed activations."""
 
 from __future__ import annotations
 
@@ -21,31 +16,31 @@ from transformers import AttentionInterface, AttentionMaskInterface, LlamaForCau
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "sdpa_by_segments"
-"""Under which transformers knows the attention."""
+PACKED_ATTENTION = "sdpa_by_segments"
+"""Name under which transformers knows the attention."""
 
 
 def allow_packing(model: LlamaForCausalLM) -> None:
-    """Let a language model take `packed_hidden_states`; all other calls are as before.
+    """Let a language model take `packed_hidden_states`; all other calls stay as they are.
 
     Args:
         model: changed in place.
     """
-    AttentionInterface.register(NAME, attend_by_segments)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.config._attn_implementation = NAME
+    AttentionInterface.register(PACKED_ATTENTION, attend_by_segments)
+    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+    model.config._attn_implementation = PACKED_ATTENTION
 
 
 def allows_packing(model: LlamaForCausalLM) -> bool:
     """Whether a language model takes `packed_hidden_states`."""
-    return bool(model.config._attn_implementation == NAME)
+    return bool(model.config._attn_implementation == PACKED_ATTENTION)
 
 
 def packed_hidden_states(model: LlamaForCausalLM, embeddings: Tensor, mask: Tensor) -> Tensor:
-    """What the layers make of rows, computed without their padding.
+    """Run the layers on rows packed into one, without their padding.
 
-    Every segment has positions from 0 and attends to itself only, so that the values are those of
-    the padded rows.
+    Every segment has positions from 0 and attends to itself only, so the values are those of the
+    padded rows.
 
     Args:
         model: after `allow_packing`.
@@ -78,11 +73,11 @@ def attend_by_segments(
     segments: Sequence[int] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within segments; that of SDPA where none are given.
+    """Attend causally within segments; as SDPA does where none are given.
 
     On GPUs in half precision one kernel takes all segments, where torch has it. Elsewhere they are
-    taken one by one, which costs nothing on a CPU: no mask is made, and no product is computed that
-    it would hide.
+    taken one by one. That costs nothing on a CPU: no mask is made, and no product is computed that
+    a mask would hide.
 
     Args:
         module: the attention layer.
@@ -124,6 +119,7 @@ def _in_one_kernel(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    # The kernel takes all segments at once, given where each of them ends.
     ends = torch.tensor([0, *segments]).cumsum(dim=0).to(query.device, torch.int32)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     output: Any = varlen_attn(
@@ -141,11 +137,11 @@ def _in_one_kernel(
 
 
 def recompute_activations(model: LlamaForCausalLM) -> None:
-    """Keep only the input of each layer for the backward pass, and compute the rest again there.
+    """Keep only the input of each layer for the backward pass, and recompute the rest there.
 
     The language model is frozen, but the gradient of the branch flows through all of it, and its
-    activations are most of the memory of a step. transformers does this in training mode only,
-    which a frozen model is never in.
+    activations are most of the memory of a step. transformers does this only in training mode, and
+    a frozen model is never in it.
 
     Args:
         model: changed in place; calls without gradients are as before.
@@ -157,10 +153,10 @@ def recompute_activations(model: LlamaForCausalLM) -> None:
 def _recompute(layer: nn.Module) -> None:
     forward = layer.forward
 
-    def twice(*args: Any, **kwargs: Any) -> Any:
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         # Nothing in a frozen layer is random, so no generator's state has to be kept for it.
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
-    layer.forward = twice
+    layer.forward = recomputed

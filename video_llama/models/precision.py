@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
+
+from video_llama.models.settings import PrecisionName
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +24,7 @@ _BF16_PRODUCT = (
     "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); torch.nn.functional.linear(x, x)"
 )
 
-PrecisionName = Literal["fp32", "bf16", "fp16"]
-
-_DTYPES: dict[str, torch.dtype] = {
+_DTYPES: dict[PrecisionName, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -34,26 +33,22 @@ _DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Precision:
-    """The number format that one frozen part is stored and computed in.
-
-    Attributes:
-        dtype: of its weights.
-        device_type: where it runs ("cpu", "cuda", ...).
-    """
+    """The number format that one frozen part is stored and computed in."""
 
     dtype: torch.dtype
     device_type: str
+    """Where it runs: "cpu", "cuda", ..."""
 
     @classmethod
-    def named(cls, name: str, device_type: str) -> Precision:
-        """The format called `name`, or the nearest one that `device_type` computes well.
+    def named(cls, name: PrecisionName, device_type: str) -> Precision:
+        """Return the format called `name`, or the nearest one that `device_type` computes well.
 
         CPUs have no fast fp16 kernels (the original fails there), so fp16 becomes fp32 on them.
         """
         if name == "fp16" and device_type == "cpu":
             name = "fp32"
         if name == "bf16" and device_type == "cpu":
-            spare_broken_matrix_unit()
+            avoid_broken_amx()
         return cls(_DTYPES[name], device_type)
 
     @contextlib.contextmanager
@@ -66,12 +61,12 @@ class Precision:
 
 
 @functools.cache
-def spare_broken_matrix_unit() -> None:
-    """Keep bf16 off the processor's matrix unit (AMX) where that is announced but does not work.
+def avoid_broken_amx() -> None:
+    """Keep bf16 off the processor's matrix unit (AMX) where it is announced but does not work.
 
-    Some virtual machines are like that, and the first product would kill the process without a
-    word. So it is tried in a process of its own, once, and only where there is such a unit. oneDNN
-    reads its limit at its first use.
+    On some virtual machines the first product would kill the process without a message. So one is
+    tried in a process of its own, and only where the unit is announced. oneDNN reads its limit at
+    its first use.
     """
     cpu = Path("/proc/cpuinfo")
     if _ISA_LIMIT in os.environ or not cpu.exists() or "amx_bf16" not in cpu.read_text():

@@ -102,7 +102,7 @@ class TemporalQFormer(nn.Module):
         self.interpolate_positions = interpolate_positions
 
     def forward(self, features: Tensor) -> Tensor:
-        """Tokens for the language model.
+        """Map features to tokens of the language model.
 
         Args:
             features: (B, T, Q, input_width): Q feature vectors for each of T time steps.
@@ -122,7 +122,7 @@ class TemporalQFormer(nn.Module):
         return projected
 
     def positions(self, learned: Tensor, num_steps: int) -> Tensor:
-        """(num_steps, input_width) of the learned vectors, stretched linearly where allowed."""
+        """Return (num_steps, input_width) learned vectors, stretched linearly where allowed."""
         if num_steps <= len(learned):
             return learned[:num_steps]
         if not self.interpolate_positions:
@@ -151,7 +151,7 @@ class MeanPooling(nn.Module):
         self.proj = nn.Linear(input_width, output_width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Tokens for the language model.
+        """Map features to tokens of the language model.
 
         Args:
             features: (B, T, Q, input_width).
@@ -164,7 +164,7 @@ class MeanPooling(nn.Module):
 
 
 def frame_qformer(settings: ModelSettings) -> FrameQFormer:
-    """BLIP-2's Q-Former with fresh weights."""
+    """Build BLIP-2's Q-Former with fresh weights."""
     return FrameQFormer(
         settings.qformer_config,
         num_queries=settings.num_query_token,
@@ -173,7 +173,7 @@ def frame_qformer(settings: ModelSettings) -> FrameQFormer:
 
 
 def video_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer | MeanPooling:
-    """The trained part of the video branch, with fresh weights."""
+    """Build the trained part of the video branch, with fresh weights."""
     if settings.video_fusion == "mean":
         width = settings.qformer_config.hidden_size
         return MeanPooling(input_width=width, output_width=llm_width)
@@ -192,7 +192,7 @@ def video_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer | M
 
 
 def audio_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer:
-    """The trained part of the audio branch, with fresh weights."""
+    """Build the trained part of the audio branch, with fresh weights."""
     return TemporalQFormer(
         settings.qformer_config,
         num_layers=settings.fusion_head_layers,

@@ -24,7 +24,7 @@ from video_llama.text.templates import STAGE_1_END_SYM, TEMPLATES
 from video_llama.types import ConfigError
 
 Branch = Literal["video", "audio"]
-Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
 MODELS: Registry[type[ModelSettings]] = Registry("model.arch")
@@ -189,11 +189,11 @@ class ModelSettings:
     frozen_audio_Qformer: bool = True
     """Keep the audio Q-Former, its queries, positions and projection as they are."""
 
-    vit_precision: Precision = "fp16"
+    vit_precision: PrecisionName = "fp16"
     """Number type of the vision transformer; its ln_vision is always fp32. fp16: fp32 on a CPU."""
-    imagebind_precision: Precision = "fp32"
+    imagebind_precision: PrecisionName = "fp32"
     """Number type of ImageBind."""
-    precision: Precision = "bf16"
+    precision: PrecisionName = "bf16"
     """Number type of the LLM."""
     quantization: Literal["none", "int8", "nf4"] = "none"
     """How the LLM's linear layers are stored."""

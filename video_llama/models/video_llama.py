@@ -1,7 +1,4 @@
-"""Training mode for what trains, and for nothing else.
-
-The whole model: frozen encoders and language model, and the trained branches between them.
-"""
+"""The whole model: frozen encoders and language model, and the trained branches between them."""
 
 from __future__ import annotations
 
@@ -39,32 +36,14 @@ from video_llama.types import (
     ModelOutput,
 )
 
-
-def set_mode(module: nn.Module, mode: bool) -> None:
-    """Set the mode of a module and all of its parts; a part without gradients stays in eval mode.
-
-    Args:
-        module: changed in place.
-        mode: True for training.
-    """
-    parameters = list(module.parameters())
-    trains = any(parameter.requires_grad for parameter in parameters)
-    # A module without parameters, such as dropout, goes with the one that holds it.
-    mode = mode and (trains or not parameters)
-    module.training = mode
-    for child in module.children():
-        set_mode(child, mode)
-
-
 NO_AUDIO_BRANCH = "this model has no audio branch; set model.equip_audio_branch=true"
 
 
 class VideoLlama(nn.Module):
-    """Video-LLaMA.
+    """Video-LLaMA: a vision and an audio branch in front of a frozen LLaMA.
 
-    One list, `trainable_prefixes`, drives what has gradients, what is ever in training mode, what
-    an optimiser gets and what a checkpoint holds; `original_name` maps the parameter names to those
-    of the released files.
+    One list, `trainable_prefixes`, drives gradients, training mode, optimiser groups and
+    checkpoints. `original_name` maps the parameter names to those of the released files.
 
     Source: Video-LLaMA (arXiv 2306.02858).
 
@@ -124,23 +103,23 @@ class VideoLlama(nn.Module):
             self.audio_encoder.set_precision(Precision.named(name, device_type))
 
     def train(self, mode: bool = True) -> VideoLlama:
-        """Training mode for the trainable parts; frozen ones stay in eval mode, whatever `mode`."""
-        set_mode(self, mode)
+        """Set training mode for the trainable parts; frozen ones stay in eval mode."""
+        _set_training(self, mode)
         return self
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Name (the original's state-dict key) and parameter of everything with gradients."""
+        """Yield name (the original's state-dict key) and parameter of everything with gradients."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 yield original_name(name), parameter
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device that inputs go to."""
         return self.video_branch.proj.weight.device
 
     def encode_video(self, video: Tensor) -> Tensor:
-        """The video branch: a clip, or a picture as one frame, to tokens of the language model.
+        """Encode a clip, or a picture as one frame, to tokens of the language model.
 
         Args:
             video: (B, 3, T, H, W) normalised frames; T is 1 for a picture.
@@ -155,7 +134,7 @@ class VideoLlama(nn.Module):
         return self.temporal_video(self.encode_frames(video))
 
     def encode_frames(self, video: Tensor) -> Tensor:
-        """The frozen half of the video branch, which knows nothing of time.
+        """Run the frozen half of the video branch, which treats each frame on its own.
 
         Args:
             video: (B, 3, T, H, W) normalised frames.
@@ -183,7 +162,7 @@ class VideoLlama(nn.Module):
         return per_clip
 
     def temporal_video(self, frame_queries: Tensor) -> Tensor:
-        """The trained half of the video branch.
+        """Run the trained half of the video branch, which joins the frames.
 
         Args:
             frame_queries: (B, T, num_query_token, hidden_size) of `encode_frames`.
@@ -195,7 +174,7 @@ class VideoLlama(nn.Module):
         return tokens
 
     def encode_audio(self, audio: Tensor, modality: Modality = "audio") -> Tensor:
-        """The audio branch: sound, or the pictures it is trained on, to tokens of the LLM.
+        """Encode sound, or the pictures the audio branch is trained on, to tokens of the LLM.
 
         Args:
             audio: "audio": (B, S, 1, mel, frames) spectrograms of S clips; "vision":
@@ -212,7 +191,7 @@ class VideoLlama(nn.Module):
         return self.temporal_audio(self.encode_segments(audio, modality))
 
     def encode_segments(self, audio: Tensor, modality: Modality) -> Tensor:
-        """The frozen half of the audio branch: as `encode_audio`, to (B, S, 1, D)."""
+        """Run the frozen half of the audio branch: inputs of `encode_audio` to (B, S, 1, D)."""
         if self.audio_encoder is None:
             raise ConfigError(NO_AUDIO_BRANCH)
         _check_dims(audio, "audio (B, S, 1, mel, frames) or frames (B, T, 3, H, W)")
@@ -223,17 +202,16 @@ class VideoLlama(nn.Module):
         return rearrange(embeddings, "b s d -> b s 1 d")
 
     def temporal_audio(self, segments: Tensor) -> Tensor:
-        """The trained half of the audio branch: (B, S, 1, D) to tokens as in `encode_audio`."""
+        """Run the trained half of the audio branch: (B, S, 1, D) to tokens as in `encode_audio`."""
         if self.audio_branch is None:
             raise ConfigError(NO_AUDIO_BRANCH)
         tokens: Tensor = self.audio_branch(segments)
         return tokens
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """The training loss of a batch.
+        """Compute the training loss of a batch.
 
-        The audio branch gets the media where it is the one that trains, the video branch
-        otherwise.
+        The media go through the branch that trains, through the video branch if none does.
 
         Args:
             batch: captions or tokenised conversations with their media.
@@ -251,7 +229,7 @@ class VideoLlama(nn.Module):
         return ModelOutput(loss=loss, num_tokens=num_tokens)
 
     def token_sequences(self, batch: Batch, num_media_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The text of a batch: input_ids with places for media, labels, attention_mask (B, L)."""
+        """Tokenise a batch: input_ids with places for media, labels, attention_mask (B, L)."""
         if not isinstance(batch, CaptionBatch):
             return batch.input_ids, batch.labels, batch.attention_mask
         return caption_inputs(
@@ -264,7 +242,7 @@ class VideoLlama(nn.Module):
         )
 
     def embed(self, input_ids: Tensor, media: Tensor | None) -> Tensor:
-        """Embeddings of a token sequence with its media in place.
+        """Embed a token sequence with its media in place.
 
         Args:
             input_ids: (B, L); `<ImageHere>` marks the media positions.
@@ -274,7 +252,7 @@ class VideoLlama(nn.Module):
             (B, L, D_llm) in the language model's precision.
         """
         token_id = self.media_token_id
-        # <ImageHere> is no row of the embedding table: the vocabulary was never enlarged.
+        # <ImageHere> has no row in the embedding table: the vocabulary was never enlarged.
         text = embed_tokens(self.language_model, input_ids.masked_fill(input_ids == token_id, 0))
         return text if media is None else splice(text, input_ids.to(text.device), media, token_id)
 
@@ -285,17 +263,18 @@ class VideoLlama(nn.Module):
         return token_id
 
     def media_tokens(self, batch: Batch) -> Tensor:
-        """The media of a batch, through the branch that trains, to (B, N, D_llm).
+        """Encode the media of a batch, through the branch that trains, to (B, N, D_llm).
 
         Raises:
             ValueError: the batch has no media.
         """
         features = self.frozen_features(batch) if batch.features is None else batch.features
-        hears = batch.audio_values is not None or self.settings.trained_branch == "audio"
-        return (self.temporal_audio if hears else self.temporal_video)(features.to(self.device))
+        uses_audio = batch.audio_values is not None or self.settings.trained_branch == "audio"
+        encode = self.temporal_audio if uses_audio else self.temporal_video
+        return encode(features.to(self.device))
 
     def frozen_features(self, batch: Batch) -> Tensor:
-        """What the frozen encoders make of the media of a batch, for `media_tokens`.
+        """Run the frozen encoders on the media of a batch, for `media_tokens`.
 
         Returns:
             (B, T, Q, D): of `encode_segments` for sound and the audio branch, else `encode_frames`.
@@ -338,6 +317,16 @@ def splice(embeddings: Tensor, input_ids: Tensor, media: Tensor, media_token_id:
         )
     media = media.to(embeddings.device, embeddings.dtype)
     return embeddings.masked_scatter(places[..., None].to(embeddings.device), media)
+
+
+def _set_training(module: nn.Module, training: bool) -> None:
+    """Set the mode of a module and its children; what has no gradients stays in eval mode."""
+    parameters = list(module.parameters())
+    trains = any(parameter.requires_grad for parameter in parameters)
+    # A module without parameters, such as dropout, follows the module that holds it.
+    module.training = training and (trains or not parameters)
+    for child in module.children():
+        _set_training(child, module.training)
 
 
 def _check_dims(media: Tensor, expected: str) -> None:

@@ -57,7 +57,7 @@ class VisionEncoder(nn.Module):
         cast_floating(self.vit, precision.dtype)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Patch features of each frame.
+        """Compute the patch features of each frame.
 
         Args:
             frames: (N, 3, H, W) normalised pictures of the configured size.

@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 from tests.golden_model import golden_settings
 from video_llama.models.settings import Branch
 from video_llama.models.weights.files import open_weights
-from video_llama.models.weights.save import FORMAT, Manifest, describe_branch, frozen_hash, misfit
+from video_llama.models.weights.save import FORMAT, Manifest, describe_branch, frozen_hash, mismatch
 from video_llama.types import WeightsError
 
 LLM = LlamaConfig(hidden_size=64, num_hidden_layers=2)
@@ -104,12 +104,12 @@ def test_a_manifest_of_wrong_types_is_damaged(
 
 
 def test_a_file_that_fits_is_taken() -> None:
-    assert misfit(described("video"), golden_settings("video"), LLM) is None
-    assert misfit(described("audio"), golden_settings("audio"), LLM) is None
+    assert mismatch(described("video"), golden_settings("video"), LLM) is None
+    assert mismatch(described("audio"), golden_settings("audio"), LLM) is None
     blind = golden_settings("audio", video_frame_positions=False)
-    assert misfit(described("audio"), blind, LLM) is None
+    assert mismatch(described("audio"), blind, LLM) is None
     deaf = golden_settings("video", equip_audio_branch=False)
-    assert misfit(described("video"), deaf, LLM) is None
+    assert mismatch(described("video"), deaf, LLM) is None
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_file_that_fits_is_taken() -> None:
 def test_a_misfit_says_what_to_change(
     manifest: Manifest, settings: dict[str, Any], message: str
 ) -> None:
-    problem = misfit(manifest, golden_settings("video", **settings), LLM)
+    problem = mismatch(manifest, golden_settings("video", **settings), LLM)
     assert problem is not None
     assert message in problem
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from video_llama.apps.estimate.hardware import Gpu, Rates
 from video_llama.config.schema import Config
-from video_llama.models.settings import Precision
+from video_llama.models.settings import PrecisionName
 
 LEAST_CALLS = 3
 MEASURED_SECONDS = 0.1
@@ -63,7 +63,7 @@ def on_cpu(cfg: Config) -> Config:
     return replace(cfg, model=fixed, run=replace(cfg.run, amp=False))
 
 
-def _on_cpu(precision: Precision) -> Precision:
+def _on_cpu(precision: PrecisionName) -> PrecisionName:
     return "fp32" if precision == "fp16" else precision
 
 

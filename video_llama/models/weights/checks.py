@@ -1,4 +1,4 @@
-"""What can be said about weight files and LLaMA folders at a glance. Torch-free."""
+"""Quick checks of weight files and LLaMA folders: first bytes and config.json. Torch-free."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RELEASED_SIZES: dict[str, dict[str, Any]] = {
 
 
 def check_weight_file(path: Path) -> None:
-    """Look at the first bytes of a weight file.
+    """Refuse a weight file by its kind and first bytes.
 
     Raises:
         WeightsError: missing, a folder, a device, a loop of links, empty, a Git-LFS pointer or a
@@ -76,13 +76,14 @@ def _neighbours(path: Path) -> str:
 
 
 def llama_values(folder: Path) -> dict[str, Any]:
-    """What the `config.json` of a LLaMA folder says.
+    """Read the `config.json` of a LLaMA folder.
 
     Args:
         folder: `model.llama_model`.
 
     Raises:
-        ConfigError: no folder, no config.json, not JSON, not a LLaMA, or impossible sizes.
+        ConfigError: no folder, no config.json, not JSON, not a LLaMA, quantised, or impossible
+            sizes.
     """
     path = folder / "config.json"
     if folder.is_file():
@@ -105,8 +106,31 @@ def llama_values(folder: Path) -> dict[str, Any]:
             f"model.llama_model: {path} describes a {kind!r} model; Video-LLaMA needs a LLaMA "
             "(LLaMA-2-chat or Vicuna)"
         )
+    _check_plain(folder, values)
     _check_sizes(path, values)
     return values
+
+
+def _check_plain(folder: Path, values: dict[str, Any]) -> None:
+    """Refuse weights that were quantised before they were saved, other than by bitsandbytes.
+
+    The packages that read the others are not installed, and few of them pass gradients, which the
+    training of a branch needs.
+    """
+    path, method = folder / "config.json", None
+    quantization = values.get("quantization_config")
+    if quantization:
+        named = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        method = str(named or "an unknown method")
+    for name, older in _QUANTIZER_FILES.items():  # of AutoGPTQ and AutoAWQ before they changed it
+        if method is None and (folder / name).is_file():
+            path, method = folder / name, older
+    if method not in (None, "bitsandbytes"):
+        raise ConfigError(
+            f"model.llama_model: {path} says that the weights are quantised ({method}), plain ones "
+            "are needed: give the folder of the same model in float16 or bfloat16, and set "
+            "model.quantization=int8 or nf4 for less memory"
+        )
 
 
 _RANGES = {
@@ -122,6 +146,7 @@ _RANGES = {
 """Smallest and largest value of the sizes of a LLaMA."""
 
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim")
+_QUANTIZER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
 
 def _check_sizes(path: Path, values: dict[str, Any]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import mmap
 import pickle
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,6 +54,43 @@ class WeightFile:
     tensor: Callable[[str], Tensor]
     extras: Mapping[str, Any]
     unfit: Mapping[str, str] = field(default_factory=dict)
+
+
+class MappedPages:
+    """The places in memory where a file is mapped.
+
+    A tensor that is converted or moved leaves its source behind: pages that have been read count
+    as memory of this process until the file is closed. Giving them back is safe, because they come
+    from the file again should they be read once more. Only Linux has such mappings.
+
+    Args:
+        path: of the file, which has been opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._ranges: list[tuple[int, int]] = []
+        if sys.platform == "linux":
+            wanted = str(path.resolve())
+            for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+                fields = line.split(maxsplit=5)
+                if len(fields) == 6 and fields[5] == wanted and "w" not in _shared(fields[1]):
+                    start, _, end = fields[0].partition("-")
+                    self._ranges.append((int(start, 16), int(end, 16)))
+
+    def release(self, tensor: Tensor) -> None:
+        """Give back the pages that lie wholly within a tensor, if they are those of the file."""
+        start = tensor.data_ptr()
+        end = start + tensor.numel() * tensor.element_size()
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0 and any(low <= start and end <= high for low, high in self._ranges):
+            libc = ctypes.CDLL(None)
+            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+def _shared(permissions: str) -> str:
+    """Return the permissions of a shared mapping; one that can be written must not be touched."""
+    return permissions if permissions.endswith("s") else ""
 
 
 def open_weights(path: Path) -> WeightFile:
@@ -130,7 +170,7 @@ def load_pickle(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says of a damaged file; the words of its unpickler mean nothing to a reader."""
+    """Return what torch says of a damaged file; its unpickler's messages help no reader."""
     lines = str(error).strip().splitlines()
     foreign = not lines or "weights_only" in str(error)
     if foreign or not isinstance(error, (EOFError, OSError, RuntimeError)):
@@ -158,7 +198,7 @@ def _unfit(kind: str) -> str:
 
 
 def _bounded(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor whose copy takes no absurdly larger memory than its file.
+    """Return a tensor unless its copy would take far more memory than its file.
 
     Raises:
         WeightsError: it repeats a few stored numbers.

@@ -1,85 +1,36 @@
-"""Giving back the pages of a memory-mapped file whose numbers have been copied elsewhere.
-
-Putting weight files into a model: matched by name, checked by shape, then read into place.
+"""Putting weight files into a model: matched by name, checked by shape, then read into place.
 
 A model is first built on the meta device, without memory. `match` compares a file with it and reads
-no data (what `doctor` uses); `load` then reads each tensor once, straight into its precision and
+no data (what `doctor` uses). `load` then reads each tensor once, straight into its precision and
 device, so that no second copy of the weights exists in memory.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import mmap
-import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from video_llama.models.positions import resize_positions
+from video_llama.models.audio_encoder import resize_positions
 from video_llama.models.video_llama import VideoLlama
-from video_llama.models.weights.files import WeightFile, open_weights
+from video_llama.models.weights.files import MappedPages, WeightFile, open_weights
 from video_llama.models.weights.names import (
     LOGIT_SCALE,
     group_of,
     not_needed_reason,
     original_name,
 )
-from video_llama.models.weights.report import LoadReport, WeightSource
+from video_llama.models.weights.report import LoadReport, ValueCheck, WeightSource
 from video_llama.models.weights.save import Manifest
 from video_llama.types import WeightsError
-
-
-class MappedPages:
-    """The places in memory where a file is mapped.
-
-    A tensor that is converted or moved leaves its source behind: pages that have been read count
-    as this process's memory until the file is closed, although nobody looks at them again. Only
-    mappings of the file itself are touched. Their pages come back from the file, should they be
-    read once more; where the system has no such mappings, nothing is done.
-
-    Args:
-        path: of the file, which has been opened.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._ranges: list[tuple[int, int]] = []
-        if sys.platform == "linux":
-            wanted = str(path.resolve())
-            for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
-                fields = line.split(maxsplit=5)
-                if len(fields) == 6 and fields[5] == wanted and "w" not in _shared(fields[1]):
-                    start, _, end = fields[0].partition("-")
-                    self._ranges.append((int(start, 16), int(end, 16)))
-
-    def release(self, tensor: Tensor) -> None:
-        """Give back the pages that lie wholly within a tensor, if they are the file's."""
-        start = tensor.data_ptr()
-        end = start + tensor.numel() * tensor.element_size()
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
-        if length > 0 and any(low <= start and end <= high for low, high in self._ranges):
-            libc = ctypes.CDLL(None)
-            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
-
-
-def _shared(permissions: str) -> str:
-    """The permissions of a shared mapping, which is left alone if it can be written."""
-    return permissions if permissions.endswith("s") else ""
-
 
 logger = logging.getLogger(__name__)
 
 
-_TRAINED = ("video_branch", "video_proj", "audio_branch")
-"""Groups that come out of trainings; small enough to look at every value."""
-
-
 def targets_of(model: nn.Module) -> dict[str, Tensor]:
-    """Everything a file can fill: original name to parameter (or the one buffer that counts)."""
+    """Map original names to what a file can fill: parameters, and the one buffer that counts."""
     targets: dict[str, Tensor] = {
         original_name(name): parameter for name, parameter in model.named_parameters()
     }
@@ -148,26 +99,26 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
         device: where the tensors go.
 
     Raises:
-        WeightsError: the file cannot be read, does not fit, or a branch in it is not finite.
+        WeightsError: the file cannot be read, does not fit, has values that are not finite, or
+            nothing but zeros for a part.
     """
     file = open_source(source)
     report = match(model, source, file)
     report.check(model.settings, model.language_model.config)
     holders = {original_name(name): name for name, _ in model.named_parameters()}
     pages = MappedPages(source.path)
+    values = ValueCheck(f"{source.key}: {source.path}")
     for name in report.loaded:
         tensor = file.tensor(name[len(source.prefix) :])
-        if group_of(name) in _TRAINED and not tensor.isfinite().all():
-            raise WeightsError(
-                f"{source.key}: {source.path}: {name} holds values that are not finite; its "
-                "training has diverged: take an earlier checkpoint"
-            )
+        values.add(name, tensor)
         if name == LOGIT_SCALE:
             model.get_buffer(name).copy_(tensor)
         else:
             placed = _assign(model, holders[name], tensor, device)
+            # A converted tensor leaves pages of the file behind, which count as memory until then.
             if placed.data_ptr() != tensor.data_ptr():
                 pages.release(tensor)
+    values.finish()
     logger.info("%s", report)
     return report
 
@@ -185,7 +136,7 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -
 
 
 def _absent_part(name: str, targets: dict[str, Tensor]) -> str | None:
-    """A reason for names of a part that this configuration does not have."""
+    """Return a reason for names of a part that this configuration does not build."""
     group = group_of(name)
     if group is None or any(group_of(target) == group for target in targets):
         return None

@@ -71,7 +71,7 @@ LOGIT_SCALE = "audio_encoder.modality_postprocessors.audio.1.log_logit_scale"
 
 
 def original_name(name: str) -> str:
-    """The original's state-dict key of one of our parameter names.
+    """Return the original's state-dict key of one of our parameter names.
 
     Raises:
         KeyError: the name belongs to no part.
@@ -89,7 +89,7 @@ def original_name(name: str) -> str:
 
 
 def group_of(original: str) -> str | None:
-    """The group that an original name belongs to, or None for a name of no part."""
+    """Return the group that an original name belongs to, or None for a name of no part."""
     for group, prefixes in GROUPS.items():
         if original.startswith(prefixes):
             return group
@@ -97,7 +97,7 @@ def group_of(original: str) -> str | None:
 
 
 def not_needed_reason(original: str) -> str | None:
-    """Why a key that is none of a model's has no place in it, or None if that is not known."""
+    """Say why a key has no place in a model, or None if that is not known."""
     # Which blocks are surplus depends on the depth of the model.
     if original.startswith("visual_encoder.blocks."):
         return _ABOVE
@@ -105,7 +105,7 @@ def not_needed_reason(original: str) -> str | None:
 
 
 def never_needed_reason(original: str) -> str | None:
-    """Why no model, of whatever size, has a place for a key; None if that is not known."""
+    """Say why no model, of whatever size, has a place for a key; None if that is not known."""
     for reason, pattern in _NOT_NEEDED:
         if re.match(pattern, original):
             return reason
@@ -113,7 +113,7 @@ def never_needed_reason(original: str) -> str | None:
 
 
 def trainable_prefixes(settings: ModelSettings) -> tuple[str, ...]:
-    """Prefixes of the original names of everything that is trained.
+    """Return the prefixes of the original names of everything that is trained.
 
     The one list that drives gradients, training mode, optimiser groups and checkpoints.
     """

@@ -1,59 +1,54 @@
-"""What a weight file holds, compared with the model that it is loaded into."""
+"""What a weight file holds: compared with its model by name and shape, and looked at by value."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import video_llama.common.compat
 
+import torch
+from torch import Tensor
 from transformers import LlamaConfig
 
 from video_llama.models.settings import ModelSettings
 from video_llama.models.weights.names import GROUPS, LOGIT_SCALE, group_of
-from video_llama.models.weights.save import Manifest, misfit
+from video_llama.models.weights.save import Manifest, mismatch
 from video_llama.types import WeightsError
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """One weight file of the configuration and what it is for.
-
-    Attributes:
-        key: the configuration key that names it, such as "model.ckpt".
-        path: the file.
-        prefix: what its names lack in front of the original's ("visual_encoder." for EVA's file).
-        groups: the groups that it must hold; empty: any whole groups, at least one.
-    """
+    """One weight file of the configuration and what it is for."""
 
     key: str
+    """The configuration key that names it, such as "model.ckpt"."""
     path: Path
     prefix: str = ""
+    """What its names lack in front of the original's ("visual_encoder." for EVA's file)."""
     groups: tuple[str, ...] = ()
+    """The groups that it must hold; empty: any whole groups, at least one."""
 
 
 @dataclass
 class LoadReport:
-    """What a file holds, compared with the model.
-
-    Attributes:
-        source: the file.
-        loaded: original names that it fills.
-        missing: names that it should hold and does not.
-        unexpected: its names that nothing here knows.
-        not_needed: how many of its names are known but have no place here, by reason.
-        wrong_shape: messages about sizes that differ, and types that are no weights.
-        manifest: what the file says about itself, if it is one of ours.
-    """
+    """What a file holds, compared with the model by name and shape."""
 
     source: WeightSource
     loaded: list[str] = field(default_factory=list)
+    """Original names that it fills."""
     missing: list[str] = field(default_factory=list)
+    """Names that it should hold and does not."""
     unexpected: list[str] = field(default_factory=list)
+    """Its names that are unknown."""
     not_needed: Counter[str] = field(default_factory=Counter)
+    """How many of its names are known but have no place here, by reason."""
     wrong_shape: list[str] = field(default_factory=list)
+    """Messages about sizes that differ, and types that cannot be weights."""
     manifest: Manifest | None = None
+    """What the file says about itself, if it is one of ours."""
 
     @property
     def groups(self) -> set[str | None]:
@@ -79,7 +74,7 @@ class LoadReport:
         """
         where = f"{self.source.key}: {self.source.path}"
         if self.manifest is not None:
-            problem = misfit(self.manifest, settings, llm)
+            problem = mismatch(self.manifest, settings, llm)
             if problem:
                 raise WeightsError(f"{where}: {problem}")
         if self.wrong_shape:
@@ -103,3 +98,67 @@ class LoadReport:
                 f"{where}: {len(self.missing)} tensors are missing, first {self.missing[0]}; the "
                 "file is incomplete, or the model sizes of the configuration are larger than its"
             )
+
+
+_TRAINED = ("video_branch", "video_proj", "audio_branch")
+"""Groups that come out of trainings."""
+
+SAMPLE = 1 << 16
+"""Values at each end of a tensor that stand for it where reading all would take long."""
+
+
+class ValueCheck:
+    """Finds files of the right shapes whose values cannot be weights.
+
+    A value that is not finite is an error, and so is a part whose matrices hold nothing but zeros:
+    a model would answer from either without a word, as if it had seen nothing.
+
+    Args:
+        where: key and path, for errors.
+        sampled: look only at `SAMPLE` values at each end of a tensor.
+    """
+
+    def __init__(self, where: str, *, sampled: bool = False) -> None:
+        self._where = where
+        self._sampled = sampled
+        self._is_zero: dict[tuple[str, bool], bool] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Look at one tensor.
+
+        Args:
+            name: the original's.
+            tensor: floating-point, on any device.
+
+        Raises:
+            WeightsError: a value is not finite.
+        """
+        if not tensor.numel():
+            return
+        values = tensor.detach()
+        if self._sampled:
+            flat = values.reshape(-1)
+            values = torch.cat([flat[:SAMPLE], flat[-SAMPLE:]])
+        # One pass and no copy; a NaN among the values is both the least and the largest.
+        low, high = map(float, torch.aminmax(values))
+        group = group_of(name) or name
+        if not (math.isfinite(low) and math.isfinite(high)):
+            advice = "the file is damaged: download it again"
+            if group in _TRAINED:
+                advice = "its training has diverged: take an earlier checkpoint"
+            raise WeightsError(f"{self._where}: {name} holds values that are not finite; {advice}")
+        key = group, tensor.ndim > 1
+        self._is_zero[key] = self._is_zero.get(key, True) and low == high == 0
+
+    def finish(self) -> None:
+        """Judge the parts after all of their tensors.
+
+        Raises:
+            WeightsError: the matrices of a part are all zero (its vectors, where it has only such).
+        """
+        for (group, is_matrix), is_zero in self._is_zero.items():
+            if is_zero and (is_matrix or (group, True) not in self._is_zero):
+                raise WeightsError(
+                    f"{self._where}: all weights of {group} are zero; the file was not written or "
+                    "copied completely: download or save it again"
+                )

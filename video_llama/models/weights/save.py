@@ -1,6 +1,6 @@
-"""What a branch file of ours says about itself, and whether a model can use it.
+"""Saving the trained parameters of a branch under the original's names, with their manifest.
 
-Saving: the trained parameters of a branch under the original's names, with their manifest.
+The manifest says what a branch file is, so that a model that cannot use it refuses it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from video_llama.models.settings import ModelSettings
 from video_llama.models.weights.files import WeightFile
 from video_llama.types import WeightsError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch alone is much quicker to import
     from transformers import LlamaConfig
 
 FORMAT = "video-llama-branch"
@@ -63,12 +63,12 @@ class Manifest:
     """Setting of that name; qformer for the audio branch."""
 
     def to_metadata(self) -> dict[str, str]:
-        """The text values that a safetensors file can hold."""
+        """Return the text values that a safetensors file can hold."""
         return {"format": "pt", "kind": FORMAT, "manifest": json.dumps(asdict(self))}
 
     @classmethod
     def of_file(cls, file: WeightFile) -> Manifest | None:
-        """The manifest of a file; None for a file that is not one of ours.
+        """Read the manifest of a file; None for a file that is not one of ours.
 
         Raises:
             WeightsError: it is one of ours, but damaged or of another version.
@@ -111,7 +111,7 @@ def describe_branch(
     clips: int,
     step: int,
 ) -> Manifest:
-    """The manifest of the branch that trains.
+    """Describe the branch that trains.
 
     Args:
         settings: of the model.
@@ -148,7 +148,7 @@ def describe_branch(
 
 
 def frozen_hash(settings: ModelSettings, llm: LlamaConfig) -> str:
-    """A short hash of what shapes the inputs of the trained branches."""
+    """Hash the settings that shape the inputs of the trained branches."""
     shape = {
         "image_size": settings.image_size,
         "vit": asdict(settings.vit_config),
@@ -160,8 +160,8 @@ def frozen_hash(settings: ModelSettings, llm: LlamaConfig) -> str:
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def misfit(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str | None:
-    """What keeps a branch file from being used in a model, and what fits; None if nothing does.
+def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str | None:
+    """Say why a branch file cannot be used in a model, and what to change; None if it can.
 
     Args:
         manifest: of the file.
@@ -228,7 +228,7 @@ def save_pickle(content: Mapping[str, object], path: Path) -> None:
 
 
 def _with_own_memory(tensor: Tensor, owners: set[int]) -> Tensor:
-    """The tensor, copied if it shares its memory: safetensors refuses two names for one memory."""
+    """Copy a tensor that shares its memory: safetensors refuses two names for one memory."""
     shares = tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.data_ptr() in owners
     own = tensor.clone() if shares else tensor
     owners.add(own.data_ptr())
