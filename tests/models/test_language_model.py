@@ -12,10 +12,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaForCausalLM
 
 from tests.golden_model import build_golden, golden_model, golden_settings, write_llama_folder
-from video_llama.models.language_model import build_language_model, causal_loss, read_config
+from video_llama.models import language_model as module
+from video_llama.models.language_model import (
+    build_language_model,
+    causal_loss,
+    linear_cross_entropy,
+    read_config,
+)
 from video_llama.types import CaptionBatch, ConfigError, WeightsError
 
 CPU = torch.device("cpu")
@@ -101,9 +109,30 @@ def truncate(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[:-1000])
 
 
+def change_values(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    matrices = {name: change(tensor) for name, tensor in weights.items() if tensor.ndim > 1}
+    save_file({**weights, **matrices}, folder / "model.safetensors", {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
+        (
+            lambda f: change_values(f, lambda t: t.index_fill(0, torch.tensor(3), torch.nan)),
+            WeightsError,
+            r"llama_model\..* holds values that are not finite",
+        ),
+        (
+            lambda f: change_values(f, torch.zeros_like),
+            WeightsError,
+            r"all weights of language_model are zero",
+        ),
+        (
+            lambda f: change_config(f, quantization_config={"quant_method": "gptq"}),
+            ConfigError,
+            r"quantised \(gptq\), plain ones are needed",
+        ),
         (remove_tensor, WeightsError, r"lacks 1 tensors .* model\.layers\.1\.mlp\.up_proj"),
         (truncate, WeightsError, r"does not load"),
         (lambda f: change_config(f, intermediate_size=96), WeightsError, r"does not load"),
@@ -214,3 +243,110 @@ def test_loss_is_that_of_transformers() -> None:
     loss, num_tokens = causal_loss(model, embeddings, labels, mask)
     assert torch.allclose(loss, expected, atol=1e-6)
     assert num_tokens == 9
+
+
+WRONG: list[dict[str, Any]] = [
+    *({"num_key_value_heads": value} for value in ("a", 0, 3)),
+    *({"vocab_size": value} for value in (1, 10**12)),
+    *({"hidden_act": value} for value in (3, "nope")),
+    *({"head_dim": value} for value in (7, 0)),
+    *({"rms_norm_eps": "a"}, {"eos_token_id": [1, "a"]}, {"rope_scaling": "x"}),
+    *({"pad_token_id": 10**9}, {"num_hidden_layers": 10**8}, {"max_position_embeddings": -1}),
+]
+
+
+@pytest.mark.parametrize("values", WRONG, ids=str)
+def test_an_impossible_value_is_told_with_its_file(values: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_llama_folder(tmp_path / "llama", **values)
+    with pytest.raises(ConfigError, match=r"model\.llama_model: .*llama/config\.json "):
+        read_config(folder)
+
+
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    folder = write_llama_folder(tmp_path / "llama")
+    (folder / "config.json").write_text("[" * 200_000, "utf-8")
+    with pytest.raises(ConfigError, match=r"config\.json is not a JSON object"):
+        read_config(folder)
+
+
+def test_nf4_needs_widths_of_whole_blocks(tmp_path: Path) -> None:
+    folder = write_llama_folder(tmp_path / "llama", intermediate_size=352)
+    settings = golden_settings(llama_model=str(folder), quantization="nf4")
+    with pytest.raises(ConfigError, match=r"multiples of 64, but .* has intermediate_size 352"):
+        build_language_model(settings, torch.device("meta"))
+
+
+TRANSPOSE = torch.ops.aten.t.default  # of the weights, which makes nothing
+ROWS = torch.tensor([0, 3, 4, 7, 8, 9, 11])
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(12, 6, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(50, 6, generator=generator).to(dtype)
+    return hidden, weight, torch.randint(0, 50, (len(ROWS),), generator=generator)
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden[ROWS], weight).float(), targets)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [1, 3, 100])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_loss_and_gradient_are_those_of_all_logits(
+    rows_per_chunk: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 50 * rows_per_chunk)
+    hidden, weight, targets = inputs(dtype)
+    expected = plain(hidden, weight, targets)
+    (gradient,) = torch.autograd.grad(3 * expected, hidden)
+    found = linear_cross_entropy(hidden, weight, targets, ROWS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+    (of_hidden,) = torch.autograd.grad(3 * found, hidden)
+    torch.testing.assert_close(of_hidden, gradient, atol=tolerance, rtol=0)
+    assert gradient.abs().max() > 0.1
+
+
+def test_an_output_layer_that_trains_has_its_gradient() -> None:
+    hidden, weight, targets = inputs(torch.float32)
+    weight.requires_grad_()
+    (expected,) = torch.autograd.grad(plain(hidden, weight, targets), weight)
+    (found,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets, ROWS), weight)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_nothing_is_kept_for_a_gradient_that_nobody_wants() -> None:
+    hidden, weight, targets = inputs(torch.float32)
+    with torch.no_grad():
+        assert not linear_cross_entropy(hidden, weight, targets, ROWS).requires_grad
+
+
+class MadeLogits(TorchDispatchMode):
+    """Notes how many rows of logits there are in any tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.shape[-1:] == (50,) and function is not TRANSPOSE:
+            self.rows.append(len(made))
+        return made
+
+
+def test_no_more_than_a_chunk_of_logits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 50 * 2)
+    hidden, weight, targets = inputs(torch.float32)
+    with MadeLogits() as made:
+        linear_cross_entropy(hidden, weight, targets, ROWS).backward()
+    assert set(made.rows) == {1, 2}
+    with MadeLogits() as made:
+        plain(hidden, weight, targets).backward()
+    assert max(made.rows) == len(ROWS)

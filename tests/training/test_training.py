@@ -249,14 +249,14 @@ def test_full_disk_ends_the_run_with_the_last_checkpoint_intact(
 ) -> None:
     more = ("run.iters_per_epoch=4", "run.save_every=2")
     trains = runner(VISION_1, data, tmp_path, *more)
-    write = trains.parts.write_branch
+    write = trains.state.write_branch
 
     def full(path: Path, step: int) -> None:
         if step > 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, step)
 
-    monkeypatch.setattr(trains.parts, "write_branch", full)
+    monkeypatch.setattr(trains.state, "write_branch", full)
     with pytest.raises(DiskFullError, match="no room for the checkpoint of step 4"):
         trains.train()
     resumed = runner(VISION_1, data, tmp_path, *more, "run.resume_ckpt_path=latest")

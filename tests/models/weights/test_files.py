@@ -119,21 +119,6 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(zipped: bool, tmp_path: Pa
     assert not trace.exists()
 
 
-def test_a_folder_is_refused_with_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "folder.pth").mkdir()
-    (tmp_path / "folder.pth" / "weights.bin").touch()
-    with pytest.raises(WeightsError, match=r"is a folder.*weights\.bin"):
-        open_weights(tmp_path / "folder.pth")
-
-
-def test_a_missing_file_is_told_with_its_neighbours(tmp_path: Path) -> None:
-    (tmp_path / "VL_Finetuned.pth").touch()
-    with pytest.raises(WeightsError, match=r"does not exist; .* holds: VL_Finetuned\.pth"):
-        open_weights(tmp_path / "VL_Fintuned.pth")
-    with pytest.raises(WeightsError, match=r"nor does its folder"):
-        open_weights(tmp_path / "ckpt" / "VL_Finetuned.pth")
-
-
 @pytest.mark.parametrize("content", [{"epoch": 1}, {"model": {"note": "x"}}, {"model": {}}])
 def test_a_file_without_tensors_is_refused(content: dict[str, object], tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
@@ -204,11 +189,3 @@ def test_a_tensor_of_one_repeated_number_is_not_read(tmp_path: Path) -> None:
     assert file.shapes == {"a.huge": (2**40,)}
     with pytest.raises(WeightsError, match=r"a\.huge has shape .* its numbers are not stored"):
         file.tensor("a.huge")
-
-
-def test_a_pipe_and_a_loop_of_links_are_told(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.pth")
-    (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
-    for name, message in (("pipe", "a device or a pipe"), ("loop", "symbolic links")):
-        with pytest.raises(WeightsError, match=message):
-            open_weights(tmp_path / f"{name}.pth")

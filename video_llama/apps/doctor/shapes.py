@@ -20,8 +20,9 @@ from video_llama.models.language_model import has_weights
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.files import open_weights
 from video_llama.models.weights.load import match, open_source
+from video_llama.models.weights.report import ValueCheck
 from video_llama.text.tokenizer import load_tokenizer
-from video_llama.types import ConfigError, VideoLlamaError
+from video_llama.types import ConfigError, VideoLlamaError, WeightsError
 
 BYTES_PER_WEIGHT = {"none": None, "int8": 1.0, "nf4": 0.55}
 """Bytes of a quantised weight with its scales; None: those of its precision."""
@@ -80,12 +81,18 @@ def _annotation_bytes(info: SplitInfo) -> int:
 
 
 def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
-    """Weight files whose tensors do not fit, and parts without weights."""
+    """Find weight files whose tensors do not fit, and parts without weights."""
     filled: set[str | None] = set()
     for source in weight_sources(cfg.model):
         try:
-            report = match(model, source, open_source(source))
+            file = open_source(source)
+            report = match(model, source, file)
             report.check(model.settings, model.language_model.config)
+            # Some values of each tensor: loading reads all of them, which takes longer.
+            values = ValueCheck(f"{source.key}: {source.path}", sampled=True)
+            for name in report.loaded:
+                values.add(name, file.tensor(name[len(source.prefix) :]))
+            values.finish()
         except VideoLlamaError as error:
             yield str(error)
             continue
@@ -102,14 +109,16 @@ def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
 
 
 def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
-    """Tensors of the LLM's shards whose shapes are not those of its config.json."""
+    """Find tensors of the LLM's shards whose shapes are not those of its config.json."""
     folder = Path(cfg.model.llama_model)
     wanted = {name: tuple(p.shape) for name, p in model.language_model.named_parameters()}
     shards = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     found: set[str] = set()
+    values = ValueCheck(f"model.llama_model: {folder}", sampled=True)
     for shard in shards:
         try:
-            shapes = open_weights(shard).shapes
+            file = open_weights(shard)
+            shapes = file.shapes
         except VideoLlamaError as error:
             yield f"model.llama_model: {error}"
             return
@@ -121,12 +130,23 @@ def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
                     f"config.json asks for {list(wanted[name])}; they belong to different models"
                 )
                 return
+        try:
+            for name in shapes.keys() & wanted.keys():
+                values.add(f"llama_model.{name}", file.tensor(name))
+        except WeightsError as error:
+            yield str(error)
+            return
     missing = sorted(set(wanted) - found)
     if missing:
         yield (
             f"model.llama_model: {folder} lacks {len(missing)} tensors, first {missing[0]}; a "
             "shard is missing: download it again"
         )
+        return
+    try:
+        values.finish()
+    except WeightsError as error:
+        yield str(error)
 
 
 def memory_table(cfg: Config, model: VideoLlama) -> str:
