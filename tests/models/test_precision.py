@@ -152,7 +152,7 @@ def test_bf16_is_kept_off_a_matrix_unit_that_does_not_work(
     monkeypatch.setattr(precision.Path, "read_text", lambda path: "flags: avx512f amx_bf16")
     finished = subprocess.CompletedProcess([], status)
     monkeypatch.setattr(precision.subprocess, "run", lambda *args, **kwargs: finished)
-    precision.spare_broken_matrix_unit.__wrapped__()
+    precision.avoid_broken_amx.__wrapped__()
     # set where monkeypatch removes it again
     assert os.environ.get("ONEDNN_MAX_CPU_ISA") == limit
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
