@@ -347,6 +347,35 @@ def test_hung_data_worker_of_one_process_is_told_and_ends_all(data: Path, tmp_pa
     assert re.search(rf"worker 0: webvid {data}/clips/p/\d\.mp4, for \d s", line)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("place", ["log", "log and stderr"])
+def test_read_only_disk_of_one_process_ends_all(place: str, data: Path, tmp_path: Path) -> None:
+    options = options_for(*VISION_1, data, tmp_path / "runs")
+    change = (
+        "import errno, os\n"
+        "from video_llama.runners.hooks import JsonLog\n"
+        "class ReadOnly:\n"
+        "    def write(self, *_):\n"
+        "        raise OSError(errno.EROFS, 'Read-only file system', 'the log')\n"
+        "    flush = close = write\n"
+        "def after_update(self, run):\n"
+        "    if run.step == 7 and self._file is not None:\n"
+        "        self._file = ReadOnly()\n"
+        f"        if {place == 'log and stderr'}:\n"
+        "            sys.stderr = sys.__stderr__ = ReadOnly()\n"
+        "    log(self, run)\n"
+        "log, JsonLog.after_update = JsonLog.after_update, after_update\n"
+    )
+    text = run_changed(change, options, tmp_path / "read_only.py")
+    assert "JsonLog" not in text, "no traceback"
+    if place == "log":
+        (line,) = re.findall(r"^train\.py: error: (.*)", text, re.MULTILINE)
+        assert line.startswith("the log: the run cannot write there any more (Read-only file")
+    (checkpoint,) = (tmp_path / "runs").glob("*/checkpoints/step-*")
+    assert checkpoint.name == "step-000005"
+
+
 def run_changed(change: str, options: list[str], path: Path) -> str:
     """What two processes of a changed `train.py` say, which must fail."""
     path.write_text(

@@ -39,6 +39,8 @@ from video_llama.datasets.base import SplitInfo
 from video_llama.datasets.items import CaptionItems
 from video_llama.datasets.prepare.pack import pack
 from video_llama.datasets.webvid import WebvidSettings
+from video_llama.runners import task
+from video_llama.runners.folder import RunFolderError
 from video_llama.runners.hooks import Hook, JsonLog
 from video_llama.runners.optim import build_optimizer, step_seed
 from video_llama.runners.runner import Runner
@@ -276,6 +278,42 @@ def test_full_disk_under_the_log_is_told_as_such(
         DiskFullError, match=rf"no room for the logs in {trains.state.folder} .*go on with"
     ):
         trains.train()
+
+
+@pytest.mark.parametrize("place", ["log", "checkpoint", "evaluation"])
+def test_disk_that_turns_read_only_ends_the_run_with_one_error(
+    place: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = (
+        *("run.iters_per_epoch=2", "run.max_epoch=2", "run.answer_max_new_tokens=2"),
+        *(f"datasets.webvid.build_info.valid={{anno_dir: {data}/csv}}", "run.valid_splits=[valid]"),
+    )
+    trains = runner(VISION_1, data, tmp_path, *more)
+    log = JsonLog.after_update
+
+    def read_only(*_: Any, **__: Any) -> None:
+        if trains.state.step > 2:
+            raise OSError(errno.EROFS, "Read-only file system", str(trains.state.folder / place))
+
+    def first_that(hook: JsonLog, run: RunState) -> None:
+        read_only()
+        log(hook, run)
+
+    def failing(write: Any) -> Any:
+        return lambda *args, **keys: read_only() or write(*args, **keys)
+
+    if place == "log":
+        monkeypatch.setattr(JsonLog, "after_update", first_that)
+    elif place == "checkpoint":
+        write = failing(trains.state.write_branch)
+        monkeypatch.setattr(trains.state, "write_branch", write)
+    else:
+        monkeypatch.setattr(task, "_write_lines", failing(task._write_lines))
+    with pytest.raises(RunFolderError, match=rf"{place}: the run cannot write there .*Read-only"):
+        trains.train()
+    monkeypatch.undo()
+    resumed = runner(VISION_1, data, tmp_path, *more, "run.resume_ckpt_path=latest")
+    assert resumed.state.step == 2, "the lock is free and the last checkpoint whole"
 
 
 def test_checkpoint_that_is_no_state_of_a_training_is_refused(data: Path, tmp_path: Path) -> None:

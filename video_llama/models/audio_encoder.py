@@ -98,6 +98,7 @@ class ImageBind(nn.Module):
         Returns:
             (B, S, tower width) after the head's LayerNorm, and (B, S, out_embed_dim).
         """
+        # All clips of all items are one batch for the tower.
         norm, _, projection = self.modality_heads[modality].children()
         items = rearrange(inputs, "b s ... -> (b s) ...").to(self.dtype)
         tokens = self.modality_trunks[modality](self.modality_preprocessors[modality](items))
@@ -148,6 +149,7 @@ class SoundPatches(nn.Module):
                 "norm_layer": nn.LayerNorm(width, eps=1e-5),
             }
         )
+        # Windows overlap, and the rest at the edges is dropped, as in the original.
         mel_bins, steps = MEL_SHAPE
         self.grid = (_num_windows(mel_bins), _num_windows(steps))
         self.pos_embedding_helper = _positions(self.grid, width)
@@ -237,6 +239,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (N, L, width) to (N, L, width)."""
+        # The extra key and value are attended to by every token and have no query of their own.
         query, key, value = F.linear(tokens, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         if self.bias_k is not None and self.bias_v is not None:
             key = torch.cat([key, self.bias_k.expand(len(key), -1, -1)], dim=1)
@@ -283,6 +286,7 @@ def resize_positions(learned: Tensor, old: tuple[int, int], new: tuple[int, int]
     Returns:
         (1, 1 + new rows * new columns, width).
     """
+    # The class token has no place in the picture and is passed on; the grid is resized in fp32.
     grid = rearrange(learned[:, 1:], "1 (h w) d -> 1 d h w", h=old[0], w=old[1])
     resized = F.interpolate(grid.float(), size=new, mode="bicubic", align_corners=False)
     patches = rearrange(resized, "1 d h w -> 1 (h w) d").to(learned.dtype)

@@ -74,6 +74,8 @@ def build_video_llama(
         ConfigError: a folder or package is missing.
         WeightsError: a file does not fit, or a part has no file and may not be random.
     """
+    # First the shapes, without memory: the language model reads its own folder and brings its
+    # weights, all other parts are filled from files afterwards.
     target = torch.device(device)
     folder = Path(settings.llama_model)
     shapes_only = target.type == "meta"
@@ -87,6 +89,7 @@ def build_video_llama(
         )
     if shapes_only:
         return model
+    # Later files win over earlier ones. What none of them fills gets random values, if it may.
     sources = weight_sources(settings)
     lazy = [s for s in sources if audio_on_demand and s.groups == ("audio_encoder",)]
     model.load_reports = [load(model, source, target) for source in sources if source not in lazy]
@@ -125,6 +128,7 @@ def fresh_groups(settings: ModelSettings) -> set[str]:
     """Return the groups that need no file: what is trained, and what that training does not use."""
     if settings.random_init:
         return set(GROUPS)
+    # A trained branch may start fresh: that is what stage 1 does.
     trainable = trainable_prefixes(settings)
     fresh = {group for group, prefixes in GROUPS.items() if set(prefixes) <= set(trainable)}
     if settings.trained_branch == "audio":
@@ -140,6 +144,7 @@ def missing_groups(settings: ModelSettings, filled: Set[str | None]) -> Iterator
         filled: the groups that files have.
     """
     optional = fresh_groups(settings)
+    # A part that is not built needs nothing; the vision parts come together or not at all.
     if not settings.equip_audio_branch:
         optional |= {"audio_encoder", "audio_branch"}
     if settings.trained_branch == "audio" and not VISION_GROUPS & filled:
@@ -214,21 +219,14 @@ def _fill(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
 def _load_lazily(
     model: VideoLlama, part: nn.Module, source: WeightSource, device: torch.device
 ) -> None:
-    """Read the weights of a part at its first forward.
-
-    Names and shapes of the file are checked at once, so that a wrong file is found at the start.
-
-    Args:
-        model: it holds `part`, which is still on the meta device.
-        part: what the file is for.
-        source: its weight file.
-        device: where the weights go.
+    """Read the weights of a part, which is still on the meta device, at its first forward.
 
     Raises:
         WeightsError: the file does not fit.
     """
+    # Names and shapes are checked now, so that a wrong file is found at the start.
     match(model, source, open_source(source)).check(model.settings, model.language_model.config)
-    lock = threading.Lock()
+    lock = threading.Lock()  # the first sounds of two users may come at the same time
 
     def read_weights(*_: Any) -> None:
         with lock, torch.inference_mode(False):
@@ -248,14 +246,10 @@ def _load_lazily(
 
 
 def compile_blocks(model: VideoLlama, parts: Sequence[str]) -> None:
-    """Compile the blocks of some parts at their first use, each on its own.
+    """Compile the blocks of some parts (of `COMPILED_PARTS`) at their first use.
 
     Blocks of one class share their code, so that a deep part takes no longer than a shallow one.
     The names of the parameters do not change.
-
-    Args:
-        model: changed in place.
-        parts: of `COMPILED_PARTS`; those that the model lacks are skipped.
     """
     for part in parts:
         for block in _blocks(model, part):

@@ -59,6 +59,7 @@ def read_config(folder: Path, *, assume_released: bool = False) -> LlamaConfig:
         size = "13b" if "13b" in folder.name.lower() else "7b"
         logger.info("%s does not exist: assuming the sizes of LLaMA-%s", path, size)
         return LlamaConfig(**RELEASED_SIZES[size], max_position_embeddings=4096)
+    # transformers accepts many values that only fail when the model runs, so one layer is run.
     values = llama_values(folder)
     try:
         config = LlamaConfig(**values)
@@ -122,6 +123,7 @@ def _from_folder(
     folder: Path, config: LlamaConfig, settings: ModelSettings, device: torch.device
 ) -> LlamaForCausalLM:
     precision = Precision.named(settings.precision, device.type)
+    # With a placement, shards are read tensor by tensor to where they belong: no second copy.
     placement: Any = {"": device} if settings.llm_device_map == "single" else "auto"
     if not sys.stderr.isatty():  # a bar is noise in a log and in what a program reads
         disable_progress_bar()
@@ -138,6 +140,7 @@ def _from_folder(
         )
     except _LOAD_ERRORS as error:
         raise WeightsError(f"model.llama_model: {folder} does not load: {error}") from error
+    # transformers only warns about missing tensors, and leaves random values in their place.
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
@@ -217,6 +220,7 @@ def causal_loss(
     Raises:
         ValueError: no position has a label.
     """
+    # Position i predicts token i + 1. The labels move, so that the hidden states need no copy.
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
     with torch.autocast(inputs_embeds.device.type, enabled=False):
         if allows_packing(model):
@@ -281,6 +285,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: Tensor, trains: bool
     ) -> Tensor:
+        # The gradients are made here, in the forward, and only scaled in the backward: only now are
+        # the logits there.
         ctx.gradients = [
             torch.zeros_like(tensor) if trains and tensor.requires_grad else None
             for tensor in (hidden, weight)

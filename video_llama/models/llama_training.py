@@ -21,11 +21,8 @@ PACKED_ATTENTION = "sdpa_by_segments"
 
 
 def allow_packing(model: LlamaForCausalLM) -> None:
-    """Let a language model take `packed_hidden_states`; all other calls stay as they are.
-
-    Args:
-        model: changed in place.
-    """
+    """Let a language model take `packed_hidden_states`; all other calls stay as they are."""
+    # transformers passes unknown arguments of the model on to the attention: so it gets `segments`.
     AttentionInterface.register(PACKED_ATTENTION, attend_by_segments)
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
     model.config._attn_implementation = PACKED_ATTENTION
@@ -50,6 +47,7 @@ def packed_hidden_states(model: LlamaForCausalLM, embeddings: Tensor, mask: Tens
     Returns:
         (N, D), the rows one after the other.
     """
+    # Rotary positions count anew in each segment, so that a row does not depend on its place.
     lengths = mask.sum(dim=1)
     positions = mask.long().cumsum(dim=1)[mask] - 1
     packed: Tensor = model.model(
@@ -82,8 +80,8 @@ def attend_by_segments(
     Args:
         module: the attention layer.
         query: (1, H, N, d).
-        key: (1, H_kv, N, d).
-        value: as `key`.
+        key: (1, H_kv, N, d), and `value` alike.
+        value: see `key`.
         attention_mask: for SDPA.
         segments: their lengths, N together.
         options: of transformers; `scaling` is read.
@@ -96,6 +94,7 @@ def attend_by_segments(
     scale = options["scaling"]
     if _has_kernel(query):
         return _in_one_kernel(query, key, value, segments, scale), None
+    # Each segment alone is plain causal attention, for which SDPA needs no mask.
     grouped = key.shape[1] != query.shape[1]
     parts = zip(
         *(states.split(list(segments), dim=2) for states in (query, key, value)), strict=True

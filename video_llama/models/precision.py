@@ -45,6 +45,7 @@ class Precision:
 
         CPUs have no fast fp16 kernels (the original fails there), so fp16 becomes fp32 on them.
         """
+        # One configuration serves GPUs and CPUs, so the name is lowered here and not refused.
         if name == "fp16" and device_type == "cpu":
             name = "fp32"
         if name == "bf16" and device_type == "cpu":
@@ -54,6 +55,7 @@ class Precision:
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Compute in this format whatever the caller's autocast says."""
+        # autocast takes no fp32: leaving it means computing in what the weights are.
         reduced = self.dtype is not torch.float32
         dtype = self.dtype if reduced else None
         with torch.autocast(self.device_type, dtype=dtype, enabled=reduced):
@@ -68,6 +70,7 @@ def avoid_broken_amx() -> None:
     tried in a process of its own, and only where the unit is announced. oneDNN reads its limit at
     its first use.
     """
+    # A limit that the user has set wins; elsewhere than on Linux no such machine is known.
     cpu = Path("/proc/cpuinfo")
     if _ISA_LIMIT in os.environ or not cpu.exists() or "amx_bf16" not in cpu.read_text():
         return
@@ -82,6 +85,7 @@ def cast_floating(module: nn.Module, dtype: torch.dtype) -> None:
 
     Tensor by tensor, so that no second copy of the module exists at any time.
     """
+    # Through .data: the parameters stay the same objects, whoever holds them.
     for tensor in [*module.parameters(), *module.buffers()]:
         if tensor.is_floating_point() and tensor.dtype is not dtype:
             tensor.data = tensor.data.to(dtype)

@@ -88,6 +88,7 @@ class TemporalQFormer(nn.Module):
         self.query_tokens = _query_tokens(num_queries, settings.hidden_size)
         self.position_embedding: nn.Embedding | None = None
         if num_positions:
+            # Scaled afterwards, so that the random numbers are the same for every spread.
             self.position_embedding = nn.Embedding(num_positions, input_width)
             self.position_embedding.weight.data *= position_init_std
         self.qformer = _qformer(
@@ -113,6 +114,7 @@ class TemporalQFormer(nn.Module):
         Raises:
             ConfigError: more time steps than learned positions, and no interpolation.
         """
+        # Positions tell the steps apart: without them the Q-Former reads a set.
         steps = features.to(self.query_tokens.dtype)
         if self.position_embedding is not None:
             positions = self.positions(self.position_embedding.weight, features.shape[1])
@@ -130,6 +132,7 @@ class TemporalQFormer(nn.Module):
                 f"{num_steps} {self.steps_name} given, but {self.positions_key} is {len(learned)}; "
                 "give fewer, or set model.interpolate_positions=true"
             )
+        # Linear, ends kept: the first and the last step stay what they were trained as.
         stretched = nn.functional.interpolate(
             learned.T[None].float(), size=num_steps, mode="linear", align_corners=True
         )
@@ -214,6 +217,7 @@ def _query_tokens(num_queries: int, width: int) -> nn.Parameter:
 def _qformer(
     settings: QFormerSettings, *, num_layers: int, input_width: int, cross_attention_frequency: int
 ) -> Blip2QFormerModel:
+    # BERT's embeddings of text are not built: queries are the only input beside the features.
     config = Blip2QFormerConfig(
         hidden_size=settings.hidden_size,
         num_hidden_layers=num_layers,

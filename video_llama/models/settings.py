@@ -118,6 +118,7 @@ class ModelSettings:
     template: Literal["auto", "vicuna", "llama_v2"] = "auto"
     """Conversation format; auto: that of model_type. After loading never auto."""
 
+    # Architecture: the released weights fit the defaults.
     vit_model: Literal["eva_clip_g"] = "eva_clip_g"
     """Vision transformer."""
     vit_config: VitSettings = field(default_factory=VitSettings)
@@ -161,6 +162,7 @@ class ModelSettings:
     """Length of ImageBind's sound features: none: as they come (20 with the released file, though
     the branch is trained on pictures, whose length is 1); unit: 1 too."""
 
+    # Weight files, in the order in which they are read: of two that hold a tensor, the later wins.
     llama_model: str
     """Folder of the LLM: config.json, tokenizer.model, weights."""
     vit_ckpt: str | None = None
@@ -178,6 +180,7 @@ class ModelSettings:
     random_init: bool = False
     """Fill the parts for which no file is given with random values; false: that is an error."""
 
+    # What trains: one list of prefixes follows from these, in weights/names.py.
     freeze_vit: bool = True
     """Keep the vision transformer and ln_vision as they are."""
     freeze_qformer: bool = True
@@ -189,6 +192,7 @@ class ModelSettings:
     frozen_audio_Qformer: bool = True
     """Keep the audio Q-Former, its queries, positions and projection as they are."""
 
+    # Precision of the frozen parts: what trains keeps fp32 weights, run.amp lowers its arithmetic.
     vit_precision: PrecisionName = "fp16"
     """Number type of the vision transformer; its ln_vision is always fp32. fp16: fp32 on a CPU."""
     imagebind_precision: PrecisionName = "fp32"
@@ -202,6 +206,7 @@ class ModelSettings:
     llm_device_map: Literal["single", "auto"] = "single"
     """Where the LLM goes: single: to run.device; auto: spread over all GPUs by their memory."""
 
+    # Text of the caption data sets; conversations have max_length in their own section.
     max_txt_len: int = 32
     """Longest caption in training, tokens, its end symbol included."""
     prompt_path: str | None = None
@@ -232,10 +237,12 @@ class ModelSettings:
         path = Path(self.imagebind_ckpt_path)
         if path.suffix in {".pth", ".pt", ".bin", ".safetensors"} and not path.is_dir():
             return path
+        # The original takes the folder; `video-llama convert` leaves safetensors in it.
         converted = path / "imagebind_huge.safetensors"
         return converted if converted.is_file() else path / "imagebind_huge.pth"
 
     def _check_sizes(self) -> None:
+        # Upper limits as well: an absurd size would fail as lack of memory, far from the setting.
         positions = ("max_frame_pos", "max_audio_clips")
         queries = ("num_query_token", "num_video_query_token", "num_audio_query_token")
         at_least(self, 1, "image_size", "max_txt_len", "fusion_head_layers", *positions, *queries)
@@ -258,6 +265,7 @@ class ModelSettings:
             )
 
     def _check_trained_parts(self) -> None:
+        # The original trains one branch at a time, and its files hold one branch each.
         trains_audio = not self.frozen_audio_Qformer
         if self.trained_branch == "video" and self.equip_audio_branch and trains_audio:
             raise ConfigError(
@@ -276,6 +284,7 @@ class ModelSettings:
             )
 
     def _settle_text(self) -> None:
+        # From here on no part of the program has to ask model_type: all three are settled.
         if self.template == "auto":
             self.template = "vicuna" if self.model_type == "pretrain_vicuna" else "llama_v2"
         template = TEMPLATES.get(self.template)

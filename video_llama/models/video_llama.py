@@ -69,6 +69,7 @@ class VideoLlama(nn.Module):
         device_type: str,
     ) -> None:
         super().__init__()
+        # The names of the parts are those of the key map, `weights/names.py`.
         self.settings = settings
         self.tokenizer = tokenizer
         self.load_reports: list[LoadReport] = []
@@ -119,7 +120,7 @@ class VideoLlama(nn.Module):
         return self.video_branch.proj.weight.device
 
     def encode_video(self, video: Tensor) -> Tensor:
-        """Encode a clip, or a picture as one frame, to tokens of the language model.
+        """Encode clips to tokens of the language model.
 
         Args:
             video: (B, 3, T, H, W) normalised frames; T is 1 for a picture.
@@ -151,6 +152,8 @@ class VideoLlama(nn.Module):
                 "without one; give model.vit_ckpt and model.q_former_model"
             )
         _check_dims(video, "video (B, 3, T, H, W)")
+        # All frames of all clips are one batch of pictures. Gradients are kept only where one of
+        # the two encoders trains; each computes in its own precision, whatever the caller's.
         frames = rearrange(video, "b c t h w -> (b t) c h w")
         trains = not (self.settings.freeze_vit and self.settings.freeze_qformer)
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
@@ -162,14 +165,7 @@ class VideoLlama(nn.Module):
         return per_clip
 
     def temporal_video(self, frame_queries: Tensor) -> Tensor:
-        """Run the trained half of the video branch, which joins the frames.
-
-        Args:
-            frame_queries: (B, T, num_query_token, hidden_size) of `encode_frames`.
-
-        Returns:
-            (B, num_video_query_token, D_llm).
-        """
+        """Run the trained half of the video branch: what `encode_frames` returns to tokens."""
         tokens: Tensor = self.video_branch(frame_queries)
         return tokens
 
@@ -195,6 +191,7 @@ class VideoLlama(nn.Module):
         if self.audio_encoder is None:
             raise ConfigError(NO_AUDIO_BRANCH)
         _check_dims(audio, "audio (B, S, 1, mel, frames) or frames (B, T, 3, H, W)")
+        # ImageBind never trains, and computes in its own precision, whatever the caller's autocast.
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             embeddings: Tensor = self.audio_encoder(audio, modality)
             if self.settings.audio_feature_norm == "unit":
@@ -223,6 +220,7 @@ class VideoLlama(nn.Module):
             ValueError: placeholders and media do not match, or no token has a label.
         """
         media = self.media_tokens(batch)
+        # The media come first: their number of tokens says how many places the text keeps.
         input_ids, labels, mask = self.token_sequences(batch, media.shape[1])
         embeddings = self.embed(input_ids, media)
         loss, num_tokens = causal_loss(self.language_model, embeddings, labels, mask)
@@ -283,6 +281,7 @@ class VideoLlama(nn.Module):
             return self.encode_segments(batch.audio_values.to(self.device), "audio")
         if batch.pixel_values is None:
             raise ValueError("a batch needs pixel_values or audio_values, or features of them")
+        # A picture is a clip of one frame; the audio branch reads frames as it reads sounds.
         pixels = batch.pixel_values.to(self.device)
         video = pixels if pixels.ndim == 5 else rearrange(pixels, "b c h w -> b c 1 h w")
         if self.settings.trained_branch == "audio":

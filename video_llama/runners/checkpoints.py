@@ -1,10 +1,8 @@
 """Checkpoints: one folder each, which is whole or does not exist.
 
 `<run>/checkpoints/step-000123/` holds the branch (for `model.ckpt`), the state of the training and
-`complete.json`, which is written last and holds the sizes and hashes of the other two.
-
-
-Going on with a run: which checkpoint, and whether the configuration is still the same.
+`complete.json`, which is written last and holds the sizes and hashes of the other two. A run
+resumes from one of them if its configuration is still the same.
 """
 
 from __future__ import annotations
@@ -32,6 +30,9 @@ from torch import Tensor
 from video_llama.common.io import DiskFullError, atomic_write, is_disk_full
 from video_llama.types import ConfigError, WeightsError
 
+logger = logging.getLogger(__name__)
+
+LATEST = "latest"
 FOLDER = "checkpoints"
 BRANCH = "branch.safetensors"
 STATE = "state.pt"
@@ -44,25 +45,21 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, Unpickl
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """A complete checkpoint.
-
-    Attributes:
-        saved_at: seconds since 1970.
-        step: steps done.
-        path: its folder.
-        metric: validation loss at that step; None where there was no validation.
-        hashes: of the files by their names; those of older versions have none.
-    """
+    """A complete checkpoint; the latest saved compares as the largest."""
 
     saved_at: float
+    """Seconds since 1970."""
     step: int
+    """Steps done."""
     path: Path
     metric: float | None = None
+    """Validation loss at that step; None where there was no validation."""
     hashes: dict[str, str] = field(default_factory=dict, compare=False)
+    """SHA-256 of the files by their names; checkpoints of older versions have none."""
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint | None:
-        """The checkpoint in a folder; None where it is not complete."""
+        """Read the checkpoint in a folder; None where it is not complete."""
         try:
             seal = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
             whole = all((path / n).stat().st_size == size for n, size in seal["files"].items())
@@ -74,7 +71,7 @@ class Checkpoint:
         return found if whole else None
 
     def branch(self) -> dict[str, Tensor]:
-        """The trained tensors by their names.
+        """Load the trained tensors by their names.
 
         Raises:
             WeightsError: the file is damaged.
@@ -86,7 +83,7 @@ class Checkpoint:
             raise self._damaged(BRANCH, error) from error
 
     def state(self) -> dict[str, Any]:
-        """What `CheckpointStore.save` was given as state.
+        """Load what `CheckpointStore.save` was given as state.
 
         Raises:
             WeightsError: the file is damaged, though it has the right size.
@@ -101,7 +98,7 @@ class Checkpoint:
         return state
 
     def _check(self, name: str) -> None:
-        """Neither format tells when a bit of a tensor has changed."""
+        """Compare the hash: neither format notices a changed bit of a tensor."""
         if name in self.hashes and _hash(self.path / name) != self.hashes[name]:
             raise ValueError(f"its SHA-256 is not the one in {COMPLETE}")
 
@@ -141,7 +138,7 @@ class CheckpointStore:
         Args:
             step: steps done.
             write_branch: writes the branch file to a path.
-            state: tensors and plain values, for `Checkpoint.state`.
+            state: tensors and plain values; more would not load with `weights_only`.
             metric: validation loss at this step, if there was one.
 
         Raises:
@@ -151,6 +148,8 @@ class CheckpointStore:
         temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
         try:
             self._remove_leftovers()
+            # All files are written under a name that nobody reads, the seal last of all. Renaming
+            # the folder is the one moment at which the checkpoint comes into being.
             temporary.mkdir(parents=True)
             write_branch(temporary / BRANCH)
             _write(temporary / STATE, _pickled(state))
@@ -162,6 +161,7 @@ class CheckpointStore:
             temporary.rename(final)
             _sync(self.folder)
         except BaseException as error:
+            # Also when the user interrupts: what is left of it would only take room.
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, DiskFullError) or is_disk_full(error):
                 raise self._disk_full(step, error) from error
@@ -172,13 +172,14 @@ class CheckpointStore:
         return saved
 
     def all(self) -> list[Checkpoint]:
-        """The complete checkpoints, in the order in which they were saved."""
+        """List the complete checkpoints, in the order in which they were saved."""
         found = (Checkpoint.read(path) for path in checkpoint_folders(self.folder))
         return sorted(c for c in found if c is not None)
 
     def _prune(self) -> None:
         checkpoints = self.all()
         keep = checkpoints[-self._keep_last :] if self._keep_last else checkpoints
+        # A loss that was not finite compares with nothing: it is never the best.
         measured = [
             (c.metric, c) for c in checkpoints if c.metric is not None and math.isfinite(c.metric)
         ]
@@ -206,7 +207,7 @@ class CheckpointStore:
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """The sub-folders that are named like checkpoints, complete or not."""
+    """List the sub-folders that are named like checkpoints, complete or not."""
     return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir())
 
 
@@ -232,12 +233,13 @@ def _write(path: Path, content: bytes | memoryview) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a checkpoint so that no moment leaves a part of it that looks complete."""
+    """Delete a checkpoint; without its seal, what is left at any moment is not complete."""
     (path / COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
+    # The new name is on the disk only after the folder itself is.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -245,13 +247,8 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-logger = logging.getLogger(__name__)
-
-LATEST = "latest"
-
-
 def find_checkpoint(wanted: str, output_dir: Path) -> Checkpoint | None:
-    """The checkpoint that `run.resume_ckpt_path` means.
+    """Find the checkpoint that `run.resume_ckpt_path` means.
 
     Args:
         wanted: "latest" (the newest complete one under `output_dir`), the folder of a run or of
@@ -286,6 +283,7 @@ def find_checkpoint(wanted: str, output_dir: Path) -> Checkpoint | None:
 def _newest(folder: Path) -> Checkpoint | None:
     places = [folder, folder / FOLDER, *folder.glob(f"*/{FOLDER}")]
     paths = [path for place in places for path in checkpoint_folders(place)]
+    # A damaged newest one is worth a warning: the run goes further back than the user expects.
     found = {path: Checkpoint.read(path) for path in paths}
     for path in [path for path, checkpoint in found.items() if checkpoint is None]:
         logger.warning("%s is passed over: it is damaged or not complete", path)
@@ -297,9 +295,9 @@ def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path)
 
     Args:
         saved: `{"fixed": {key: value}, "free": {key: value}}` of the checkpoint. The fixed ones
-            decide which weights train and which data they see at which step; with others it would
-            not be the same run, nor with other `items`, the fingerprint of each annotation, where
-            both sides have one. The free ones may change, with a warning.
+            decide which weights train and which data they see at which step. The free ones may
+            change, with a warning. `items`, where both sides have it, holds a fingerprint of each
+            annotation and is fixed too.
         current: the same of now.
         where: the checkpoint.
 
@@ -320,12 +318,7 @@ def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path)
 
 
 def check_length(done: int, wanted: int, where: Path) -> None:
-    """Compare the steps of a checkpoint with those of the whole run.
-
-    Args:
-        done: by the checkpoint.
-        wanted: `run.max_epoch` times `run.iters_per_epoch`.
-        where: the checkpoint.
+    """Compare the steps done by the checkpoint at `where` with the length of the run.
 
     Raises:
         ConfigError: there are more than the run would have.

@@ -19,6 +19,7 @@ from video_llama.types import ConfigError, VideoLlamaError
 T = TypeVar("T")
 
 
+# The words of gloo and NCCL for a peer that is gone; torch has no type of error for it.
 _LOST = ("closed by peer", "reset by peer", "Broken pipe", "communicator was aborted", "NCCL")
 
 
@@ -62,6 +63,7 @@ class ProcessGroup:
         """Sum each figure over the processes; the names must be the same everywhere."""
         if self.size == 1:
             return dict(figures)
+        # Sums of many tokens need double precision, which MPS lacks.
         kind = torch.float32 if self.device.type == "mps" else torch.float64
         values = torch.tensor(list(figures.values()), dtype=kind, device=self.device)
         dist.all_reduce(values)
@@ -121,6 +123,7 @@ def shard_language_model(model: nn.Module, *, device: torch.device, num_processe
     # Freed after the forward and gathered again for the backward: one whole layer at a time.
     for layer in llama.model.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    # Called outside of the model's forward, where FSDP would not gather them.
     table = llama.model.embed_tokens
     whole = {*table.parameters(), *llama.lm_head.parameters()}
     fully_shard(llama.model, mesh=mesh, reshard_after_forward=True, ignored_params=whole)

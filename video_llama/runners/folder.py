@@ -79,6 +79,7 @@ def new_run_folder(output_dir: Path, name: str) -> Path:
     Raises:
         ConfigError: it would lie inside the package, or cannot be made.
     """
+    # The original wrote its results there, where the next update of the package deletes them.
     package = Path(video_llama.__file__).resolve().parent
     if output_dir.resolve().is_relative_to(package):
         raise ConfigError(
@@ -143,6 +144,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Release a folder whose run has not begun, and remove it if nothing is in it."""
+        # Only the process with the lock decides: the others would remove it under its feet.
         if self._lock is not None and [path.name for path in self.path.iterdir()] == [LOCK]:
             shutil.rmtree(self.path, ignore_errors=True)
         self.release()
@@ -169,6 +171,7 @@ class BadItemList:
 
     def add(self, items: Iterable[BadItem]) -> None:
         """List those that are new; every process has to call this, with its own."""
+        # Every process keeps the whole list, or each would report an item that another one has met.
         lines = []
         for item in self._processes.gather(list(items)):
             if (key := (item.data_set, item.item_id)) not in self._listed:
@@ -184,6 +187,7 @@ class BadItemList:
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")
         kept = [line for line in text.splitlines() if _is_item(line)]
+        # The line that was cut short would otherwise run into the next one.
         whole = "".join(f"{line}\n" for line in kept)
         if whole != text:
             with atomic_write(self.path) as temporary:
@@ -208,6 +212,7 @@ def describe_run(folder: Path, *, config: str, step: int, world_size: int) -> No
         step: where it starts; a resumed run keeps the files of the run's beginning.
         world_size: number of processes.
     """
+    # The files of a resumed run go beside those of its beginning: both are needed to repeat it.
     mark = f"-step-{step:06d}" if step else ""
     environment = {
         "command": sys.argv,
@@ -234,6 +239,7 @@ def package_versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """Return the checkout's commit, with "+changes" where files differ; None outside of one."""
+    # Installed packages have none; a repository around them would be somebody else's.
     root = Path(video_llama.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

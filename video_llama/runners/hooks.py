@@ -96,6 +96,7 @@ class SaveCheckpoints(Hook):
         Raises:
             DiskFullError: in every process.
         """
+        # Validation comes before this hook, so its loss belongs to the weights that are saved.
         periodic = run.is_due(run.settings.save_every) or run.is_due(run.settings.iters_per_epoch)
         if periodic or run.is_last or run.stopping:
             run.checkpoint = run.processes.on_main(lambda: self._save(run).path)
@@ -117,6 +118,7 @@ class Evaluate(Hook):
     def after_update(self, run: RunState) -> None:
         """Evaluate the valid splits after each epoch, the test splits after the run."""
         if run.is_last or run.is_due(run.settings.iters_per_epoch):
+            # Each split weighs the same in the mean, whatever its size.
             valid = [run.evaluate(split) for split in run.settings.valid_splits]
             run.evaluations += valid
             if valid:
@@ -151,6 +153,7 @@ class JsonLog(Hook):
     def start(self, run: RunState) -> None:
         """Open the log."""
         if run.processes.is_main:
+            # What came after the checkpoint is computed again, with the same numbers.
             path = run.folder / LOG
             if path.exists():
                 _drop_after(path, run.step)
@@ -161,6 +164,7 @@ class JsonLog(Hook):
         if self._file is not None:
             for line in [*log_lines(run), *run.evaluations]:
                 self._file.write(json.dumps(line) + "\n")
+            # A run that is killed has then logged all that it has done.
             self._file.flush()
 
     def close(self) -> None:
@@ -231,6 +235,7 @@ def memory_gb(device: torch.device) -> float:
     """Return the peak memory of this process so far, GB: of the GPU, or of the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    # getrusage counts in bytes on macOS and in kilobytes elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
@@ -249,6 +254,7 @@ class Progress(Hook):
 
     def after_update(self, run: RunState) -> None:
         """Update the bar, or write a line where one is due."""
+        # A line shows the mean since the line before, the bar that of the last ten updates.
         self._losses.append(run.loss)
         if self._bar is not None:
             self._bar.set_postfix_str(_summary(run, self._losses[-10:]), refresh=False)
@@ -282,11 +288,13 @@ class Tracker(Hook):
 
     def start(self, run: RunState) -> None:
         """Open the tracker; what it had after the checkpoint is purged."""
+        # Or the curve would have two values where the interrupted run went on for a while.
         options = {"tensorboard": {"purge_step": run.step + 1}} if run.step else {}
         run.accelerator.init_trackers("tensorboard", init_kwargs=options)
 
     def after_update(self, run: RunState) -> None:
         """Log where it is due."""
+        # The same lines as in log.jsonl; TensorBoard takes numbers only, by their names.
         for line in log_lines(run):
             values = {f"train/{key}": value for key, value in line.items() if key != "step"}
             run.accelerator.log(values, step=run.step)

@@ -63,6 +63,7 @@ class Runner:
             evaluate=self.evaluate,
             checkpoint_state=self.state_dict,
         )
+        # Only what trains is wrapped and prepared: the frozen parts stay as they are.
         self._folder = folder
         self._processes = processes
         self._accelerator = accelerator
@@ -92,6 +93,7 @@ class Runner:
         run = self.state
         self.parts.task.model.train()
         with disk_errors(run.folder), contextlib.ExitStack() as at_end:
+            # However the run ends, each hook is closed, and the folder is released last.
             at_end.callback(self._folder.release)
             for hook in self.hooks:
                 at_end.callback(hook.close)
@@ -196,6 +198,7 @@ class Runner:
 
     def _forward_backward(self) -> None:
         run = self.state
+        # Dropout is a function of seed, step and rank, so that a resumed run draws the same.
         torch.manual_seed(step_seed(self.settings.seed, run.step, self._processes.rank))
         run.step += 1
         # The gradients of the processes are averaged only in the last step before an update.

@@ -45,6 +45,7 @@ class BadItems(Hook):
 
     def after_step(self, run: RunState) -> None:
         """Count the batch's items."""
+        # A bad item was replaced by another one of the batch, so both were requested.
         counts = self._here.setdefault(run.batch.data_set, [0, 0])
         counts[0] += len(run.batch.item_ids) + len(run.batch.bad_items)
         counts[1] += len(run.batch.bad_items)
@@ -169,6 +170,7 @@ class StopOnSignal(Hook):
 
     def start(self, run: RunState) -> None:
         """Install the handlers."""
+        # In every process: torchrun passes a signal on, Ctrl-C in a terminal goes to all at once.
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
@@ -189,6 +191,7 @@ class StopOnSignal(Hook):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a data worker, which has inherited this function
+        # Nothing is saved here: the handler may interrupt an update, or a write.
         now = time.monotonic()
         if self._requested_at is None:
             self._requested_at = now

@@ -125,6 +125,7 @@ class RunSettings:
     """Start of every random number; step and rank are mixed in."""
 
     def __post_init__(self) -> None:
+        # Absurd sizes would fail later, as an overflow or for lack of memory far from the setting.
         at_least(self, 0, "init_lr", "min_lr", "lr_decay_rate", "weight_decay", "grad_clip")
         at_least(self, 0, "warmup_steps", "num_workers", "data_timeout", "max_nonfinite_steps")
         at_least(self, 0, "save_every", "keep_last", "seed", "beta2", "max_bad_fraction")
@@ -149,6 +150,7 @@ class RunSettings:
         return self.max_epoch * self.iters_per_epoch
 
     def _check_ranges(self) -> None:
+        # The ranges that involve two settings, or a list of names.
         unknown = [part for part in self.compile if part not in COMPILED_PARTS]
         if unknown:
             valid = ", ".join(COMPILED_PARTS)

@@ -163,6 +163,7 @@ class Evaluator:
         model = self._task.model
         # A sharded model answers only in step with the others, whose answers have other lengths.
         most_answers = 0 if self._sharded else self._settings.max_answers
+        # The training goes on afterwards, in the mode in which it was.
         was_training = model.training
         model.eval()
         total, num_tokens, answers, bad = 0.0, 0, list[Answer](), list[BadItem]()
@@ -194,6 +195,7 @@ class Evaluator:
         if not self._sharded:
             yield from ((batch, bool(batch.item_ids)) for batch in batches)
             return
+        # Whether anybody has a batch left is agreed on before each step.
         last: Batch | None = None
         while True:
             batch = next(batches, None)
@@ -212,6 +214,7 @@ class Evaluator:
         self, split: str, step: int, figures: dict[str, float], answers: list[Answer]
     ) -> dict[str, Any]:
         """Add up the figures of all processes, write them down and log them."""
+        # Sums, not means, go through the processes: their shares of the split differ in size.
         right = sum(answer.is_right for answer in answers)
         sums = self._processes.sum({**figures, "right": right, "answers": len(answers)})
         if not sums["tokens"]:
@@ -228,6 +231,7 @@ class Evaluator:
                 "%s: %d items could not be read, which count for nothing; see %s",
                 *(split, result["num_bad_items"], self._bad_items.path),
             )
+        # The answers of all processes go into one file, in the order of the ranks.
         if sums["answers"]:
             result["exact_match"] = sums["right"] / sums["answers"]
             result["num_answers"] = round(sums["answers"])

@@ -39,6 +39,7 @@ def check_weight_file(path: Path) -> None:
         raise WeightsError(
             f"{path} is a folder, a weight file is needed; it holds: {_listing(path)}"
         )
+    # The kind comes before the content: opening a pipe would wait for ever.
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -47,6 +48,7 @@ def check_weight_file(path: Path) -> None:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(mode):
         raise WeightsError(f"{path} is a device or a pipe, a weight file is needed")
+    # What failed downloads leave behind: nothing, a pointer, or the page of a log-in.
     try:
         with path.open("rb") as file:
             head = file.read(len(LFS_MARK))
@@ -159,6 +161,7 @@ def _check_sizes(path: Path, values: dict[str, Any]) -> None:
                 f"model.llama_model: {path} has {name} {value!r}, a whole number from {least} to "
                 f"{most:,} expected"
             )
+    # Heads divide the width, and groups of keys the heads.
     pairs = (
         ("hidden_size", "num_attention_heads"),
         ("num_attention_heads", "num_key_value_heads"),

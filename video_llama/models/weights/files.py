@@ -37,23 +37,19 @@ _MOST_OVERLAP = 16
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file that has been opened but not read.
-
-    Attributes:
-        path: the file.
-        shapes: shape of every tensor, by name.
-        metadata: text values stored beside the tensors (safetensors only).
-        tensor: reads one tensor by name, memory-mapped where the format allows.
-        extras: what else a training checkpoint holds (`config`, `epoch`, ...), tensors left out.
-        unfit: why a tensor cannot be a weight, by name; buffers of whole numbers are such.
-    """
+    """A weight file that has been opened but not read."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
+    """Shape of every tensor, by name."""
     metadata: Mapping[str, str]
+    """Text values stored beside the tensors (safetensors only)."""
     tensor: Callable[[str], Tensor]
+    """Reads one tensor by name, memory-mapped where the format allows."""
     extras: Mapping[str, Any]
+    """What else a training checkpoint holds (`config`, `epoch`, ...), tensors left out."""
     unfit: Mapping[str, str] = field(default_factory=dict)
+    """Why a tensor cannot be a weight, by name; buffers of whole numbers are such."""
 
 
 class MappedPages:
@@ -68,6 +64,7 @@ class MappedPages:
     """
 
     def __init__(self, path: Path) -> None:
+        # The lines of /proc/self/maps: range, permissions, offset, device, inode, path.
         self._ranges: list[tuple[int, int]] = []
         if sys.platform == "linux":
             wanted = str(path.resolve())
@@ -79,6 +76,7 @@ class MappedPages:
 
     def release(self, tensor: Tensor) -> None:
         """Give back the pages that lie wholly within a tensor, if they are those of the file."""
+        # Pages at the edges hold other tensors too, and stay.
         start = tensor.data_ptr()
         end = start + tensor.numel() * tensor.element_size()
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -123,6 +121,7 @@ def _open_safetensors(path: Path) -> WeightFile:
 
 
 def _open_pickle(path: Path) -> WeightFile:
+    # A training checkpoint keeps its weights under a key; anything else is a plain state dict.
     loaded = load_pickle(path)
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{path} holds a {type(loaded).__name__}, a state dict is needed")
@@ -149,6 +148,7 @@ def load_pickle(path: Path) -> Any:
     Raises:
         WeightsError: truncated, not a torch file, or with Python objects in it.
     """
+    # Old files cannot be mapped: they are read whole.
     try:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -203,6 +203,7 @@ def _bounded(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
     Raises:
         WeightsError: it repeats a few stored numbers.
     """
+    # An expanded tensor of one number is a few bytes in the file and may be terabytes as a copy.
     tensor = tensors[name]
     size, stored = math.prod(tensor.shape) * tensor.element_size(), path.stat().st_size
     if size > _MOST_OVERLAP * stored:

@@ -60,6 +60,7 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
         source: what the file is for.
         file: the opened file.
     """
+    # Every name of the file ends in exactly one list of the report: nothing is ignored silently.
     targets = targets_of(model)
     report = LoadReport(source, manifest=Manifest.of_file(file))
     for key, shape in file.shapes.items():
@@ -79,6 +80,7 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
             report.wrong_shape.append(_shape_message(name, shape, tuple(target.shape)))
         else:
             report.loaded.append(name)
+    # A file holds all of a group or nothing of it, so a started group says what should be there.
     expected: set[str | None] = {*source.groups} or report.groups
     present = {*report.loaded, LOGIT_SCALE}
     report.missing = sorted(
@@ -102,6 +104,7 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
         WeightsError: the file cannot be read, does not fit, has values that are not finite, or
             nothing but zeros for a part.
     """
+    # Everything that can be told from names and shapes is told before the first value is read.
     file = open_source(source)
     report = match(model, source, file)
     report.check(model.settings, model.language_model.config)
@@ -127,8 +130,9 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -
     module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
     old = module.get_parameter(leaf)
-    if tensor.shape != old.shape:
+    if tensor.shape != old.shape:  # patch positions of another picture size
         tensor = resize_positions(tensor, *(_grid(x.shape) for x in (tensor, old)))
+    # A trained tensor is always copied: an optimiser must not write into the mapped file.
     target = old.device if old.device.type != "meta" else device
     placed = tensor.to(target, old.dtype, copy=old.requires_grad)
     module.register_parameter(leaf, nn.Parameter(placed, requires_grad=old.requires_grad))
@@ -176,6 +180,7 @@ def _likely_cause(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) ->
             f"likely a file for a {theirs} LLM with a {ours} LLM in model.llama_model: "
             "take the file and the LLM of one size"
         )
+    # Where the widths agree, the number of queries or positions differs: one setting to change.
     settings = {
         "video_query_tokens": "model.num_video_query_token",
         "audio_query_tokens": "model.num_audio_query_token",

@@ -76,6 +76,7 @@ def original_name(name: str) -> str:
     Raises:
         KeyError: the name belongs to no part.
     """
+    # No prefix is the start of another, so the first that fits is the only one.
     for ours, theirs in _PREFIXES:
         if name.startswith(ours):
             renamed = theirs + name[len(ours) :]
@@ -117,6 +118,7 @@ def trainable_prefixes(settings: ModelSettings) -> tuple[str, ...]:
 
     The one list that drives gradients, training mode, optimiser groups and checkpoints.
     """
+    # ln_vision is trained and frozen with the ViT, as in the original.
     prefixes: tuple[str, ...] = ()
     if not settings.freeze_vit:
         prefixes += GROUPS["vision_encoder"] + GROUPS["vision_norm"]

@@ -72,6 +72,8 @@ class LoadReport:
             WeightsError: a branch file of another kind, wrong shapes, unknown or missing names, or
                 nothing that fits.
         """
+        # The cause that explains most comes first: a file of another kind has many wrong shapes,
+        # and a wrong shape is also a missing name.
         where = f"{self.source.key}: {self.source.path}"
         if self.manifest is not None:
             problem = mismatch(self.manifest, settings, llm)

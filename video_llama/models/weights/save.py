@@ -73,6 +73,7 @@ class Manifest:
         Raises:
             WeightsError: it is one of ours, but damaged or of another version.
         """
+        # Later versions may add fields: unknown ones are ignored, missing ones have defaults.
         # A .pth made from a branch file carries the same text beside its "model" entry.
         metadata = file.metadata or file.extras
         if metadata.get("kind") != FORMAT:
@@ -116,7 +117,7 @@ def describe_branch(
     Args:
         settings: of the model.
         llm: configuration of its language model.
-        stage: 1 or 2.
+        stage: 1 (captions) or 2 (instructions).
         frames: frames per clip of the data.
         clips: sound segments per item of the data.
         step: steps done.
@@ -127,6 +128,7 @@ def describe_branch(
     branch = settings.trained_branch
     if branch is None:
         raise ValueError("no branch trains, so there is nothing to describe")
+    # The ablations make the video branch another one; the audio branch does not know them.
     audio = branch == "audio"
     return Manifest(
         branch=branch,
@@ -149,6 +151,7 @@ def describe_branch(
 
 def frozen_hash(settings: ModelSettings, llm: LlamaConfig) -> str:
     """Hash the settings that shape the inputs of the trained branches."""
+    # Rates, seeds and file names do not belong here: only what another input would come from.
     shape = {
         "image_size": settings.image_size,
         "vit": asdict(settings.vit_config),
@@ -173,6 +176,7 @@ def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> s
             "it holds the audio branch, but model.equip_audio_branch is false; set it to true, or "
             "give a file of the video branch"
         )
+    # The hash of the frozen parts only informs: the shapes of the tensors decide.
     if (manifest.llm_width, manifest.llm_layers) != (llm.hidden_size, llm.num_hidden_layers):
         return (
             f"it was trained with a language model {manifest.llm_width} wide and "
@@ -212,6 +216,7 @@ def save_branch(parameters: Iterable[tuple[str, Tensor]], path: Path, manifest: 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write tensors with text metadata as safetensors, atomically."""
+    # Tied weights and views share memory, which the format has no way to say.
     plain: dict[str, Tensor] = {}
     owners: set[int] = set()
     for name, tensor in tensors.items():
