@@ -75,8 +75,8 @@ UNUSED_TOWER = re.compile(r"audio_encoder\.modality_\w+\.(text|depth|thermal|imu
 
 
 def stand_in(shapes: Mapping[str, list[int]], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """A state dict of zeros with these shapes that stores one number per kind."""
-    number = torch.zeros((), dtype=dtype)
+    """A state dict of ones with these shapes that stores one number per kind."""
+    number = torch.ones((), dtype=dtype)
     index = torch.zeros((), dtype=torch.int64)
     return {
         name: (index if name.endswith("position_ids") else number).expand(shape)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.full_model import branch_file, write
 from tests.random_tiny import copy_of_llama, random_tiny
 from tests.tiny_chat import tiny_model
+from video_llama.common.io import package_file
 from video_llama.models.weights.checks import RELEASED_SIZES
 from video_llama.models.weights.names import original_name
 from video_llama.models.weights.save import describe_branch, save_branch
@@ -111,7 +115,36 @@ def shards(folder: Path) -> str:
     return str(folder)
 
 
+def spoiled_branch(folder: Path, value: float, *, only: str = "") -> str:
+    """A file of the tiny model's video branch whose matrices hold one value."""
+    path = Path(branch(folder))
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in state.items():
+        if name.startswith(only) and tensor.ndim > 1:
+            tensor.fill_(value)
+    save_file(state, path, metadata)
+    return str(path)
+
+
+def spoiled_llm(folder: Path, value: float) -> str:
+    """The preset's LLM folder with its weights, copied; its embeddings hold one value."""
+    shutil.copytree(package_file("presets/tiny/llama"), folder)
+    (path,) = folder.glob("*.safetensors")
+    state = load_file(path)
+    state["model.embed_tokens.weight"].fill_(value)
+    save_file(state, path, {"format": "pt"})
+    return str(folder)
+
+
 AT_A_GLANCE: dict[str, tuple[Callable[[Path], Changes], str]] = {
+    "LLM of GPTQ": (
+        lambda p: {
+            "model.llama_model": llm(p / "llama", quantization_config={"quant_method": "gptq"})
+        },
+        r"model.llama_model: .*config.json says that the weights are quantised \(gptq\), plain",
+    ),
     "wrong path": (
         lambda p: {"model.ckpt": str(p / "VL.pth")},
         r"model.ckpt: .*VL.pth does not exist; .*README.*correct the path",
@@ -239,6 +272,18 @@ AT_A_GLANCE: dict[str, tuple[Callable[[Path], Changes], str]] = {
 """What is found without torch: what to write, and what must be said."""
 
 WITH_TORCH: dict[str, tuple[Callable[[Path], Changes], str]] = {
+    "branch that has diverged": (
+        lambda p: {"model.ckpt": spoiled_branch(p, float("nan"), only="llama_proj")},
+        r"model.ckpt: .*: llama_proj.weight holds values that are not finite; its training has",
+    ),
+    "branch of zeros": (
+        lambda p: {"model.ckpt": spoiled_branch(p, 0.0)},
+        r"model.ckpt: .*: all weights of video_\w+ are zero; .*download or save it again",
+    ),
+    "LLM with infinite values": (
+        lambda p: {"model.llama_model": spoiled_llm(p / "llama", float("inf"))},
+        r"model.llama_model: .*: llama_model.model.embed_tokens.weight holds values that are not",
+    ),
     "13B file on 7B": (
         full_size,
         r"model.ckpt: .*llama_proj.weight has shape \[5120, 768\].*\[4096, 768\].*for a 13B LLM "

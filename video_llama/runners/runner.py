@@ -72,7 +72,7 @@ class Runner:
         self._parameters = [parameter for _, parameter in parts.trainable]
         self._trained = accelerator.prepare(TrainedPart(parts.task, self._parameters))
         self._evaluator = Evaluator(
-            parts.task,
+            task=parts.task,
             settings=settings,
             processes=processes,
             accelerator=accelerator,

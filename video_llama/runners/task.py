@@ -115,34 +115,20 @@ class TrainedPart(nn.Module):
         return self._step(batch)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Evaluates splits and writes results and answers to the run's folder.
+    """Evaluates splits and writes results and answers to the run's folder."""
 
-    Args:
-        task: what one step is.
-        settings: `max_answers`, `answer_max_new_tokens` and `fsdp` are read.
-        processes: they share the batches among them.
-        accelerator: for its precision.
-        folder: of the run; answers go to `answers/`.
-        bad_items: gets the items whose media cannot be read; they count for nothing.
-    """
-
-    def __init__(
-        self,
-        task: TextFromMedia,
-        *,
-        settings: RunSettings,
-        processes: ProcessGroup,
-        accelerator: Accelerator,
-        folder: Path,
-        bad_items: BadItemList,
-    ) -> None:
-        self._task = task
-        self._settings = settings
-        self._processes = processes
-        self._accelerator = accelerator
-        self._folder = folder
-        self._bad_items = bad_items
+    task: TextFromMedia
+    settings: RunSettings
+    processes: ProcessGroup
+    """They share the batches among them."""
+    accelerator: Accelerator
+    """For its precision."""
+    folder: Path
+    """Of the run; answers go to `answers/`."""
+    bad_items: BadItemList
+    """Gets the items whose media cannot be read; they count for nothing."""
 
     def evaluate(self, split: str, batches: Iterable[Batch], step: int) -> dict[str, Any]:
         """Measure loss and exact matches on a split.
@@ -160,31 +146,31 @@ class Evaluator:
         Raises:
             ConfigError: the split is empty.
         """
-        model = self._task.model
+        model = self.task.model
         # A sharded model answers only in step with the others, whose answers have other lengths.
-        most_answers = 0 if self._sharded else self._settings.max_answers
+        most_answers = 0 if self._sharded else self.settings.max_answers
         # The training goes on afterwards, in the mode in which it was.
         was_training = model.training
         model.eval()
         total, num_tokens, answers, bad = 0.0, 0, list[Answer](), list[BadItem]()
-        with torch.no_grad(), self._accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast():
             for batch, counts in self._in_step(_collecting(batches, bad), split):
-                loss, tokens = self._task.eval_step(batch)
+                loss, tokens = self.task.eval_step(batch)
                 if not counts:  # a repetition, or nothing but stand-ins
                     continue
                 # Batches differ in their numbers of tokens: the mean is taken over all tokens.
                 total, num_tokens = total + loss * tokens, num_tokens + tokens
                 if len(answers) < most_answers:
-                    answers += self._task.answers(batch, self._settings.answer_max_new_tokens)
+                    answers += self.task.answers(batch, self.settings.answer_max_new_tokens)
         model.train(was_training)
-        self._bad_items.add(bad)
+        self.bad_items.add(bad)
         return self._summarise(
             split, step, {"loss": total, "tokens": num_tokens, "bad": len(bad)}, answers
         )
 
     @property
     def _sharded(self) -> bool:
-        return self._settings.fsdp and self._processes.size > 1
+        return self.settings.fsdp and self.processes.size > 1
 
     def _in_step(self, batches: Iterator[Batch], split: str) -> Iterator[tuple[Batch, bool]]:
         """Yield batches, and whether they count.
@@ -200,7 +186,7 @@ class Evaluator:
         while True:
             batch = next(batches, None)
             last = batch or last
-            sums = self._processes.sum({"more": batch is not None, "idle": last is None})
+            sums = self.processes.sum({"more": batch is not None, "idle": last is None})
             if not sums["more"]:
                 return
             if sums["idle"] or last is None:
@@ -216,7 +202,7 @@ class Evaluator:
         """Add up the figures of all processes, write them down and log them."""
         # Sums, not means, go through the processes: their shares of the split differ in size.
         right = sum(answer.is_right for answer in answers)
-        sums = self._processes.sum({**figures, "right": right, "answers": len(answers)})
+        sums = self.processes.sum({**figures, "right": right, "answers": len(answers)})
         if not sums["tokens"]:
             raise ConfigError(f"split {split}: it has no items to evaluate")
         result: dict[str, Any] = {
@@ -229,18 +215,18 @@ class Evaluator:
             result["num_bad_items"] = round(sums["bad"])
             logger.info(
                 "%s: %d items could not be read, which count for nothing; see %s",
-                *(split, result["num_bad_items"], self._bad_items.path),
+                *(split, result["num_bad_items"], self.bad_items.path),
             )
         # The answers of all processes go into one file, in the order of the ranks.
         if sums["answers"]:
             result["exact_match"] = sums["right"] / sums["answers"]
             result["num_answers"] = round(sums["answers"])
-            rows = [asdict(a) | {"is_right": a.is_right} for a in self._processes.gather(answers)]
-            path = self._folder / "answers" / f"{split}-step-{step:06d}.jsonl"
-            self._processes.on_main(lambda: _write_lines(path, rows, mode="w"))
+            rows = [asdict(a) | {"is_right": a.is_right} for a in self.processes.gather(answers)]
+            path = self.folder / "answers" / f"{split}-step-{step:06d}.jsonl"
+            self.processes.on_main(lambda: _write_lines(path, rows, mode="w"))
         # Appended: the file holds the results of every evaluation of the run.
-        path_of_results = self._folder / RESULTS
-        self._processes.on_main(lambda: _write_lines(path_of_results, [result], mode="a"))
+        path_of_results = self.folder / RESULTS
+        self.processes.on_main(lambda: _write_lines(path_of_results, [result], mode="a"))
         summary = ", ".join(f"{k} {v:.4g}" for k, v in result.items() if isinstance(v, float))
         logger.info("%s at step %d: %s", split, step, summary)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from video_llama.datasets.shards import expand_shards
 from video_llama.models.build import build_video_llama, missing_groups, weight_sources
 from video_llama.models.language_model import has_weights
 from video_llama.models.video_llama import VideoLlama
-from video_llama.models.weights.files import open_weights
+from video_llama.models.weights.files import WeightFile, open_weights
 from video_llama.models.weights.load import match, open_source
 from video_llama.models.weights.report import ValueCheck
 from video_llama.text.tokenizer import load_tokenizer
@@ -90,8 +91,7 @@ def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
             report.check(model.settings, model.language_model.config)
             # Some values of each tensor: loading reads all of them, which takes longer.
             values = ValueCheck(f"{source.key}: {source.path}", sampled=True)
-            for name in report.loaded:
-                values.add(name, file.tensor(name[len(source.prefix) :]))
+            _add_values(values, file, {n[len(source.prefix) :]: n for n in report.loaded})
             values.finish()
         except VideoLlamaError as error:
             yield str(error)
@@ -106,6 +106,14 @@ def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
         yield from _llm_shapes(cfg, model)
         filled.add("language_model")
     yield from missing_groups(cfg.model, filled)
+
+
+def _add_values(values: ValueCheck, file: WeightFile, names: dict[str, str]) -> None:
+    """Look at tensors of a file; `names` maps its names to the original's."""
+    size = file.path.stat().st_size
+    for key, name in names.items():
+        if math.prod(file.shapes[key]) <= size:  # larger ones are not stored, which loading refuses
+            values.add(name, file.tensor(key))
 
 
 def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
@@ -131,8 +139,7 @@ def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
                 )
                 return
         try:
-            for name in shapes.keys() & wanted.keys():
-                values.add(f"llama_model.{name}", file.tensor(name))
+            _add_values(values, file, {n: f"llama_model.{n}" for n in shapes if n in wanted})
         except WeightsError as error:
             yield str(error)
             return
