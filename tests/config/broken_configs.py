@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -123,9 +124,9 @@ def spoiled_branch(folder: Path, value: float, *, only: str = "") -> str:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, tensor in state.items():
         if name.startswith(only) and tensor.ndim > 1:
-            tensor.fill_(value)
-    save_file(state, path, metadata)
-    return str(path)
+            state[name] = torch.full_like(tensor, value)
+    save_file(state, folder / "spoiled.safetensors", metadata)
+    return str(folder / "spoiled.safetensors")
 
 
 def spoiled_llm(folder: Path, value: float) -> str:
@@ -133,7 +134,8 @@ def spoiled_llm(folder: Path, value: float) -> str:
     shutil.copytree(package_file("presets/tiny/llama"), folder)
     (path,) = folder.glob("*.safetensors")
     state = load_file(path)
-    state["model.embed_tokens.weight"].fill_(value)
+    table = state["model.embed_tokens.weight"]
+    state["model.embed_tokens.weight"] = torch.full_like(table, value)
     save_file(state, path, {"format": "pt"})
     return str(folder)
 
@@ -273,8 +275,8 @@ AT_A_GLANCE: dict[str, tuple[Callable[[Path], Changes], str]] = {
 
 WITH_TORCH: dict[str, tuple[Callable[[Path], Changes], str]] = {
     "branch that has diverged": (
-        lambda p: {"model.ckpt": spoiled_branch(p, float("nan"), only="llama_proj")},
-        r"model.ckpt: .*: llama_proj.weight holds values that are not finite; its training has",
+        lambda p: {"model.ckpt": spoiled_branch(p, float("nan"), only="video_query")},
+        r"model.ckpt: .*: video_query_tokens holds values that are not finite; its training has",
     ),
     "branch of zeros": (
         lambda p: {"model.ckpt": spoiled_branch(p, 0.0)},
