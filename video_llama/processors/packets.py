@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from video_llama.processors.media import Budget, limit, refuse_cost
+from video_llama.processors.limits import Budget, limit, refuse_cost
 
 
 class PacketRole(NamedTuple):

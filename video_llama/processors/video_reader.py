@@ -29,13 +29,11 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from video_llama.processors.limits import Budget, CostError, limit
 from video_llama.processors.media import (
     TOGETHER,
-    Budget,
-    CostError,
     find_audio,
     frame_rate,
-    limit,
     open_container,
     presentation_start,
     require_video,

@@ -26,18 +26,16 @@ from av.container import InputContainer
 from torch import Tensor
 from torchaudio.functional import resample
 
+from video_llama.processors.limits import Budget, limit, refuse_cost
 from video_llama.processors.media import (
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,
-    Budget,
     NoSoundError,
     duration_of,
     find_audio,
     find_video,
-    limit,
     open_container,
     presentation_start,
-    refuse_cost,
 )
 from video_llama.types import MediaError
 
@@ -153,7 +151,7 @@ def open_sound(path: str | Path) -> Sound:
 
     Raises:
         NoSoundError: the file has no sound track, or one without any samples.
-        MediaError: it cannot be decoded, or costs more than `media.LIMITS` allow.
+        MediaError: it cannot be decoded, or costs more than `limits.LIMITS` allow.
     """
     most_seconds, most_samples, budget = limit("sound_seconds"), limit("samples"), Budget(path)
     kept: list[Tensor] = []

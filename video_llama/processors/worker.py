@@ -41,7 +41,7 @@ from typing import IO, Any, TypeVar
 
 import torch
 
-from video_llama.processors.media import limit, limit_key
+from video_llama.processors.limits import limit, limit_key
 from video_llama.types import MediaError, VideoLlamaError
 
 Result = TypeVar("Result")
@@ -66,7 +66,7 @@ class DecodingPool:
 
     Args:
         size: most files decoded at once, by as many children.
-        seconds: that a small file may take; None is the limit `worker_seconds` of `media.LIMITS`.
+        seconds: that a small file may take; None is the limit `worker_seconds` of `limits.LIMITS`.
         memory: bytes that decoding one file may take, on top of the libraries; None is
             `worker_megabytes`. Enforced on Linux only.
     """
