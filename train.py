@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from video_llama.common.io import shown
+from video_llama.common.threads import set_thread_defaults
 from video_llama.types import LocalError, VideoLlamaError
 
 logger = logging.getLogger("train")
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done (also when stopped in order), 1 an error that the user can mend, 130
         interrupted before the training began.
     """
+    set_thread_defaults()  # before anything imports torch
     args = parse_arguments(argv)
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(

@@ -16,6 +16,19 @@ from typing import Literal
 from tests.reference import ROOT
 
 PACKAGE = ROOT / "video_llama"
+LAYERS = [
+    {"types"},
+    {"common"},
+    {"text"},
+    {"models", "processors", "datasets", "runners"},
+    {"config"},
+    {"chat"},
+    {"synthetic"},
+    {"apps"},
+    {"quickstart"},  # synthetic/quickstart runs the programs of apps, which use the world
+]
+"""The rooms from the bottom up: a module imports from its own room or a lower one."""
+
 When = Literal["import", "call", "check"]
 
 
@@ -114,6 +127,13 @@ def import_graph(*kinds: When) -> dict[str, set[str]]:
         for source in package_sources()
         if source.module != "video_llama"
     }
+
+
+def room(module: str) -> str:
+    """Return `models` for `video_llama.models.qformer`; empty for `video_llama` itself."""
+    if module.startswith("video_llama.synthetic.quickstart"):
+        return "quickstart"
+    return module.removeprefix("video_llama").lstrip(".").split(".")[0]
 
 
 def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:

@@ -11,26 +11,15 @@ import pytest
 
 from tests.reference import ROOT
 from tests.sources import (
+    LAYERS,
     PACKAGE,
     Source,
     import_circles,
     import_graph,
     imports,
     package_sources,
+    room,
 )
-
-LAYERS = [
-    {"types"},
-    {"common"},
-    {"text"},
-    {"models", "processors", "datasets", "runners"},
-    {"config"},
-    {"chat"},
-    {"synthetic"},
-    {"apps"},
-    {"quickstart"},  # synthetic/quickstart runs the programs of apps, which use the world
-]
-"""The rooms from the bottom up: a module imports from its own room or a lower one."""
 
 NEIGHBOURS = {("datasets", "processors")}
 """Rooms of one layer never import one another, apart from these: (who imports, whom)."""
@@ -45,13 +34,6 @@ HEAVY = {*NEEDS_COMPAT, "accelerate", "decord", "gradio", "matplotlib", "torch",
 """Packages that a quick command must not import."""
 
 
-def unit(module: str) -> str:
-    """`models` for `video_llama.models.qformer`; empty for `video_llama` itself."""
-    if module.startswith("video_llama.synthetic.quickstart"):
-        return "quickstart"
-    return module.removeprefix("video_llama").lstrip(".").split(".")[0]
-
-
 def layer(name: str) -> int:
     for height, names in enumerate(LAYERS):
         if name in names:
@@ -60,11 +42,11 @@ def layer(name: str) -> int:
 
 
 def own_imports(source: Source) -> list[tuple[str, int]]:
-    """(unit, line) of everything that a file imports from other units of the package."""
+    """(room, line) of everything that a file imports from other rooms of the package."""
     found = [
-        (unit(i.target), i.line) for i in imports(source.tree) if i.target.startswith("video_llama")
+        (room(i.target), i.line) for i in imports(source.tree) if i.target.startswith("video_llama")
     ]
-    return [(name, line) for name, line in found if name not in ("", unit(source.module))]
+    return [(name, line) for name, line in found if name not in ("", room(source.module))]
 
 
 def may_import(importer: str, imported: str) -> bool:
@@ -80,7 +62,7 @@ def test_imports_point_downwards() -> None:
         for source in package_sources()
         if source.module != "video_llama"
         for imported, line in own_imports(source)
-        if not may_import(unit(source.module), imported)
+        if not may_import(room(source.module), imported)
     ] == []
 
 

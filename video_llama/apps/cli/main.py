@@ -27,6 +27,7 @@ from video_llama.apps.cli.options import (
 )
 from video_llama.apps.cli.tools import add_parser as _add_estimate
 from video_llama.common.io import one_line
+from video_llama.common.threads import set_thread_defaults
 from video_llama.types import VideoLlamaError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted.
     """
+    set_thread_defaults()  # before anything imports torch
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
