@@ -317,6 +317,12 @@ class PyAvReader:
                         break
         return self._stacked(indices, found)
 
+    def frames(self) -> Iterator[tuple[float, VideoFrame]]:
+        """Decode all frames that are shown, with their seconds."""
+        with self._open() as (container, stream):
+            for index, frame in self._from_start(container, stream):
+                yield self.timeline.seconds[index], frame
+
     def skim(self, indices: Sequence[int]) -> np.ndarray | None:
         """Decode frames, and of the others only those that they are made from.
 

@@ -14,6 +14,7 @@ import pytest
 from tests.data_sets import write_all
 from tests.reference import ROOT
 from video_llama.apps.cli import data as cli_data
+from video_llama.types import ConfigError
 
 YAML = """
 model:
@@ -144,3 +145,48 @@ def test_the_parser_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.split() == [], result.stderr
+
+
+def test_the_report_has_a_place_before_the_work_begins(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_data, "_for_each", lambda *_: pytest.fail("checked in vain"))
+    with pytest.raises(ConfigError, match=r"--json .*report\.json: there is no folder"):
+        run("check", config(data, tmp_path), "--json", tmp_path / "none" / "report.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "audio,caption\na.wav,狗\n".encode("gbk"), r"a.csv:2: not a csv table in UTF-8"),
+        ("a.tsv", b"audio\tcaption\n\tx\n", "row 1 below the header has audio ''"),
+        ("a.csv", b"audio,caption\na,None\nb,x\nc,N/A\n", "(2 such rows: 1, 3; 'None' 1 x, 'N/A'"),
+        ("a.json", b'[{"audio": "a", "caption": true}]', "entry 0: caption is true, text expected"),
+        ("a.json", b'[{"audio": null, "caption": "x"}]', "entry 0: audio is null, text expected"),
+        ("a.json", b'[{"audio": "a", "caption": null}]', "(1 such entries: 0; null 1 x"),
+        ("a.csv", b'audio,caption\na," x\nb,y\nc," z\n', "a.csv:2: not a csv table: the quote"),
+    ],
+)
+def test_an_annotation_of_others_is_refused_with_its_place(
+    tmp_path: Path,
+    name: str,
+    content: bytes,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    report = tmp_path / "report.json"
+    keys = ["--anno-dir", tmp_path / name, "--videos-dir", tmp_path, "--json", report]
+    assert run("check", "audio_caption", *keys, "--workers", 0) == 1
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert message in json.loads(report.read_text("utf-8"))["errors"][0]
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("audio,caption\nnone.wav,x\n")
+    media, report = tmp_path / "caf\udce9", tmp_path / "report.json"
+    keys = ["--anno-dir", tmp_path / "a.csv", "--videos-dir", media, "--json", report]
+    assert run("check", "audio_caption", *keys, "--workers", 0) == 1
+    (finding,) = json.loads(report.read_text("utf-8"))["data_sets"][0]["findings"]
+    assert finding["reason"] == "there is no such file"
+    assert finding["path"] == f"{media}/none.wav"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from video_llama.datasets.prepare import pack as packing
 from video_llama.datasets.prepare.pack import PackReport, downscale, pack
 from video_llama.datasets.records import Records
 from video_llama.processors.media import probe
-from video_llama.processors.video_reader import read_frames
+from video_llama.processors.video_reader import Reading, read_frames
+from video_llama.processors.waveform import open_sound
 from video_llama.types import Batch, CaptionBatch, ConfigError, MediaError
 
 FAMILIES = ("webvid", "cc_sbu_align", "llava_instruct", "webvid_instruct", "audio_caption")
@@ -185,10 +187,74 @@ def test_a_shrunk_clip_keeps_frames_times_sound_and_shape(tmp_path: Path) -> Non
     assert after.num_frames == before.num_frames == 6
     assert after.audio_codec == "aac"
     assert frame_times(small) == pytest.approx(frame_times(source), abs=0.002)
-    frames = [
-        read_frames(p, lambda n, _: range(n), height=40, width=60)[2] for p in (source, small)
-    ]
-    assert abs(frames[0].astype(int) - frames[1]).mean() < 4
+    before_pixels, after_pixels = (all_frames(p).frames for p in (source, small))
+    assert abs(before_pixels.astype(int) - after_pixels).mean() < 4
+
+
+def all_frames(path: Path) -> Reading:
+    return read_frames(path, lambda t: range(len(t.seconds)), height=40, width=60)
+
+
+def mirror(path: Path, width: int) -> Path:
+    """Show an mp4 mirrored, by the matrix of its first track."""
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40
+    struct.pack_into(">i", content, matrix, -(1 << 16))
+    struct.pack_into(">i", content, matrix + 24, width << 16)
+    path.write_bytes(content)
+    return path
+
+
+def delay(path: Path, kind: str) -> Path:
+    """Let the frames or the sound of a clip begin a second later."""
+    moved = path.with_name(f"{kind}-{path.name}")
+    with av.open(str(path)) as source, av.open(str(moved), "w") as target:
+        copies = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                ticks = round(1 / packet.time_base) if packet.stream.type == kind else 0
+                packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+                packet.stream = copies[packet.stream_index]
+                target.mux(packet)
+    return moved
+
+
+UNEVEN = [round(0.04 * n + 0.015 * (n % 3), 3) for n in range(40)]
+CLIPS: dict[str, dict[str, Any]] = {
+    "b-frames.avi": {"codec": "mpeg4", "codec_options": {"bf": "2"}},
+    "no-times.avi": {},
+    "hidden.webm": {"codec": "libvpx", "codec_options": {"auto-alt-ref": "1"}},
+    "refresh.mp4": {"codec_options": {"x264-params": "intra-refresh=1:bframes=0"}},
+    "stream.ts": {"sound": tone(5.0)},
+    "uneven.mkv": {"times": UNEVEN, "sound": tone(2.0)},
+    "pauses.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "turned.mp4": {},
+    "mirrored.mp4": {},
+    "video-late.mp4": {"sound": tone(5.0)},
+    "audio-late.mp4": {"sound": tone(5.0)},
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_training_reads_the_same_frames_and_times_from_a_smaller_clip(
+    tmp_path: Path, name: str
+) -> None:
+    clip = write_video(tmp_path / name, width=96, height=64, num_frames=40, **CLIPS[name])
+    if name == "turned.mp4":
+        set_rotation(clip, 90)
+    if name == "mirrored.mp4":
+        mirror(clip, 96)
+    if name.endswith("-late.mp4"):
+        clip = delay(clip, name.split("-")[0])
+    content, suffix = downscale(clip, 40)
+    small = tmp_path / f"small.{suffix}"
+    small.write_bytes(content)
+    before, after = all_frames(clip), all_frames(small)
+    assert after.timeline.seconds == pytest.approx(before.timeline.seconds, abs=0.002)
+    assert abs(before.frames.astype(int) - after.frames).mean(axis=(1, 2, 3)).max() < 8
+    sounds = [open_sound(path) for path in (clip, small) if probe(path).audio_codec]
+    lengths = [sound.num_samples / sound.rate for sound in sounds]
+    assert lengths == pytest.approx(lengths[:1] * 2, abs=0.03)
 
 
 def test_a_phone_clip_is_turned_upright(tmp_path: Path) -> None:
@@ -197,7 +263,7 @@ def test_a_phone_clip_is_turned_upright(tmp_path: Path) -> None:
     small.write_bytes(downscale(source, 32)[0])
     info = probe(small)
     assert (info.width, info.height) == (32, 64)
-    frames = [read_frames(p, lambda n, _: [0], height=64, width=32)[2] for p in (source, small)]
+    frames = [read_frames(p, lambda _: [0], height=64, width=32).frames for p in (source, small)]
     assert abs(frames[0].astype(int) - frames[1]).mean() < 6
 
 

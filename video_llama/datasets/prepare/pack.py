@@ -12,8 +12,12 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import partial
 from hashlib import blake2b
+from heapq import merge
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,6 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
-from numpy.typing import NDArray
 from PIL import Image
 from webdataset.writer import TarWriter
 
@@ -33,10 +35,15 @@ from video_llama.datasets.prepare.workers import Progress, parallel
 from video_llama.datasets.records import Record, Records
 from video_llama.datasets.shards import NOT_MEDIA, open_index
 from video_llama.processors.image import load_image
-from video_llama.processors.media import find_audio, open_container, probe, require_video
+from video_llama.processors.media import find_audio, open_container, presentation_start, probe
+from video_llama.processors.scaling import FrameScaler
+from video_llama.processors.video_reader import PyAvReader
 from video_llama.types import ConfigError, MediaError
 
 JPEG_QUALITY = 95
+TICKS = 90_000
+"""Ticks per second in which frames are timed; all usual rates are whole numbers of them."""
+
 VIDEO_OPTIONS = {
     "crf": "21",
     "preset": "veryfast",
@@ -68,11 +75,8 @@ def downscale(path: Path, size: int) -> tuple[bytes, str]:
         return _picture(path, size), "jpg"
     suffix = "mp4" if info.audio_codec in {None, *MP4_SOUNDS} else "mkv"
     content = io.BytesIO()
-    with (
-        open_container(path) as source,
-        av.open(content, "w", format="matroska" if suffix == "mkv" else "mp4") as target,
-    ):
-        _copy(source, target, path, size)
+    with av.open(content, "w", format="matroska" if suffix == "mkv" else "mp4") as target:
+        _write_clip(path, target, size)
     return content.getvalue(), suffix
 
 
@@ -90,55 +94,59 @@ def _smaller(sides: tuple[int, int], size: int, multiple: int = 1) -> tuple[int,
     return width, height
 
 
-def _copy(source: InputContainer, target: OutputContainer, path: Path, size: int) -> None:
-    video, sound = require_video(source, path), find_audio(source)
-    video.thread_type = "NONE"  # a process for every core; threads would only compete
-    encoder: Any = None
-    copied: AudioStream | None = None
-    # The header of the target names both tracks, and the size of the pictures is known with the
-    # first frame only: sound that comes before it waits.
-    waiting: list[Packet[Any]] = []
-    for packet in source.demux([video, sound] if sound else video):
-        if packet.stream_index != video.index:
-            waiting += [packet] if packet.dts is not None else []
-        for frame in packet.decode() if packet.stream_index == video.index else ():
-            if not isinstance(frame, VideoFrame):
-                continue
-            upright = _upright(frame)
-            if encoder is None:
-                encoder = _encoder(target, video, upright, size)
-                copied = target.add_stream_from_template(sound) if sound else None
-            target.mux(encoder.encode(_fitted(upright, frame, encoder)))
-        if copied is not None:
-            for held in waiting:
-                held.stream = copied
-                target.mux(held)
-            waiting.clear()
-    if encoder is None:
-        raise MediaError(path, "its video track has no frames")
-    target.mux(encoder.encode(None))
+def _write_clip(path: Path, target: OutputContainer, size: int) -> None:
+    # The frames, their order and times are those that training reads from the file itself.
+    reader = PyAvReader(path, height=size, width=size)
+    reader.check_complete()
+    if not reader.is_exact:
+        reader.count()
+    with open_container(path) as source:
+        sound = find_audio(source)
+        frames = reader.frames()
+        first = next(frames, None)
+        if first is None:
+            raise MediaError(path, "none of its frames can be decoded")
+        encoder, scale = _encoder(target, first[1], reader.fps, size)
+        track = target.add_stream_from_template(sound) if sound else None
+        packets = _sound_packets(source, sound) if sound else ()
+        # Sound is written beside the frames of its time, so that a player need not jump.
+        parts: Iterator[tuple[float, Any]] = merge(
+            chain([first], frames), packets, key=itemgetter(0)
+        )
+        for seconds, part in parts:
+            if isinstance(part, VideoFrame):
+                small = VideoFrame.from_ndarray(scale(part), format="rgb24")
+                small.pts, small.time_base = round(seconds * TICKS), Fraction(1, TICKS)
+                target.mux(encoder.encode(small))
+            else:
+                part.stream = track
+                target.mux(part)
+        target.mux(encoder.encode(None))
 
 
-def _encoder(target: OutputContainer, video: VideoStream, frame: VideoFrame, size: int) -> Any:
-    encoder: Any = target.add_stream("libx264", rate=video.average_rate or 25)
-    encoder.width, encoder.height = _smaller((frame.width, frame.height), size, 2)
+def _sound_packets(
+    source: InputContainer, sound: AudioStream
+) -> Iterator[tuple[float, Packet[AudioStream]]]:
+    """Yield the packets of a sound track and their seconds, on the clock of the frames."""
+    assert sound.time_base is not None
+    start = round(presentation_start(source) / sound.time_base)
+    for packet in source.demux(sound):
+        if packet.pts is not None and packet.dts is not None:
+            packet.pts, packet.dts = packet.pts - start, packet.dts - start
+            yield float(packet.pts * sound.time_base), packet
+
+
+def _encoder(
+    target: OutputContainer, frame: VideoFrame, fps: float, size: int
+) -> tuple[Any, FrameScaler]:
+    # A quarter turn swaps the sides, mirrored or not.
+    turned = round(frame.rotation / 90) % 2
+    sides = (frame.height, frame.width) if turned else (frame.width, frame.height)
+    encoder: Any = target.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+    encoder.width, encoder.height = _smaller(sides, size, 2)
     encoder.pix_fmt, encoder.options = "yuv420p", VIDEO_OPTIONS
-    encoder.codec_context.time_base = video.time_base
-    return encoder
-
-
-def _upright(frame: VideoFrame) -> VideoFrame:
-    turns = round(frame.rotation / 90) % 4
-    if not turns:
-        return frame
-    pixels: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), turns).astype(np.uint8)
-    return VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-
-
-def _fitted(picture: VideoFrame, original: VideoFrame, encoder: Any) -> VideoFrame:
-    fitted = picture.reformat(encoder.width, encoder.height, "yuv420p", interpolation="BILINEAR")
-    fitted.pts, fitted.time_base = original.pts, original.time_base
-    return fitted
+    encoder.codec_context.time_base = Fraction(1, TICKS)
+    return encoder, FrameScaler(height=encoder.height, width=encoder.width)
 
 
 PLAN = "pack.json"
