@@ -14,7 +14,7 @@ from video_llama.types import ConfigError, MediaError
 
 LIMITS = {
     "frame_pixels": 2**26,
-    "video_pixels": 2**36,
+    "video_pixels": 2**35,
     "frames": 2_000_000,
     "tracks": 64,
     "seconds": 60,
@@ -27,7 +27,7 @@ LIMITS = {
 """What reading one file may cost. `VIDEO_LLAMA_MAX_` with a name in capitals sets another number.
 
 * `frame_pixels`: of one frame; twice 8K.
-* `video_pixels`: of all frames that have to be decoded; an hour of 720 lines at 20 frames/s.
+* `video_pixels`: of all frames that have to be decoded; an hour of standard television.
 * `frames`: of one video track; nine hours at 60 frames/s.
 * `tracks`: of one file.
 * `seconds`: of reading the frames, or the sound, of one file.

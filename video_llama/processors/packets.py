@@ -9,8 +9,8 @@ count packets that show nothing. The first bytes of the packets do. Where they l
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from av.container import InputContainer
@@ -80,6 +80,15 @@ class PacketIndex:
         """Return the last entry from which the frame of a time can be decoded."""
         return self.entries[bisect_right(self.entries, time, key=lambda entry: entry.pts) - 1]
 
+    def cost(self, indices: Sequence[int]) -> int:
+        """Return how many frames have to be decoded for some, each from the entry before it."""
+        frames, done = 0, -1
+        for index in sorted(indices):
+            first = bisect_left(self.times, self.entry_before(self.times[index]).pts)
+            frames += index - max(first - 1, done)
+            done = index
+        return frames
+
     def _read(self, container: InputContainer, stream: VideoStream, budget: Budget) -> bool:
         """Read all packets; return whether their roles and times are sure."""
         classify = _classifier(stream, set(container.format.name.split(",")))
@@ -125,8 +134,7 @@ def _classifier(stream: VideoStream, containers: set[str]) -> Classify | None:
     codec = context.codec.canonical_name
     if context.codec.intra_only or codec in _ONE_TO_ONE:
         return _in_order
-    # AVI has no display times and FFmpeg guesses them. Program streams time some frames only.
-    if containers & {"avi", "mpeg"}:
+    if not containers & _TIMED_CONTAINERS:
         return None
     if codec == "h264":
         # A transport stream may hold the two fields of a frame in two packets.
@@ -138,6 +146,12 @@ def _classifier(stream: VideoStream, containers: set[str]) -> Classify | None:
         return GifClassifier()
     return {"vp8": _vp8, "vp9": _vp9, "mpeg4": _mpeg4}.get(codec)
 
+
+_TIMED_CONTAINERS = {"flv", "gif", "ivf", "matroska", "mov", "mpegts"}
+"""FFmpeg's names of containers that hold the display time of every frame.
+
+In AVI, ASF and MXF FFmpeg guesses these times, and program streams time some frames only.
+"""
 
 _ONE_TO_ONE = {"av1", "ffv1", "huffyuv", "png", "qtrle"}
 """Codecs without reordering, or whose packets hold one shown frame by definition (AV1)."""

@@ -282,10 +282,9 @@ class PyAvReader:
                     self._found[index] = self._scaler(frame)
         if not shown:
             raise MediaError(self._path, "none of its frames can be decoded")
-        # AVI has no display times. Then the times at which frames leave the decoder are as good,
-        # as they leave it in the order in which they are shown.
-        slots = sorted(self.packets.times)
-        for times in (shown, decoded, slots):
+        # AVI has no display times and FFmpeg's guesses may be out of order. Then frames take the
+        # times of the packets in turn, or those at which they left the decoder.
+        for times in (shown, self.packets.times, decoded):
             if len(times) == len(shown) and _is_rising(times):
                 self.timeline = self._timeline(cast(list[int], times), self._tick)
                 return
@@ -305,6 +304,7 @@ class PyAvReader:
         """
         found = self._found
         if self.is_exact:
+            self._budget.expect(self._pixels * self.packets.cost(indices))
             with self._open() as (container, stream):
                 self._jump(container, stream, indices, found)
         # Some containers do not seek to where they are told. Then all is decoded from the start.
@@ -338,6 +338,7 @@ class PyAvReader:
         if not self.is_exact or self.codec not in _SKIPPING:
             return None
         found: dict[int, np.ndarray] = {}
+        self._budget.expect(self._pixels * self.packets.cost(indices))
         # What a decoder makes of damage differs between versions of FFmpeg.
         with self._open(err_detect="explode") as (container, stream):
             self._jump(container, stream, indices, found, skip=True)
@@ -484,9 +485,9 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[
 
 
 def _is_rising(times: Sequence[int | None]) -> bool:
-    """Tell whether every frame has a time and each is later than the one before."""
+    """Tell whether every frame has a time and none is earlier than the one before."""
     known = [time for time in times if time is not None]
-    return len(known) == len(times) and all(map(int.__lt__, known, known[1:]))
+    return len(known) == len(times) and all(map(int.__le__, known, known[1:]))
 
 
 def decoding_threads() -> int:
