@@ -14,7 +14,7 @@ from video_llama.common.io import package_file
 from video_llama.text.questions import (
     Media,
     Piece,
-    Question,
+    QuestionText,
     expand_placeholders,
     frames_message,
     image_question,
@@ -56,7 +56,7 @@ def template(request: pytest.FixtureRequest) -> Template:
     return TEMPLATES.get(request.param)
 
 
-def turns_of(case: dict[str, Any]) -> list[tuple[Question, str]]:
+def turns_of(case: dict[str, Any]) -> list[tuple[QuestionText, str]]:
     """The conversation of a golden case, built as the data sets build theirs."""
     sample, num_tokens = case["sample"], case["n_visual_tokens"]
     if case["kind"] == "image":
@@ -111,7 +111,7 @@ def supervised_text(labels: Sequence[int], tokenizer: LlamaTokenizer) -> list[st
 
 
 def test_only_answers_and_stop_signs_have_loss(tokenizer: LlamaTokenizer) -> None:
-    turns: list[tuple[Question, str]] = [("What is it?", "A bell."), ("And then?", "")]
+    turns: list[tuple[QuestionText, str]] = [("What is it?", "A bell."), ("And then?", "")]
     assert supervised_text(VICUNA.encode(turns, tokenizer).labels, tokenizer) == [
         "###",
         "###Assistant: A bell.\n###",
@@ -244,7 +244,7 @@ def test_only_the_last_question_of_a_chat_is_open(
             template.chat_ids(turns, tokenizer)
 
 
-LONG_TURNS: list[tuple[Question, str]] = [
+LONG_TURNS: list[tuple[QuestionText, str]] = [
     (media_question([VIDEO], "Describe the video."), "A bell moves left. " * 5),
     ("What do you hear?", "A drum. " * 30),
     ("And then? " * 10, "A bird."),

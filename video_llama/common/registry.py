@@ -8,11 +8,11 @@ from typing import Generic, TypeVar
 
 from video_llama.types import ConfigError
 
-T = TypeVar("T")
-Entry = TypeVar("Entry")
+EntryT = TypeVar("EntryT")
+RegisteredT = TypeVar("RegisteredT")
 
 
-class Registry(Generic[T]):
+class Registry(Generic[EntryT]):
     """A named table of entries of one kind, filled by decorators at import.
 
     Args:
@@ -21,16 +21,16 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._entries: dict[str, T] = {}
+        self._entries: dict[str, EntryT] = {}
 
-    def register(self, name: str) -> Callable[[Entry], Entry]:
+    def register(self, name: str) -> Callable[[RegisteredT], RegisteredT]:
         """Return a decorator that files a class or function under `name`.
 
         Raises:
             ValueError: the name is taken.
         """
 
-        def file(entry: Entry) -> Entry:
+        def file(entry: RegisteredT) -> RegisteredT:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry  # type: ignore[assignment]
@@ -38,7 +38,7 @@ class Registry(Generic[T]):
 
         return file
 
-    def get(self, name: str) -> T:
+    def get(self, name: str) -> EntryT:
         """Return the entry of that name.
 
         Raises:

@@ -50,7 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file or an override is wrong; names the file and line (or the override),
             the full key, what was given and what is valid.
     """
-    source = Source(Path(path), overrides)
+    source = YamlSource(Path(path), overrides)
     with source.locating():
         config, notes = config_of(source.values)
     for key, note in notes:
@@ -59,7 +59,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-class Source:
+class YamlSource:
     """A YAML file with overrides put over it.
 
     Attributes:

@@ -23,7 +23,7 @@ from video_llama.processors.video import VideoProcessor
 from video_llama.text.questions import (
     Media,
     Piece,
-    Question,
+    QuestionText,
     frames_message,
     image_question,
     media_question,
@@ -278,7 +278,7 @@ class InstructionItems(Items):
         encoded = self.template.encode(turns, self.tokenizer, self.max_length)
         return Item(record.item_id, media, input_ids=encoded.input_ids, labels=encoded.labels)
 
-    def _turns(self, record: Record, message: str) -> list[tuple[Question, str]]:
+    def _turns(self, record: Record, message: str) -> list[tuple[QuestionText, str]]:
         kind, count = self.loader.kind, self.num_media_tokens
         if kind == "image":
             return [(image_question(question, count), answer) for question, answer in record.turns]

@@ -40,7 +40,7 @@ class Piece:
     count: int = 1
 
 
-Question = str | Sequence[Piece]
+QuestionText = str | Sequence[Piece]
 """Pieces, or a text in which every `<ImageHere>` is a placeholder."""
 
 
@@ -129,7 +129,7 @@ def caption_prompts(lines: Iterable[str], frame: str) -> list[str]:
     return [frame.replace("{}", prompt) for prompt in prompts]
 
 
-def as_pieces(question: Question) -> Sequence[Piece]:
+def as_pieces(question: QuestionText) -> Sequence[Piece]:
     """Split a text into pieces, with a placeholder for every `<ImageHere>`; keep given pieces."""
     if not isinstance(question, str):
         return question

@@ -20,7 +20,7 @@ from video_llama.common.registry import Registry
 from video_llama.text.questions import (
     Media,
     Piece,
-    Question,
+    QuestionText,
     as_pieces,
     encode_all,
     media_question,
@@ -96,7 +96,7 @@ class Template:
 
     def encode(
         self,
-        turns: Sequence[tuple[Question, str]],
+        turns: Sequence[tuple[QuestionText, str]],
         tokenizer: PreTrainedTokenizerFast,
         max_length: int = MAX_LENGTH,
         *,
@@ -178,7 +178,7 @@ class Template:
 
     def _encode_turns(
         self,
-        turns: Sequence[tuple[Question, str]],
+        turns: Sequence[tuple[QuestionText, str]],
         tokenizer: PreTrainedTokenizerFast,
         system: str | None,
     ) -> tuple[list[Piece], list[list[int]], list[int]]:
@@ -195,7 +195,11 @@ class Template:
         return pieces, groups, [ends[index] for index in answers]
 
     def _check_fit(
-        self, turns: Sequence[tuple[Question, str]], starts: list[int], kept: int, max_length: int
+        self,
+        turns: Sequence[tuple[QuestionText, str]],
+        starts: list[int],
+        kept: int,
+        max_length: int,
     ) -> None:
         """Refuse to drop the first question, or a question with media, to fit `max_length`."""
         with_media = [
@@ -222,7 +226,7 @@ class Template:
                 pieces += self._answer(turn.answer)
         return pieces
 
-    def _question(self, question: Question, system: str | None, *, first: bool) -> list[Piece]:
+    def _question(self, question: QuestionText, system: str | None, *, first: bool) -> list[Piece]:
         wrapped = self._plain(self.default_system if system is None else system)
         before = [
             Piece(piece.text.replace("{system}", wrapped), piece.supervised, piece.special)
