@@ -87,8 +87,9 @@ def test_the_rule_of_directions(importer: str, imported: str, allowed: bool) -> 
     assert may_import(importer, imported) is allowed
 
 
-def test_no_import_cycles() -> None:
-    circles = import_circles(import_graph("import"))
+def test_no_module_is_part_of_an_import_circle() -> None:
+    # Imports for type checks and inside functions count: they hide a circle and do not mend it.
+    circles = import_circles(import_graph())
     assert [" -> ".join(circle) for circle in circles] == []
 
 
