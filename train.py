@@ -96,7 +96,13 @@ def run(args: argparse.Namespace) -> int:
     logger.info("results go to %s", state.folder)
     if cfg.run.evaluate:
         runner.evaluate_all()
-    elif not runner.train():
+    elif runner.train():
+        if state.processes.is_main and state.checkpoint is not None:
+            branch = state.checkpoint / "branch.safetensors"
+            logger.info("finished at step %d with a loss of %.4f", state.step, state.loss)
+            logger.info("the trained branch is %s; ask it something with", branch)
+            print(ask_command(args, branch, hears=cfg.model.trained_branch == "audio"), flush=True)
+    else:
         command = resume_command(args, state.checkpoint)
         logger.info("stopped at step %d of %d; go on with", state.step, cfg.run.num_steps)
         if state.processes.is_main:
@@ -116,6 +122,16 @@ def resume_command(args: argparse.Namespace, checkpoint: Path | None) -> str:
     resume = f"run.resume_ckpt_path={checkpoint}"
     words = [*program, sys.argv[0], "--cfg-path", str(args.cfg_path), "--options", *options, resume]
     return shlex.join(words)
+
+
+def ask_command(args: argparse.Namespace, branch: Path, *, hears: bool) -> str:
+    """Return the command that asks a trained branch something, with the model of this run."""
+    key, question = ("ckpt_2", "What do you hear?") if hears else ("ckpt", "What happens?")
+    # All options of this run: what they change may be needed to read the YAML at all.
+    replaced = (f"model.{key}=", "run.resume_ckpt_path=")
+    options = [option for option in args.options if not option.startswith(replaced)]
+    words = ["video-llama", "ask", "clip.mp4", question, "--cfg-path", str(args.cfg_path)]
+    return shlex.join([*words, "--options", *options, f"model.{key}={branch}"])
 
 
 def leave(status: int) -> NoReturn:

@@ -163,6 +163,14 @@ def test_without_an_audio_branch_there_is_nothing_about_sound() -> None:
         client.close()
 
 
+def test_the_page_says_which_model_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("video_llama.apps.banner.model_line", lambda model: "Tiny & <demo>")
+    with served() as page:
+        config = httpx.get(f"{page.url}config").json()
+    (intro,) = (p["props"] for p in config["components"] if p["props"].get("elem_id") == "intro")
+    assert "Tiny &amp; &lt;demo&gt;" in intro["value"]
+
+
 def test_no_button_hands_a_file_to_another_server(page: Page) -> None:
     config = httpx.get(f"{page.url}config").json()
     slots = [p["props"] for p in config["components"] if p["type"] in ("video", "image", "audio")]

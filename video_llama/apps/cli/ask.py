@@ -52,6 +52,7 @@ def ask(args: Namespace) -> int:
         answer = "".join(pieces)
         print(json.dumps(_details(session, answer, loaded), ensure_ascii=False, indent=2))
         return 0
+    _print_model(engine)
     _print_notes(engine.notices)
     _print_answer(pieces)
     _print_notes(notice for notice in session.report.notices if notice not in engine.notices)
@@ -60,7 +61,9 @@ def ask(args: Namespace) -> int:
 
 def chat(args: Namespace) -> int:
     """Converse until the user leaves."""
-    terminal = _Terminal(_engine(args, args.inputs), args)
+    engine = _engine(args, args.inputs)
+    _print_model(engine)
+    terminal = _Terminal(engine, args)
     if sys.stdin.isatty():
         print(HELP)
     terminal.restart(args.inputs)
@@ -182,13 +185,30 @@ def _engine(args: Namespace, files: Iterable[str]) -> Chat:
     cfg = load_config(args.cfg_path or default_config_path(), args.options)
     check_paths(cfg)
     generation_settings(answer_options(args))
+    start = time.perf_counter()
+    _print_state("loading the libraries ...")
     from video_llama.chat.engine import Chat
     from video_llama.config.build import build_model
     from video_llama.processors.media import probe
 
     for file in files:
         probe(file)
-    return Chat(build_model(cfg, audio_on_demand=True))
+    _print_state("loading the model ...")
+    engine = Chat(build_model(cfg, audio_on_demand=True))
+    _print_state(f"ready after {time.perf_counter() - start:.1f} s\n")
+    return engine
+
+
+def _print_state(text: str) -> None:
+    """Say in the place of what was said before what a slow start does; to people, not to files."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _print_model(engine: Chat) -> None:
+    from video_llama.apps.banner import model_line
+
+    _print_notes(filter(None, [model_line(engine.model)]))
 
 
 def _add(session: Session, file: str, args: Namespace) -> MediaItem:

@@ -230,12 +230,13 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) 
 
 
 def _answerer(args: Namespace, cfg: Any) -> BatchAnswerer:
+    from video_llama.apps.banner import model_line
     from video_llama.chat.batch import BatchAnswerer
     from video_llama.chat.engine import Chat
     from video_llama.config.build import build_model
 
     chat = Chat(build_model(cfg, audio_on_demand=True))
-    for notice in chat.notices:
+    for notice in filter(None, [model_line(chat.model), *chat.notices]):
         print(f"note: {one_line(notice)}", file=sys.stderr)
     return BatchAnswerer(chat, batch_size=args.batch_size)
 

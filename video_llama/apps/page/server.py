@@ -126,6 +126,7 @@ def _blocks(
 ) -> gr.Blocks:
     import gradio as gr
 
+    from video_llama.apps.banner import model_line
     from video_llama.apps.page.api import Api
     from video_llama.apps.page.examples import EXAMPLES, write_examples
     from video_llama.apps.page.handlers import Handlers
@@ -136,7 +137,8 @@ def _blocks(
     examples = {e: files[e.file] for e in EXAMPLES if chat.hears or e.slot != "sound"}
     blocks: gr.Blocks
     with gr.Blocks(title=TITLE, delete_cache=(3600, SECONDS_A_FILE_IS_KEPT)) as blocks:
-        components = build(hears=chat.hears, notices=chat.notices, examples=list(examples))
+        notices = [model_line(chat.model), *chat.notices]
+        components = build(hears=chat.hears, notices=notices, examples=list(examples))
         handlers = Handlers(conversations, uploads)
         Events(components, handlers, examples, options.concurrency).connect()
         Api(conversations, uploads, options.concurrency).connect()
