@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def test_log_is_exact_and_has_a_line_where_one_is_due(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4]
     assert lines[0]["loss"] == 1 / 3
     assert {"lr", "grad_norm", "samples_per_s", "data_wait"} <= lines[0].keys()
+    assert datetime.fromisoformat(lines[0]["time"]).tzinfo is not None
 
 
 def test_resumed_log_loses_what_came_after_the_checkpoint(tmp_path: Path) -> None:

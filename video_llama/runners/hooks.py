@@ -162,8 +162,10 @@ class JsonLog(Hook):
     def after_update(self, run: RunState) -> None:
         """Write a line where one is due."""
         if self._file is not None:
+            # The time of day tells which line a slow or stopped run belongs to in other logs.
+            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             for line in [*log_lines(run), *run.evaluations]:
-                self._file.write(json.dumps(line) + "\n")
+                self._file.write(json.dumps({**line, "time": now}) + "\n")
             # A run that is killed has then logged all that it has done.
             self._file.flush()
 
