@@ -32,11 +32,7 @@ MEL_KERNEL, MEL_STRIDE = 16, 10
 
 
 class ImageBind(nn.Module):
-    """Pictures or sounds to unit-direction embeddings in one space.
-
-    Args:
-        settings: widths, depths and heads of the two towers.
-    """
+    """Pictures or sounds to unit-direction embeddings in one space."""
 
     def __init__(self, settings: ImageBindSettings) -> None:
         super().__init__()
@@ -134,11 +130,7 @@ class PicturePatches(nn.Module):
 
 
 class SoundPatches(nn.Module):
-    """Spectrograms to overlapping patch tokens with class token and positions.
-
-    Args:
-        width: of the tokens.
-    """
+    """Spectrograms to overlapping patch tokens with class token and positions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -137,12 +137,7 @@ def fresh_groups(settings: ModelSettings) -> set[str]:
 
 
 def missing_groups(settings: ModelSettings, filled: Set[str | None]) -> Iterator[str]:
-    """Yield a message for every group of weights that no file has and that may not be random.
-
-    Args:
-        settings: of the model.
-        filled: the groups that files have.
-    """
+    """Yield a message for every group of weights that no file has and that may not be random."""
     optional = fresh_groups(settings)
     # A part that is not built needs nothing; the vision parts come together or not at all.
     if not settings.equip_audio_branch:

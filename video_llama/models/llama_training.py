@@ -75,16 +75,8 @@ def attend_by_segments(
 
     On GPUs in half precision one kernel takes all segments, where torch has it. Elsewhere they are
     taken one by one. That costs nothing on a CPU: no mask is made, and no product is computed that
-    a mask would hide.
-
-    Args:
-        module: the attention layer.
-        query: (1, H, N, d).
-        key: (1, H_kv, N, d), and `value` alike.
-        value: see `key`.
-        attention_mask: for SDPA.
-        segments: their lengths, N together.
-        options: of transformers; `scaling` is read.
+    a mask would hide. `query` is (1, H, N, d), `key` and `value` are (1, H_kv, N, d), and the
+    lengths in `segments` add up to N.
 
     Returns:
         (1, N, H, d), and no attention weights.
@@ -141,9 +133,6 @@ def recompute_activations(model: LlamaForCausalLM) -> None:
     The language model is frozen, but the gradient of the branch flows through all of it, and its
     activations are most of the memory of a step. transformers does this only in training mode, and
     a frozen model is never in it.
-
-    Args:
-        model: changed in place; calls without gradients are as before.
     """
     for layer in model.model.layers:
         _recompute(layer)

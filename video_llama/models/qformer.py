@@ -19,11 +19,6 @@ class FrameQFormer(nn.Module):
     Every other layer attends to the frame. Text branch and heads are not built.
 
     Source: BLIP-2 (arXiv 2301.12597).
-
-    Args:
-        settings: sizes of the BERT encoder.
-        num_queries: learned queries per frame.
-        input_width: width of the patch features.
     """
 
     def __init__(self, settings: QFormerSettings, *, num_queries: int, input_width: int) -> None:
@@ -143,10 +138,6 @@ class MeanPooling(nn.Module):
     """The ablated video branch: the frames' queries averaged over time, then the linear layer.
 
     Source: the ablation without video Q-Former; any order of the frames gives the same tokens.
-
-    Args:
-        input_width: width of the features.
-        output_width: width of the language model.
     """
 
     def __init__(self, *, input_width: int, output_width: int) -> None:

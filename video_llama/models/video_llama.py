@@ -210,12 +210,6 @@ class VideoLlama(nn.Module):
 
         The media go through the branch that trains, through the video branch if none does.
 
-        Args:
-            batch: captions or tokenised conversations with their media.
-
-        Returns:
-            The loss and the number of labelled tokens.
-
         Raises:
             ValueError: placeholders and media do not match, or no token has a label.
         """

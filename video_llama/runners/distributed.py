@@ -112,11 +112,6 @@ def shard_language_model(model: nn.Module, *, device: torch.device, num_processe
     The embedding table and the output layer are called on their own and are small beside the
     layers, so each process keeps them whole. The model must be on the host: layers go to the device
     one by one, so that the whole model is never there.
-
-    Args:
-        model: a frozen LLaMA, on the CPU; changed in place.
-        device: of this process.
-        num_processes: over which it is spread.
     """
     llama: Any = model
     mesh = init_device_mesh(device.type, (num_processes,))

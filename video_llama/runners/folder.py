@@ -103,11 +103,7 @@ def new_run_folder(output_dir: Path, name: str) -> Path:
 
 
 class RunFolder:
-    """The folder of a run, which one process at a time may claim.
-
-    Args:
-        path: it exists.
-    """
+    """The folder of a run, which one process at a time may claim."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -154,10 +150,6 @@ class BadItemList:
     """`bad_items.jsonl`: each item whose media could not be read, once, with path and reason.
 
     A resumed run goes on with the list of the interrupted one.
-
-    Args:
-        folder: of the run.
-        processes: the main one writes.
     """
 
     def __init__(self, folder: Path, processes: ProcessGroup) -> None:
@@ -204,14 +196,7 @@ def _is_item(line: str) -> bool:
 
 
 def describe_run(folder: Path, *, config: str, step: int, world_size: int) -> None:
-    """Write the configuration, the versions and the revision beside the results.
-
-    Args:
-        folder: of the run.
-        config: the resolved YAML.
-        step: where it starts; a resumed run keeps the files of the run's beginning.
-        world_size: number of processes.
-    """
+    """Write the resolved YAML, the versions and the revision; `step` is where the run starts."""
     # The files of a resumed run go beside those of its beginning: both are needed to repeat it.
     mark = f"-step-{step:06d}" if step else ""
     environment = {

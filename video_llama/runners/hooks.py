@@ -81,11 +81,7 @@ class LearningRate(Hook):
 
 
 class SaveCheckpoints(Hook):
-    """Saves every `save_every` steps, at each epoch's end, at the run's end and when it is stopped.
-
-    Args:
-        store: where; the main process writes, the others wait and share its errors.
-    """
+    """Saves every `save_every` steps, at the end of each epoch and of the run, and when stopped."""
 
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store

@@ -70,12 +70,7 @@ def build_accelerator(settings: RunSettings, *, device: torch.device, folder: Pa
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Split what trains into two groups: decayed, and not decayed. An empty one is left out.
-
-    Args:
-        named: the original's names, by which it decides, and parameters.
-        weight_decay: of the first group.
-    """
+    """Split what trains into two groups: decayed, and not decayed. An empty one is left out."""
     decayed: list[tuple[str, nn.Parameter]] = []
     others: list[tuple[str, nn.Parameter]] = []
     for name, parameter in named:

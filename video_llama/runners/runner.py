@@ -28,16 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """Trains one branch, from the first step or from a checkpoint's.
-
-    Args:
-        settings: the run section.
-        parts: model and data.
-        processes: the processes that train together.
-        accelerator: of `build_accelerator`.
-        folder: of the run, claimed; it is released after the training.
-        hooks: what happens beside the steps, in this order.
-    """
+    """Trains one branch, from the first step or from a checkpoint's."""
 
     def __init__(
         self,
@@ -236,12 +227,7 @@ class Runner:
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Move batches to a device; to a GPU, each is copied while the one before is computed on.
-
-    Args:
-        batches: on the host, pinned for a GPU.
-        device: where to.
-    """
+    """Move batches to a device; to a GPU, each is copied while the one before is computed on."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return

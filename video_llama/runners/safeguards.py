@@ -27,12 +27,7 @@ sent to its processes too."""
 
 
 class BadItems(Hook):
-    """Lists the unreadable items of training, and ends the run if there are too many.
-
-    Args:
-        names: of the data sets.
-        max_fraction: largest part of a data set that may be unreadable.
-    """
+    """Lists the unreadable items of training, and ends the run if there are too many."""
 
     name = "bad_items"
 
@@ -105,11 +100,7 @@ class BadItems(Hook):
 
 
 class LossGuard(Hook):
-    """Ends a run whose loss or gradient was not finite for too many updates, which are skipped.
-
-    Args:
-        most: skipped updates in a row that are allowed.
-    """
+    """Ends a run whose loss or gradient was not finite for too many updates, which are skipped."""
 
     name = "guard"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -53,12 +53,8 @@ class Answer:
         return is_exact_match(self.answer, self.reference)
 
 
-class AnswerBatch(Protocol):
-    """Generates the answers of a batch."""
-
-    def __call__(self, batch: Batch, max_new_tokens: int) -> list[Answer]:
-        """Return greedy answers, one per item."""
-
+AnswerBatch = Callable[[Batch, int], list[Answer]]
+"""Generates greedy answers of a batch, one per item, of a largest number of tokens."""
 
 TASKS: Registry[type[TextFromMedia]] = Registry("task")
 """`run.task` to the class."""
@@ -67,12 +63,7 @@ TASKS: Registry[type[TextFromMedia]] = Registry("task")
 @TASKS.register("video_text_pretrain")
 @TASKS.register("image_text_pretrain")
 class TextFromMedia:
-    """Training and evaluation steps of both branches and both stages.
-
-    Args:
-        model: its forward gives a `ModelOutput` for a batch.
-        answer: generates answers with it.
-    """
+    """Training and evaluation steps of both branches and both stages."""
 
     def __init__(self, model: nn.Module, answer: AnswerBatch) -> None:
         self.model = model
@@ -99,10 +90,6 @@ class TrainedPart(nn.Module):
     Its forward runs the whole model, but DistributedDataParallel sees only the branch. The frozen
     parts are neither broadcast at the start nor searched in a step, so they may be quantised or
     sharded.
-
-    Args:
-        task: whose `train_step` is the forward.
-        parameters: what trains.
     """
 
     def __init__(self, task: TextFromMedia, parameters: Iterable[nn.Parameter]) -> None:
@@ -132,11 +119,6 @@ class Evaluator:
 
     def evaluate(self, split: str, batches: Iterable[Batch], step: int) -> dict[str, Any]:
         """Measure loss and exact matches on a split.
-
-        Args:
-            split: its name.
-            batches: those of this process.
-            step: steps done, for the log.
 
         Returns:
             step, split, loss (mean over all labelled tokens of all processes), num_tokens,

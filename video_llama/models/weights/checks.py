@@ -80,9 +80,6 @@ def _neighbours(path: Path) -> str:
 def llama_values(folder: Path) -> dict[str, Any]:
     """Read the `config.json` of a LLaMA folder.
 
-    Args:
-        folder: `model.llama_model`.
-
     Raises:
         ConfigError: no folder, no config.json, not JSON, not a LLaMA, quantised, or impossible
             sizes.

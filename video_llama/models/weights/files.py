@@ -58,9 +58,6 @@ class MappedPages:
     A tensor that is converted or moved leaves its source behind: pages that have been read count
     as memory of this process until the file is closed. Giving them back is safe, because they come
     from the file again should they be read once more. Only Linux has such mappings.
-
-    Args:
-        path: of the file, which has been opened.
     """
 
     def __init__(self, path: Path) -> None:

@@ -53,13 +53,7 @@ def open_source(source: WeightSource) -> WeightFile:
 
 
 def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadReport:
-    """Compare a file with a model by names and shapes; reads no data.
-
-    Args:
-        model: a `VideoLlama`, on any device.
-        source: what the file is for.
-        file: the opened file.
-    """
+    """Compare a file with a model by names and shapes; reads no data."""
     # Every name of the file ends in exactly one list of the report: nothing is ignored silently.
     targets = targets_of(model)
     report = LoadReport(source, manifest=Manifest.of_file(file))
@@ -94,11 +88,6 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
 
     A tensor whose precision is already right is used where it lies in the memory-mapped file;
     trainable ones are copied, so that training never writes to the mapping.
-
-    Args:
-        model: a `VideoLlama`; its parameters may still be on meta.
-        source: which file.
-        device: where the tensors go.
 
     Raises:
         WeightsError: the file cannot be read, does not fit, has values that are not finite, or

@@ -64,10 +64,6 @@ class LoadReport:
     def check(self, settings: ModelSettings, llm: LlamaConfig) -> None:
         """Raise the one error that says what does not fit, if anything.
 
-        Args:
-            settings: of the model that the file was matched with.
-            llm: configuration of its language model.
-
         Raises:
             WeightsError: a branch file of another kind, wrong shapes, unknown or missing names, or
                 nothing that fits.

@@ -112,15 +112,9 @@ def describe_branch(
     clips: int,
     step: int,
 ) -> Manifest:
-    """Describe the branch that trains.
+    """Describe the branch that trains, after `step` steps of stage 1 (captions) or 2.
 
-    Args:
-        settings: of the model.
-        llm: configuration of its language model.
-        stage: 1 (captions) or 2 (instructions).
-        frames: frames per clip of the data.
-        clips: sound segments per item of the data.
-        step: steps done.
+    `frames` per clip and `clips` (sound segments) per item are those of the data.
 
     Raises:
         ValueError: no branch trains.
@@ -164,13 +158,7 @@ def frozen_hash(settings: ModelSettings, llm: LlamaConfig) -> str:
 
 
 def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str | None:
-    """Say why a branch file cannot be used in a model, and what to change; None if it can.
-
-    Args:
-        manifest: of the file.
-        settings: of the model.
-        llm: configuration of its language model.
-    """
+    """Say why a branch file cannot be used in a model, and what to change; None if it can."""
     if manifest.branch == "audio" and not settings.equip_audio_branch:
         return (
             "it holds the audio branch, but model.equip_audio_branch is false; set it to true, or "
@@ -202,11 +190,6 @@ def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> s
 
 def save_branch(parameters: Iterable[tuple[str, Tensor]], path: Path, manifest: Manifest) -> None:
     """Write the trainable parameters, atomically.
-
-    Args:
-        parameters: of `VideoLlama.trainable_parameters`, saved in their precision.
-        path: a .safetensors file.
-        manifest: of `describe_branch`.
 
     Raises:
         DiskFullError: no room; an older file of that name is as it was.
