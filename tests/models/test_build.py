@@ -191,7 +191,7 @@ def test_an_llm_folder_without_weights_is_an_error(save: Save, tmp_path: Path) -
 def test_training_the_video_branch_may_start_without_files_of_its_own(save: Save) -> None:
     files = {"frozen_llama_proj": False, "frozen_video_Qformer": False, "llama_proj_model": None}
     model = from_files(save, ckpt=save(golden_state("llama_model.")), **files)
-    assert model.random_parts == ["video_branch"]
+    assert model.random_modules == ["video_branch"]
 
 
 EYES: dict[str, Any] = {"vit_ckpt": None, "q_former_model": None}
@@ -307,7 +307,7 @@ def test_pictures_need_no_weights_of_sounds_and_sounds_bring_them(files: dict[st
     with torch.inference_mode():
         assert torch.equal(later.encode_video(video), whole.encode_video(video))
     assert not weights_there(later)
-    assert later.random_parts == whole.random_parts == []
+    assert later.random_modules == whole.random_modules == []
     assert torch.equal(sound(later), sound(whole))
     assert weights_there(later)
     assert targets_of(whole).keys() == targets_of(later).keys()

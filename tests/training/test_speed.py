@@ -68,7 +68,9 @@ def test_compiling_changes_neither_losses_nor_gradients(
     run = trained(data, tmp_path / "compiled", every)
     assert set(compiled) == {"EvaBlock", "Blip2QFormerLayer", "LlamaDecoderLayer"}
     assert_same_course(plain.state.folder, run.state.folder)
-    assert [name for name, _ in run.parts.trainable] == [n for n, _ in plain.parts.trainable]
+    assert [name for name, _ in run.components.trainable] == [
+        n for n, _ in plain.components.trainable
+    ]
 
 
 @pytest.mark.parametrize(

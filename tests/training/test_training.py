@@ -112,16 +112,16 @@ def test_only_the_branch_changes_and_only_it_is_saved(
     case: tuple[str, str], data: Path, tmp_path: Path
 ) -> None:
     trains = runner(case, data, tmp_path, "run.iters_per_epoch=3")
-    model = trains.parts.task.model
+    model = trains.components.task.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trained = {id(parameter) for _, parameter in trains.parts.trainable}
+    trained = {id(parameter) for _, parameter in trains.components.trainable}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in trained}
     assert trains.train()
     changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     assert changed == names
     saved = branch(trains.state.folder, 3)
-    assert saved.keys() == {name for name, _ in trains.parts.trainable}
-    assert saved == {n: p.detach().numpy().tobytes() for n, p in trains.parts.trainable}
+    assert saved.keys() == {name for name, _ in trains.components.trainable}
+    assert saved == {n: p.detach().numpy().tobytes() for n, p in trains.components.trainable}
 
 
 def test_checkpoint_serves_as_branch_file_and_as_the_start_of_stage_2(
@@ -364,21 +364,21 @@ def test_accumulated_steps_are_averaged_into_one_update(data: Path, tmp_path: Pa
     accumulated.train()
 
     by_hand = runner(VISION_1, data, tmp_path / "b", *more)
-    model = by_hand.parts.task.model.train()
-    optimizer = build_optimizer(by_hand.parts.trainable, by_hand.settings)
-    for step, batch in enumerate(by_hand.parts.train_batches(0, 4)):
+    model = by_hand.components.task.model.train()
+    optimizer = build_optimizer(by_hand.components.trainable, by_hand.settings)
+    for step, batch in enumerate(by_hand.components.train_batches(0, 4)):
         torch.manual_seed(step_seed(42, step, 0))
         (model(batch).loss / 2).backward()
         if step % 2:
             optimizer.step()
             optimizer.zero_grad()
-    wanted = {name: p.detach().numpy().tobytes() for name, p in by_hand.parts.trainable}
+    wanted = {name: p.detach().numpy().tobytes() for name, p in by_hand.components.trainable}
     assert branch(accumulated.state.folder, 4) == wanted
 
 
 def poisoned(trains: Runner, is_bad: Callable[[int], bool]) -> None:
     """Make the loss NaN after some numbers of steps done."""
-    inner = trains.parts.task.train_step
+    inner = trains.components.task.train_step
     trained: Any = trains._trained
 
     def step(batch: Any) -> Tensor:
@@ -396,7 +396,7 @@ def test_lost_step_is_skipped_and_counted(
     assert trains.train()
     assert [math.isnan(loss) for loss in losses(trains.state.folder)] == [False, True, False, True]
     assert "step 2: loss or gradient not finite, skipped: " in caplog.text
-    for name, parameter in trains.parts.trainable:
+    for name, parameter in trains.components.trainable:
         assert parameter.isfinite().all(), name
 
 
@@ -411,7 +411,7 @@ def test_lost_run_stops_with_its_items_and_keeps_the_last_good_checkpoint(
     found = sorted(path.name for path in (trains.state.folder / "checkpoints").iterdir())
     assert found == ["step-000003", "step-000006"]
     resumed = runner(VISION_1, data, tmp_path, *more, "run.resume_ckpt_path=latest")
-    for name, parameter in resumed.parts.trainable:
+    for name, parameter in resumed.components.trainable:
         assert parameter.isfinite().all(), name
 
 
@@ -468,7 +468,7 @@ def test_evaluation_measures_loss_and_answers_and_keeps_the_best(
     best = min(results, key=lambda line: line["loss"])["step"]
     kept = sorted(path.name for path in (trains.state.folder / "checkpoints").iterdir())
     assert kept == sorted({f"step-{int(best):06d}", "step-000009"})
-    assert trains.parts.task.model.training, "goes on training after an evaluation"
+    assert trains.components.task.model.training, "goes on training after an evaluation"
 
     evaluated = runner(
         VISION_1,

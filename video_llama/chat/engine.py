@@ -97,8 +97,8 @@ def _stage_notices(model: VideoLlama) -> list[str]:
         for report in model.load_reports
         if report.manifest is not None and report.manifest.stage == 1
     ]
-    if model.random_parts:
+    if model.random_modules:
         notices.append(
-            f"random weights in {', '.join(model.random_parts)}: the answers are nonsense"
+            f"random weights in {', '.join(model.random_modules)}: the answers are nonsense"
         )
     return notices

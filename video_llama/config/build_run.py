@@ -47,7 +47,7 @@ from video_llama.runners.optim import build_accelerator
 from video_llama.runners.runner import Runner
 from video_llama.runners.safeguards import BadItems, LossGuard, StopOnSignal
 from video_llama.runners.settings import RunSettings
-from video_llama.runners.state import RunParts
+from video_llama.runners.state import RunComponents
 from video_llama.runners.task import TASKS, Answer
 from video_llama.text.questions import caption_prompts
 from video_llama.text.templates import TEMPLATES
@@ -106,16 +106,21 @@ def _runner_in(
     run, path = cfg.run, folder.path
     torch.backends.cudnn.deterministic = True  # a resumed run gives the same bits
     accelerator = build_accelerator(run, device=processes.device, folder=path)
-    parts = _build_parts(cfg, _build_model(cfg, processes), processes)
-    hooks = _build_hooks(run, parts, path)
+    components = _build_components(cfg, _build_model(cfg, processes), processes)
+    hooks = _build_hooks(run, components, path)
     runner = Runner(
-        run, parts=parts, processes=processes, accelerator=accelerator, folder=folder, hooks=hooks
+        run,
+        components=components,
+        processes=processes,
+        accelerator=accelerator,
+        folder=folder,
+        hooks=hooks,
     )
     if checkpoint is not None:
         runner.resume(checkpoint)
     step = checkpoint.step if checkpoint else 0
     describe = partial(
-        describe_run, path, config=parts.config, step=step, world_size=processes.size
+        describe_run, path, config=components.config, step=step, world_size=processes.size
     )
     processes.on_main(describe)
     return runner
@@ -154,7 +159,7 @@ def _build_model(cfg: Config, processes: ProcessGroup) -> VideoLlama:
     return model
 
 
-def _build_parts(cfg: Config, model: VideoLlama, processes: ProcessGroup) -> RunParts:
+def _build_components(cfg: Config, model: VideoLlama, processes: ProcessGroup) -> RunComponents:
     run = cfg.run
     cache = open_feature_cache(cfg, model)
     data: dict[str, Any] = {
@@ -197,7 +202,7 @@ def _build_parts(cfg: Config, model: VideoLlama, processes: ProcessGroup) -> Run
             **data,
         )
         items = {f"datasets.{s.name} (annotation)": fingerprint(s.records) for s in train.sources}
-    return RunParts(
+    return RunComponents(
         task=TASKS.get(run.task)(model, partial(_answers, model)),
         trainable=list(model.trainable_parameters()),
         train_batches=train_batches,
@@ -261,14 +266,14 @@ def identity(cfg: Config, world_size: int) -> dict[str, Any]:
     return {"fixed": fixed, "free": free}
 
 
-def _build_hooks(run: RunSettings, parts: RunParts, folder: Path) -> list[Hook]:
+def _build_hooks(run: RunSettings, components: RunComponents, folder: Path) -> list[Hook]:
     store = CheckpointStore(folder, keep_last=run.keep_last, keep_best=run.keep_best)
     return [
         LearningRate(),
         StopOnSignal(),
         LossGuard(run.max_nonfinite_steps),
         Throughput(),
-        BadItems(parts.data_sets, run.max_bad_fraction),
+        BadItems(components.data_sets, run.max_bad_fraction),
         Evaluate(),
         JsonLog(),
         Tracker(),

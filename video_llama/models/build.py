@@ -187,7 +187,7 @@ def _initialise(model: VideoLlama, device: torch.device, seed: int, lazy: Set[st
             continue
         if any(parameter.is_meta for parameter in part.parameters()):
             logger.info("%s: random values, seed %d", name, seed)
-            model.random_parts.append(name)
+            model.random_modules.append(name)
             # One part at a time is built a second time, with memory, and its values moved over.
             with _seeded(seed, name):
                 _fill(part, build(), device)
@@ -240,14 +240,14 @@ def _load_lazily(
     handle = part.register_forward_pre_hook(read_weights)
 
 
-def compile_blocks(model: VideoLlama, parts: Sequence[str]) -> None:
-    """Compile the blocks of some parts (of `COMPILED_PARTS`) at their first use.
+def compile_blocks(model: VideoLlama, names: Sequence[str]) -> None:
+    """Compile the blocks of some parts (of `COMPILED_MODULES`) at their first use.
 
     Blocks of one class share their code, so that a deep part takes no longer than a shallow one.
     The names of the parameters do not change.
     """
-    for part in parts:
-        for block in _blocks(model, part):
+    for name in names:
+        for block in _blocks(model, name):
             block.compile()
 
 

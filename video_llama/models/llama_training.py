@@ -88,12 +88,12 @@ def attend_by_segments(
         return _in_one_kernel(query, key, value, segments, scale), None
     # Each segment alone is plain causal attention, for which SDPA needs no mask.
     grouped = key.shape[1] != query.shape[1]
-    parts = zip(
+    rows = zip(
         *(states.split(list(segments), dim=2) for states in (query, key, value)), strict=True
     )
     outputs = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
-        for q, k, v in parts
+        for q, k, v in rows
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 

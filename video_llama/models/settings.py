@@ -218,7 +218,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         self._check_sizes()
-        self._check_trained_parts()
+        self._check_training()
         self._settle_text()
         self._settle_quantization()
 
@@ -264,7 +264,7 @@ class ModelSettings:
                 f"a multiple of vit_config.patch_size ({self.vit_config.patch_size}) expected"
             )
 
-    def _check_trained_parts(self) -> None:
+    def _check_training(self) -> None:
         # The original trains one branch at a time, and its files hold one branch each.
         trains_audio = not self.frozen_audio_Qformer
         if self.trained_branch == "video" and self.equip_audio_branch and trains_audio:

@@ -55,7 +55,7 @@ class VideoLlama(nn.Module):
 
     Attributes:
         load_reports: what each weight file brought.
-        random_parts: the parts that no file has filled.
+        random_modules: the parts that no file has filled.
         configuration: the whole configuration that it was built from, which tells a chat how to
             read media; None for a model built from `settings` alone.
     """
@@ -73,7 +73,7 @@ class VideoLlama(nn.Module):
         self.settings = settings
         self.tokenizer = tokenizer
         self.load_reports: list[LoadReport] = []
-        self.random_parts: list[str] = []
+        self.random_modules: list[str] = []
         self.configuration: Any = None
         self.language_model = language_model
         self.vision_encoder: VisionEncoder | None = VisionEncoder(settings)

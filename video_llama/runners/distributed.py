@@ -73,9 +73,9 @@ class ProcessGroup:
         """Return the values of all processes, ordered by rank, in every process."""
         if self.size == 1:
             return list(values)
-        parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, values)
-        return [value for part in parts for value in part]
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, values)
+        return [value for of_rank in gathered for value in of_rank]
 
     def on_main(self, function: Callable[[], T]) -> T:
         """Call `function` in the main process, and return its result in every process.

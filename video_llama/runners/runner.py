@@ -20,7 +20,7 @@ from video_llama.runners.folder import BadItemList, RunFolder, disk_errors
 from video_llama.runners.hooks import Hook
 from video_llama.runners.optim import build_optimizer, step_seed
 from video_llama.runners.settings import RunSettings
-from video_llama.runners.state import RunParts, RunState
+from video_llama.runners.state import RunComponents, RunState
 from video_llama.runners.task import Evaluator, TrainedPart
 from video_llama.types import Batch, LocalError, VideoLlamaError, WeightsError, plain_message
 
@@ -34,14 +34,14 @@ class Runner:
         self,
         settings: RunSettings,
         *,
-        parts: RunParts,
+        components: RunComponents,
         processes: ProcessGroup,
         accelerator: Accelerator,
         folder: RunFolder,
         hooks: Sequence[Hook],
     ) -> None:
         self.settings = settings
-        self.parts = parts
+        self.components = components
         self.hooks = hooks
         self.state = RunState(
             settings=settings,
@@ -49,8 +49,8 @@ class Runner:
             folder=folder.path,
             bad_items=BadItemList(folder.path, processes),
             accelerator=accelerator,
-            optimizer=accelerator.prepare(build_optimizer(parts.trainable, settings)),
-            write_branch=parts.write_branch,
+            optimizer=accelerator.prepare(build_optimizer(components.trainable, settings)),
+            write_branch=components.write_branch,
             evaluate=self.evaluate,
             checkpoint_state=self.state_dict,
         )
@@ -60,10 +60,10 @@ class Runner:
         self._accelerator = accelerator
         self._last_update = 0
         self._losses: list[float] = []
-        self._parameters = [parameter for _, parameter in parts.trainable]
-        self._trained = accelerator.prepare(TrainedPart(parts.task, self._parameters))
+        self._parameters = [parameter for _, parameter in components.trainable]
+        self._trained = accelerator.prepare(TrainedPart(components.task, self._parameters))
         self._evaluator = Evaluator(
-            task=parts.task,
+            task=components.task,
             settings=settings,
             processes=processes,
             accelerator=accelerator,
@@ -82,7 +82,7 @@ class Runner:
             RunFolderError: the folder of the run can no longer be written to.
         """
         run = self.state
-        self.parts.task.model.train()
+        self.components.task.model.train()
         with disk_errors(run.folder), contextlib.ExitStack() as at_end:
             # However the run ends, each hook is closed, and the folder is released last.
             at_end.callback(self._folder.release)
@@ -103,13 +103,13 @@ class Runner:
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """Measure loss and generated answers on a split; see `Evaluator`."""
-        batches = self._with_local_errors(self.parts.eval_batches[split]())
+        batches = self._with_local_errors(self.components.eval_batches[split]())
         with disk_errors(self.state.folder):
             return self._evaluator.evaluate(split, batches, self.state.step)
 
     def evaluate_all(self) -> list[dict[str, Any]]:
         """Evaluate every valid and test split of the configuration."""
-        return [self.evaluate(split) for split in self.parts.eval_batches]
+        return [self.evaluate(split) for split in self.components.eval_batches]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside the branch: tensors and plain values."""
@@ -119,7 +119,7 @@ class Runner:
             "optimizer": self.state.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "hooks": {hook.name: hook.state_dict() for hook in self.hooks if hook.name},
-            "identity": self.parts.identity,
+            "identity": self.components.identity,
         }
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -135,7 +135,7 @@ class Runner:
                 f"{checkpoint.path}: no state of a training, it lacks {', '.join(sorted(missing))}"
             )
         # Everything is compared before the first value is taken over.
-        check_unchanged(saved["identity"], self.parts.identity, checkpoint.path)
+        check_unchanged(saved["identity"], self.components.identity, checkpoint.path)
         if not self.settings.evaluate:
             check_length(saved["step"], self.settings.num_steps, checkpoint.path)
         self._load_branch(checkpoint.branch())
@@ -152,7 +152,7 @@ class Runner:
         logger.info("resuming at step %d of %d: %s", run.step, total, checkpoint.path)
 
     def _load_branch(self, tensors: dict[str, Tensor]) -> None:
-        named = dict(self.parts.trainable)
+        named = dict(self.components.trainable)
         if named.keys() != tensors.keys():
             raise ValueError(f"the names differ: {sorted(named.keys() ^ tensors.keys())[:4]}")
         with torch.no_grad():
@@ -165,7 +165,7 @@ class Runner:
 
     def _train_batches(self) -> Iterator[Batch]:
         """Yield the batches on the device, and measure how long they keep the training waiting."""
-        loaded = self.parts.train_batches(self.state.step, self.settings.num_steps)
+        loaded = self.components.train_batches(self.state.step, self.settings.num_steps)
         batches = on_device(self._with_local_errors(loaded), self._processes.device)
         while True:
             started = time.perf_counter()

@@ -21,7 +21,7 @@ from video_llama.common.checks import (
 )
 from video_llama.types import ConfigError
 
-COMPILED_PARTS = ("vision_encoder", "qformers", "language_model")
+COMPILED_MODULES = ("vision_encoder", "qformers", "language_model")
 DEVICES = ("auto", "cuda", "mps", "cpu", "meta")
 
 
@@ -151,9 +151,9 @@ class RunSettings:
 
     def _check_ranges(self) -> None:
         # The ranges that involve two settings, or a list of names.
-        unknown = [part for part in self.compile if part not in COMPILED_PARTS]
+        unknown = [part for part in self.compile if part not in COMPILED_MODULES]
         if unknown:
-            valid = ", ".join(COMPILED_PARTS)
+            valid = ", ".join(COMPILED_MODULES)
             raise ConfigError(f"compile: {unknown[0]!r} given, some of {valid} expected")
         if self.packing and "language_model" in self.compile:
             raise ConfigError(

@@ -18,7 +18,7 @@ from video_llama.types import Batch
 
 
 @dataclass(kw_only=True)
-class RunParts:
+class RunComponents:
     """Model and data of a run, built from one configuration."""
 
     task: TextFromMedia
@@ -56,7 +56,7 @@ class RunState:
     optimizer: Any
     """AdamW, as the accelerator has prepared it."""
     write_branch: Callable[[Path, int], None]
-    """Of `RunParts`."""
+    """Of `RunComponents`."""
     evaluate: Callable[[str], dict[str, Any]]
     """Measures loss and answers on a split."""
     checkpoint_state: Callable[[], dict[str, Any]]

@@ -57,9 +57,9 @@ class LoadReport:
         return {group_of(name) for name in self.loaded if name != LOGIT_SCALE}
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        parts += [f"{count} of {reason} not needed" for reason, count in self.not_needed.items()]
-        return f"{self.source.key} {self.source.path}: {', '.join(parts)}"
+        counts = [f"{len(self.loaded)} tensors loaded"]
+        counts += [f"{count} of {reason} not needed" for reason, count in self.not_needed.items()]
+        return f"{self.source.key} {self.source.path}: {', '.join(counts)}"
 
     def check(self, settings: ModelSettings, llm: LlamaConfig) -> None:
         """Raise the one error that says what does not fit, if anything.
