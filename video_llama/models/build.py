@@ -196,12 +196,14 @@ def _initialise(model: VideoLlama, device: torch.device, seed: int, lazy: Set[st
 @contextlib.contextmanager
 def _seeded(seed: int, name: str) -> Iterator[None]:
     """Draw random values that depend on the seed and the part's name alone."""
+    # A part has the same values whichever others are loaded from files.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))
         yield
 
 
 def _fill(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
+    # Only what is still empty is filled: a file may have brought some groups of the part.
     values = fresh.state_dict()
     filled = {
         name: values[name].to(device, parameter.dtype)
@@ -252,6 +254,7 @@ def compile_blocks(model: VideoLlama, names: Sequence[str]) -> None:
 
 
 def _blocks(model: VideoLlama, part: str) -> Iterator[nn.Module]:
+    # The blocks of a transformer are its repeated code; what lies around them is not worth it.
     if part == "language_model":
         yield from model.language_model.model.layers
     elif part == "vision_encoder" and model.vision_encoder is not None:

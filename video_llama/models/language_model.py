@@ -111,6 +111,7 @@ def build_language_model(settings: ModelSettings, device: torch.device) -> Llama
 
 
 def _without_weights(config: LlamaConfig, precision: Precision) -> LlamaForCausalLM:
+    # Built without memory: a whole-model checkpoint fills it, or random values do.
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     cast_floating(model, precision.dtype)
@@ -222,6 +223,7 @@ def causal_loss(
     """
     # Position i predicts token i + 1. The labels move, so that the hidden states need no copy.
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    # The frozen LLM computes in the precision it is stored in, not in that of the caller's autocast.
     with torch.autocast(inputs_embeds.device.type, enabled=False):
         if allows_packing(model):
             kept = attention_mask.bool()
@@ -254,6 +256,7 @@ def _right_padded(attention_mask: Tensor) -> bool:
 
 def embed_tokens(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
     """Embed (..., L) token ids to (..., L, D) on the device of the embedding table."""
+    # Where the LLM is spread over devices, its table may be on another one than the ids.
     table = model.model.embed_tokens
     embedded: Tensor = table(ids.to(table.weight.device))
     return embedded

@@ -99,6 +99,7 @@ def attend_by_segments(
 
 
 def _has_kernel(query: Tensor) -> bool:
+    # FlashAttention: half precision, Ampere or later; older torch has no interface for it.
     half = query.dtype in (torch.float16, torch.bfloat16)
     if not (query.is_cuda and half and torch.cuda.get_device_capability(query.device) >= (8, 0)):
         return False
@@ -134,6 +135,7 @@ def recompute_activations(model: LlamaForCausalLM) -> None:
     activations are most of the memory of a step. transformers does this only in training mode, and
     a frozen model is never in it.
     """
+    # Layer by layer: the peak is then one layer's activations beside the inputs of all.
     for layer in model.model.layers:
         _recompute(layer)
 

@@ -298,6 +298,7 @@ class ModelSettings:
             )
 
     def _settle_quantization(self) -> None:
+        # The original's switch and ours may both be set, if they mean the same.
         if self.low_resource and self.quantization == "nf4":
             raise ConfigError("low_resource: true means int8, but quantization is nf4; leave one")
         if self.low_resource:

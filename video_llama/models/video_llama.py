@@ -75,6 +75,7 @@ class VideoLlama(nn.Module):
         self.load_reports: list[LoadReport] = []
         self.random_modules: list[str] = []
         self.configuration: Any = None
+        # A part that is not built is None: training the audio branch needs no vision encoder.
         self.language_model = language_model
         self.vision_encoder: VisionEncoder | None = VisionEncoder(settings)
         self.frame_qformer: FrameQFormer | None = frame_qformer(settings)
@@ -88,6 +89,7 @@ class VideoLlama(nn.Module):
         self._set_precisions(device_type)
 
     def _freeze(self) -> None:
+        # By names, because one module may hold what trains and what does not.
         trainable = trainable_prefixes(self.settings)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(original_name(name).startswith(trainable))

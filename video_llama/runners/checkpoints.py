@@ -60,6 +60,7 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> Checkpoint | None:
         """Read the checkpoint in a folder; None where it is not complete."""
+        # Sizes tell a file that was cut short; the hashes are compared only when it is loaded.
         try:
             seal = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
             whole = all((path / n).stat().st_size == size for n, size in seal["files"].items())
@@ -103,6 +104,7 @@ class Checkpoint:
             raise ValueError(f"its SHA-256 is not the one in {COMPLETE}")
 
     def _damaged(self, name: str, error: Exception) -> WeightsError:
+        # Another checkpoint of the same run is nearly as good, so the message names one.
         others = [p for p in checkpoint_folders(self.path.parent) if p != self.path]
         hint = f"run.resume_ckpt_path={others[-1]}" if others else "there is no other one beside it"
         reason = str(error).partition("\n")[0][:200]
@@ -194,6 +196,7 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def _disk_full(self, step: int, error: BaseException) -> DiskFullError:
+        # How much is needed is known from the checkpoints before, which are of the same size.
         kept = self.all()
         sizes = [sum(f.stat().st_size for f in c.path.iterdir()) for c in kept]
         free = shutil.disk_usage(self.folder).free
@@ -266,6 +269,7 @@ def find_checkpoint(wanted: str, output_dir: Path) -> Checkpoint | None:
         if newest is None:
             logger.warning("no checkpoint under %s yet: starting a new run", output_dir)
         return newest
+    # A path that the user has typed must exist, where "latest" may find nothing.
     path = Path(wanted)
     if not path.is_dir():
         raise ConfigError(
@@ -304,6 +308,7 @@ def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path)
     Raises:
         ConfigError: a fixed one differs; lists all that do.
     """
+    # All differences at once: to learn of them one by one would take as many starts.
     fixed = _differences(saved["fixed"], current["fixed"])
     if "items" in saved and current.get("items"):  # neither of old checkpoints nor of evaluations
         fixed += _differences(saved["items"], current["items"])

@@ -87,6 +87,7 @@ def build_optimizer(
     named: Iterable[tuple[str, nn.Parameter]], settings: RunSettings
 ) -> torch.optim.AdamW:
     """Build AdamW for what trains, fused where the device has a fused kernel."""
+    # Betas and epsilon are torch's defaults, as in the original, unless beta2 is set.
     parameters = list(named)
     return torch.optim.AdamW(
         parameter_groups(parameters, settings.weight_decay),
@@ -142,5 +143,6 @@ def warmup_step(step: int, settings: RunSettings) -> float:
 
 
 def _warmup(step: int, settings: RunSettings) -> float:
+    # Never above init_lr, also where warmup_lr is higher.
     rise = (settings.init_lr - settings.warmup_lr) * step / settings.warmup_steps
     return min(settings.init_lr, settings.warmup_lr + rise)

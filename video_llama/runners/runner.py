@@ -103,6 +103,7 @@ class Runner:
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """Measure loss and generated answers on a split; see `Evaluator`."""
+        # The batches of a split are dealt to the processes, so an error of one is not the others'.
         batches = self._with_local_errors(self.components.eval_batches[split]())
         with disk_errors(self.state.folder):
             return self._evaluator.evaluate(split, batches, self.state.step)

@@ -36,6 +36,7 @@ class RunSettings:
     evaluate: bool = False
     """Only evaluate, do not train."""
 
+    # Rates are functions of the step alone, so that a resumed run goes on with the same ones.
     lr_sched: Literal["linear_warmup_cosine_lr", "linear_warmup_step_lr"] = (
         "linear_warmup_cosine_lr"
     )
@@ -61,6 +62,7 @@ class RunSettings:
     amp: bool = False
     """Mixed precision: bf16 where the device has it, fp16 with a gradient scaler elsewhere."""
 
+    # An epoch is a number of steps, not a pass over the data: data sets are mixed by their ratios.
     max_epoch: int = 1
     """Length of the run, epochs."""
     iters_per_epoch: int = 10000
@@ -76,6 +78,7 @@ class RunSettings:
     test_splits: list[str] = field(default_factory=list)
     """Splits to test on after the run."""
 
+    # What is computed faster; the losses stay the same but for rounding.
     feature_cache: str | None = None
     """Folder that keeps what the frozen encoders make of each item, so that they see it once (for
     each of num_views); null: they run in every step."""
@@ -89,6 +92,7 @@ class RunSettings:
     compile: list[str] = field(default_factory=list)
     """Parts whose blocks go through torch.compile: vision_encoder, qformers, language_model."""
 
+    # How much may go wrong: one bad file must not end a run of days, many are a mistake.
     num_workers: int = 4
     """Loading processes per data set; 0: load in the training process."""
     data_timeout: float = 600.0
@@ -99,11 +103,13 @@ class RunSettings:
     max_nonfinite_steps: int = 10
     """Updates in a row whose loss may be infinite or NaN (they are skipped); more ends the run."""
 
+    # Generated answers take far longer than losses, so an evaluation has some only.
     max_answers: int = 100
     """Answers generated for each split of an evaluation, per process; 0: only the loss."""
     answer_max_new_tokens: int = 64
     """Longest generated answer of an evaluation, tokens."""
 
+    # A checkpoint holds what trains and its optimiser, a few hundred megabytes.
     output_dir: str = "output"
     """Folder that gets one folder per run, with its logs and checkpoints."""
     resume_ckpt_path: str | None = None
@@ -140,6 +146,7 @@ class RunSettings:
         at_most(self, MAX_SEED, "seed")
         at_most(self, MAX_BATCH, "num_views")
         self._check_ranges()
+        # The original's way to say "no warm-up rate of its own".
         if self.warmup_lr < 0:
             self.warmup_lr = self.init_lr
         at_least(self, 0, "warmup_lr")  # for what is not finite

@@ -21,6 +21,7 @@ from video_llama.types import Batch
 class RunComponents:
     """Model and data of a run, built from one configuration."""
 
+    # The runner knows no configuration of models and data: what it needs of them is here.
     task: TextFromMedia
     """One step of training or evaluation; holds the model."""
     trainable: list[tuple[str, nn.Parameter]]
@@ -43,6 +44,7 @@ class RunComponents:
 class RunState:
     """Where a run stands: what hooks read, and the fields that they set."""
 
+    # Set once, when the run is built.
     settings: RunSettings
     """The run section."""
     processes: ProcessGroup
@@ -62,6 +64,7 @@ class RunState:
     checkpoint_state: Callable[[], dict[str, Any]]
     """What a checkpoint holds beside the branch."""
 
+    # Kept by the runner; the fields about an update are set before `after_update`.
     step: int = 0
     """Steps done."""
     previous_step: int = 0
@@ -78,6 +81,7 @@ class RunState:
     """Whether the last update was made; False: loss or gradient was not finite."""
     sums: dict[str, float] = field(default_factory=dict)
     """What the hooks have measured since the last update, summed over the processes."""
+    # Kept by hooks, for those that come after them in the list.
     figures: dict[str, float] = field(default_factory=dict)
     """Speed, memory and the like, for logs."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)

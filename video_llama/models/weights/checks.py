@@ -95,6 +95,7 @@ def llama_values(folder: Path) -> dict[str, Any]:
             f"model.llama_model: no {path}; give the folder of a LLaMA in Hugging Face form "
             "(config.json, tokenizer.model, *.safetensors or *.bin)"
         )
+    # Old folders lack model_type; a model of another family would load with random values.
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind = values.get("model_type", "llama")

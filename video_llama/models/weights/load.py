@@ -130,6 +130,7 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -
 
 def _absent_part(name: str, targets: dict[str, Tensor]) -> str | None:
     """Return a reason for names of a part that this configuration does not build."""
+    # A whole-model file may be given to a model without audio branch.
     group = group_of(name)
     if group is None or any(group_of(target) == group for target in targets):
         return None
@@ -143,6 +144,7 @@ def _grid(shape: torch.Size) -> tuple[int, int]:
 
 def _resizable(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether these are patch positions of a square picture at another size."""
+    # Only these are made for a picture size; any other difference is a file of another kind.
     if not name.endswith(("visual_encoder.pos_embed", "vision.pos_embedding_helper.pos_embed")):
         return False
     if len(shape) != 3 or shape[1] < 2 or shape[2] != wanted[2]:

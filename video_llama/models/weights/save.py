@@ -159,6 +159,7 @@ def frozen_hash(settings: ModelSettings, llm: LlamaConfig) -> str:
 
 def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str | None:
     """Say why a branch file cannot be used in a model, and what to change; None if it can."""
+    # What no tensor's shape would tell, or only with a message that nobody understands.
     if manifest.branch == "audio" and not settings.equip_audio_branch:
         return (
             "it holds the audio branch, but model.equip_audio_branch is false; set it to true, or "
