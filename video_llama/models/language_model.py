@@ -223,7 +223,7 @@ def causal_loss(
     """
     # Position i predicts token i + 1. The labels move, so that the hidden states need no copy.
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-    # The frozen LLM computes in the precision it is stored in, not in that of the caller's autocast.
+    # The frozen LLM computes in the precision it is stored in, whatever the caller's autocast.
     with torch.autocast(inputs_embeds.device.type, enabled=False):
         if allows_packing(model):
             kept = attention_mask.bool()
