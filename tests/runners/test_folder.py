@@ -114,5 +114,7 @@ def test_a_disk_that_is_lost_is_one_error_that_says_how_to_go_on(
 def test_a_full_disk_says_so_and_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(DiskFullError, match="no room for the logs"), disk_errors(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(FileNotFoundError, match=r"clip\.mp4"), disk_errors(tmp_path / "run"):
+        (tmp_path / "clip.mp4").open("rb")
     with pytest.raises(ConnectionResetError), disk_errors(tmp_path):
         raise ConnectionResetError(errno.ECONNRESET, "reset")

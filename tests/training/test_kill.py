@@ -357,7 +357,7 @@ def test_read_only_disk_of_one_process_ends_all(place: str, data: Path, tmp_path
         "from video_llama.runners.hooks import JsonLog\n"
         "class ReadOnly:\n"
         "    def write(self, *_):\n"
-        "        raise OSError(errno.EROFS, 'Read-only file system', 'the log')\n"
+        "        raise OSError(errno.EROFS, 'Read-only file system')\n"
         "    flush = close = write\n"
         "def after_update(self, run):\n"
         "    if run.step == 7 and self._file is not None:\n"
@@ -371,7 +371,8 @@ def test_read_only_disk_of_one_process_ends_all(place: str, data: Path, tmp_path
     assert "JsonLog" not in text, "no traceback"
     if place == "log":
         (line,) = re.findall(r"^train\.py: error: (.*)", text, re.MULTILINE)
-        assert line.startswith("the log: the run cannot write there any more (Read-only file")
+        assert line.startswith(f"{tmp_path}/runs/")
+        assert "the run cannot write there any more (Read-only file system)" in line
     (checkpoint,) = (tmp_path / "runs").glob("*/checkpoints/step-*")
     assert checkpoint.name == "step-000005"
 

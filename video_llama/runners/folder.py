@@ -64,10 +64,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 f"no room for the logs in {folder} ({error}); make room on that disk, and go on "
                 f"with {resume}"
             ) from error
-        if error.errno not in _DISK_LOST:
+        # An error that names a file elsewhere is one of the data, which is read meanwhile.
+        path = Path(error.filename or folder).absolute()
+        if error.errno not in _DISK_LOST or not path.is_relative_to(folder.absolute()):
             raise
         raise RunFolderError(
-            f"{error.filename or folder}: the run cannot write there any more ({error.strerror}). "
+            f"{path}: the run cannot write there any more ({error.strerror}). "
             f"Its complete checkpoints are intact: make the disk writable and go on with {resume}, "
             "or copy the folder and give the copy"
         ) from error
