@@ -1,7 +1,8 @@
-"""Pictures of every kind come out upright, opaque and 8-bit; broken ones are told."""
+"""Crops, normalisation, and pictures as the model takes them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,103 +11,90 @@ import torch
 from PIL import Image
 
 from tests import media
-from video_llama.processors import image as image_module
-from video_llama.processors.image import load_image
-from video_llama.processors.settings import ImageEvalSettings, ImageTrainSettings
-from video_llama.types import MediaError
-
-RED, BLUE, GREY = (220, 30, 30), (30, 30, 220), (235, 235, 235)
-
-
-def near(a: object, b: tuple[int, int, int], tolerance: int = 6) -> bool:
-    return bool(np.abs(np.subtract(np.asarray(a), b)).max() <= tolerance)
-
-
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        *[("a.png", "RGB"), ("a.png", "RGBA"), ("a.jpg", "RGB"), ("a.jpg", "CMYK")],
-        *[("a.bmp", "RGB"), ("a.webp", "RGB"), ("a.tiff", "RGB"), ("a.gif", "RGB")],
-    ],
+from tests.reference import GOLDEN
+from video_llama.processors.image import (
+    CropBox,
+    crop_and_resize,
+    normalise,
+    random_crop_box,
 )
-def test_common_formats_keep_their_colours(tmp_path: Path, name: str, mode: str) -> None:
-    image = load_image(media.write_picture(tmp_path / name, mode=mode))
-    assert (image.mode, image.size) == ("RGB", (40, 30))
-    assert near(image.getpixel((3, 3)), RED)
-    assert near(image.getpixel((36, 3)), BLUE)
-    assert near(image.getpixel((20, 27)), GREY)
+from video_llama.processors.settings import (
+    ImageEvalSettings,
+    ImageTrainSettings,
+    VideoEvalSettings,
+    VideoTrainSettings,
+)
+
+BOXES: dict[str, list[int]] = json.loads((GOLDEN / "processors.json").read_text())["crops_of_224"]
 
 
-def test_transparent_parts_are_white_and_opaque_ones_unchanged(tmp_path: Path) -> None:
-    pixels = np.zeros((4, 4, 4), np.uint8)
-    pixels[:2] = (10, 20, 30, 255)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = load_image(tmp_path / "a.png")
-    assert image.getpixel((0, 0)) == (10, 20, 30)
-    assert image.getpixel((0, 3)) == (255, 255, 255)
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-def test_a_transparent_palette_colour_is_white(tmp_path: Path) -> None:
-    image = Image.fromarray(np.array([[0, 1]], np.uint8))
-    image = image.convert("P")
-    image.putpalette([0, 0, 0, 9, 9, 9])
-    image.save(tmp_path / "a.png", transparency=0)
-    loaded = load_image(tmp_path / "a.png")
-    assert [loaded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (9, 9, 9)]
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=random(9))
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    levels = np.array([[0, 0x4000, 0x8000, 0xFFFF]], np.uint16)
-    Image.fromarray(levels).save(tmp_path / "a.png")
-    image = load_image(tmp_path / "a.png")
-    assert [image.getpixel((x, 0)) for x in range(4)] == [
-        (level, level, level) for level in (0, 64, 128, 255)
-    ]
+@pytest.mark.parametrize("seed", BOXES)
+def test_a_seed_gives_the_crop_that_it_gave_in_the_original(seed: str) -> None:
+    box = random_crop_box(224, 224, scale=(0.5, 1.0), generator=random(int(seed)))
+    assert list(box) == [box.top, box.left, box.height, box.width] == BOXES[seed]
 
 
-def test_a_picture_filmed_sideways_is_turned_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    picture = Image.fromarray(media.frame_picture(1, 2, 40, 30))
-    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    image = load_image(tmp_path / "a.jpg")
-    assert image.size == (30, 40)
-    assert near(image.getpixel((26, 3)), RED)
-    assert near(image.getpixel((26, 36)), BLUE)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (3, 1000), (480, 854)])
+def test_crops_lie_inside_pictures_of_any_shape(height: int, width: int) -> None:
+    for seed in range(20):
+        box = random_crop_box(height, width, scale=(0.5, 1.0), generator=random(seed))
+        assert 0 <= box.top < box.bottom <= height
+        assert 0 <= box.left < box.right <= width
 
 
-def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert load_image(tmp_path / "a.gif").getpixel((4, 4)) == (255, 0, 0)
+def test_bicubic_overshoot_is_clamped_and_does_not_wrap_round() -> None:
+    frames = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    frames[..., 4:] = 255
+    resized = crop_and_resize(frames, CropBox(0, 0, 8, 8), 32)
+    rows = resized[0, 0].int()
+    assert rows.min() == 0
+    assert rows.max() == 255
+    assert (rows.diff(dim=1) >= 0).all(), "brightness falls where it must only rise"
 
 
-def test_broken_files_are_media_errors_that_name_the_file(tmp_path: Path) -> None:
-    broken = media.broken_files(tmp_path)
-    cut = media.truncate(media.write_picture(tmp_path / "cut.jpg", 300, 300), 0.5)
-    cut_png = media.truncate(media.write_picture(tmp_path / "cut.png", 300, 300), 0.5)
-    noise = media.corrupt(media.write_picture(tmp_path / "noise.png", 300, 300), 0.1)
-    for path in [*broken.values(), cut, cut_png, noise]:
-        with pytest.raises(MediaError) as error:
-            load_image(path)
-        assert error.value.path == path
-        assert error.value.reason
+def test_all_frames_of_a_clip_get_the_same_crop() -> None:
+    settings = VideoTrainSettings(image_size=16)
+    still = noise(3, 1, 40, 40).expand(-1, 4, -1, -1)
+    values = settings.build().transform(still, generator=random())
+    assert all(torch.equal(values[:, 0], values[:, t]) for t in range(1, 4))
 
 
-def test_a_picture_too_large_to_unpack_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = media.write_picture(tmp_path / "a.png")
-    monkeypatch.setattr(image_module, "MAX_PICTURE_PIXELS", 1000)
-    with pytest.raises(MediaError, match="40x30 pixels are too many, at most 1000"):
-        load_image(path)
+def test_the_crop_repeats_with_the_seed_and_ignores_global_random_state() -> None:
+    processor, frames = VideoTrainSettings(image_size=16).build(), noise(3, 2, 40, 40)
+    torch.manual_seed(1)
+    first = processor.transform(frames, generator=random(3))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(processor.transform(frames, generator=random(3)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(processor.transform(frames, generator=random(4)), first)
 
 
-def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.png"
-    Image.new("1", (20_000, 20_000)).save(path)
-    with pytest.raises(MediaError, match="pixels"):
-        load_image(path)
+def test_training_without_a_generator_is_refused() -> None:
+    with pytest.raises(ValueError, match="alpro_video_train is random and got no generator"):
+        VideoTrainSettings().build().transform(noise(3, 1, 8, 8))
+
+
+def test_evaluation_takes_the_whole_picture() -> None:
+    frames = noise(3, 2, 8, 8)
+    settings = VideoEvalSettings(image_size=8)
+    expected = normalise(frames, mean=settings.mean, std=settings.std)
+    assert torch.equal(settings.build().transform(frames), expected)
+
+
+def test_normalisation_is_per_colour_and_leaves_its_input_alone() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)
+    values = normalise(pixels, mean=(0.5, 0.2, 0.0), std=(0.5, 1.0, 2.0))
+    torch.testing.assert_close(values.flatten(), torch.tensor([-1.0, 0.0, 0.5]))
+    assert pixels.flatten().tolist() == [0, 51, 255]
 
 
 def test_evaluation_resizes_the_whole_picture() -> None:
@@ -116,7 +104,7 @@ def test_evaluation_resizes_the_whole_picture() -> None:
     assert values.shape == (3, 16, 16)
     assert values.dtype == torch.float32
     corner = (values[:, 1, 1] * torch.tensor(settings.std) + torch.tensor(settings.mean)) * 255
-    assert near(corner.numpy(), RED)
+    assert np.abs(corner.numpy() - (220, 30, 30)).max() <= 6
 
 
 def test_a_file_and_the_same_picture_in_memory_agree(tmp_path: Path) -> None:

@@ -1,13 +1,8 @@
-"""Crops and normalisation that pictures and clips share. Nothing here uses global random state.
-
-Pictures: loading, and what training and chat make of them.
-"""
+"""Crop, resize and normalise pictures and frames, without any global random state."""
 
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -15,11 +10,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from video_llama.common.io import check_file
-from video_llama.types import MediaError
+from video_llama.processors.picture_file import load_image, to_rgb
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 """Range of width / height of a random crop."""
@@ -61,7 +55,7 @@ class CropBox(NamedTuple):
 def random_crop_box(
     height: int, width: int, *, scale: tuple[float, float], generator: torch.Generator
 ) -> CropBox:
-    """A random part of a picture, drawn in the order of torchvision's RandomResizedCrop.
+    """Draw a random part of a picture in the order of torchvision's RandomResizedCrop.
 
     With a generator of the same seed the box is therefore the same as torchvision's.
 
@@ -89,7 +83,7 @@ def random_crop_box(
 
 
 def crop_and_resize(frames: Tensor, box: CropBox, size: int) -> Tensor:
-    """The same part of every frame, resized by bicubic interpolation without antialiasing.
+    """Cut the same part of every frame and resize it by bicubic interpolation without antialiasing.
 
     Bicubic interpolation overshoots at edges; the result is clamped before it becomes uint8 (the
     original let it wrap round) and then truncated, as the original did.
@@ -124,7 +118,7 @@ def normalise(pixels: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def require_generator(generator: torch.Generator | None, name: str) -> torch.Generator:
-    """The generator, which a random processor cannot do without.
+    """Return the generator, which a random processor cannot do without.
 
     Raises:
         ValueError: none was given.
@@ -135,20 +129,6 @@ def require_generator(generator: torch.Generator | None, name: str) -> torch.Gen
             "so that a run can be repeated"
         )
     return generator
-
-
-MAX_PICTURE_PIXELS = 178_956_970
-"""Largest picture that is unpacked: 512 MiB of RGB. Pillow's own limit for a sure attack."""
-
-# Only what people have pictures in (the MPO of phones counts as JPEG): Pillow would hand EPS to
-# an external program.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-
-_BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError),
-    *(struct.error, zlib.error, MemoryError, RuntimeError),
-)
-"""What Pillow raises on a damaged file, found by feeding it some."""
 
 
 class ImageProcessor:
@@ -164,7 +144,7 @@ class ImageProcessor:
     def __call__(
         self, picture: str | Path | Image.Image, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """A picture as the model takes it.
+        """Turn a picture into what the model takes.
 
         Args:
             picture: a file, or a picture in memory.
@@ -186,65 +166,3 @@ class ImageProcessor:
         image = image.resize((size, size), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return normalise(pixels, mean=self.settings.mean, std=self.settings.std)
-
-
-def load_image(path: str | Path) -> Image.Image:
-    """A picture file as RGB, upright, its first frame if it is animated.
-
-    Args:
-        path: AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP.
-
-    Raises:
-        MediaError: it cannot be read as a picture, or is too large to unpack.
-    """
-    absolute = check_file(path)
-    try:
-        with Image.open(absolute, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PICTURE_PIXELS:
-                raise MediaError(path, _too_large(image.width, image.height))
-            return to_rgb(image)
-    except UnidentifiedImageError as error:
-        raise MediaError(path, f"it is not a picture in one of {', '.join(_FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        raise MediaError(path, f"it has more than {MAX_PICTURE_PIXELS} pixels") from error
-    except _BROKEN as error:
-        raise MediaError(path, f"the picture is damaged ({error})") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as 8-bit RGB: turned upright, transparency on white, 16-bit grey scaled.
-
-    Args:
-        image: of any mode.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns nearly every such picture white.
-        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a still picture; None for anything else, also for an animated GIF.
-
-    Args:
-        path: a file that exists.
-
-    Raises:
-        MediaError: the picture is too large to unpack.
-    """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            moving = image.format == "GIF" and getattr(image, "is_animated", False)
-            return None if moving else image.size
-    except Image.DecompressionBombError as error:
-        raise MediaError(path, f"it has more than {MAX_PICTURE_PIXELS} pixels") from error
-    except _BROKEN:
-        return None
-
-
-def _too_large(width: int, height: int) -> str:
-    return f"{width}x{height} pixels are too many, at most {MAX_PICTURE_PIXELS} are unpacked"

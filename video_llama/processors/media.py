@@ -22,8 +22,13 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from video_llama.common.io import check_file
-from video_llama.processors.image import picture_size
 from video_llama.processors.limits import check_frame_size, limit, refuse_cost
+from video_llama.processors.picture_file import (
+    is_jpeg,
+    is_sound_file,
+    read_picture_info,
+    refuse_foreign,
+)
 from video_llama.types import MediaError
 
 MAX_SAMPLE_RATE = 768_000
@@ -87,10 +92,16 @@ def probe(path: str | Path) -> MediaInfo:
     Raises:
         MediaError: it does not exist, cannot be read or holds neither.
     """
-    size = picture_size(check_file(path))
-    if size is not None:
-        return MediaInfo(path=Path(path), kind="image", width=size[0], height=size[1])
+    if (picture := read_picture_info(path)) is not None:
+        width, height, notice = picture
+        return MediaInfo(path=Path(path), kind="image", width=width, height=height, notice=notice)
     with open_container(path) as container:
+        name = container.format.name
+        if "_pipe" in name or name in ("image2", "ico"):
+            # Those that people have are Pillow's; FFmpeg would make a clip of one frame.
+            kind = name.removesuffix("_pipe")
+            hint = "save it as PNG or JPEG"
+            raise MediaError(path, f"it is a picture in a format that is not read ({kind}); {hint}")
         video, audio = find_video(container), find_audio(container)
         # A clip whose picture cannot be decoded stays a clip: reading its frames then fails with
         # the codec's name, while a silent change to a sound would answer about something else.
@@ -134,16 +145,21 @@ def open_container(path: str | Path) -> Iterator[InputContainer]:
         MediaError: the file cannot be read, or reading on fails.
     """
     absolute = check_file(path)
+    refuse_foreign(path)
     try:
         # The prefix keeps names such as `http:x` and `-x` from being anything but files, and the
-        # list keeps a playlist from opening what it names.
-        options = {"protocol_whitelist": "file"}
+        # list keeps a playlist from opening what it names. FFmpeg decodes a frame of every track
+        # to learn its size, also of the pictures on the cover of a song, which nobody needs.
+        pixels = 1 if is_sound_file(path) else limit("frame_pixels")
+        options = {"protocol_whitelist": "file", "max_pixels": str(pixels)}
         container = av.open(f"file:{absolute}", options=options, metadata_errors="ignore")
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(path, "it is not a media file, or its header is damaged") from error
     with container:
         if _NOT_MEDIA & set(container.format.name.split(",")):
-            raise MediaError(path, "it is text, a media file was expected")
+            raise MediaError(path, "it is text, not a media file")
+        if container.format.name == "mjpeg" and not is_jpeg(path):
+            raise MediaError(path, "it is not a media file, although there is a JPEG inside it")
         if len(container.streams) > limit("tracks"):
             refuse_cost(path, f"it has {len(container.streams)} tracks", "tracks", "tracks")
         try:
