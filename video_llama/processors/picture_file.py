@@ -70,7 +70,7 @@ _FOREIGN = {
     _RAW: "a raw photo of a camera",
     rb"v/1\x01": "an OpenEXR picture",
     rb"gimp xcf": "a GIMP picture (XCF)",
-    rb"DDS |qoif|\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]|\x01\xda[\x00\x01][\x01\x02]": "a picture in a rare format",
+    rb"DDS |qoif|\x0a[\x00-\x05]\x01|\x01\xda[\x00\x01][\x01\x02]": "a picture in a rare format",
     rb".{128}DICM": "a medical picture (DICOM)",
     rb"AT&TFORM": "a DjVu document",
     rb"PK\x03\x04.*(word/|xl/|ppt/|mimetype|\[Content_Types\])": "an office document",
