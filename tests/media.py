@@ -7,6 +7,7 @@ and which way up it is.
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
 import os
@@ -143,6 +144,122 @@ def write_numbered(
         if sound is not None:
             encode_sound(file, track, sound, sound_rate, start=sound_start)
     return path
+
+
+_VOP = b"\0\0\1\xb6"
+"""Start of a picture in MPEG-4 part 2; two bits follow: 0 is an I picture, 1 a P, 2 a B picture."""
+
+
+def _empty_vop(vop: bytes) -> bytes:
+    """An MPEG-4 picture of 25 ticks/s that repeats the last one, with the time of another."""
+    start = vop.find(_VOP) + len(_VOP)
+    bits = "".join(f"{byte:08b}" for byte in vop[start : start + 8])
+    end = bits.index("0", 2) + 1  # whole seconds, in ones
+    head = f"01{bits[2 : end + 6]}100"  # P, time, marker, time in ticks (5 bits), marker, empty
+    head += "1" * (-len(head) % 8)
+    return _VOP + int(head, 2).to_bytes(len(head) // 8, "big")
+
+
+def _copy_packets(source: Path, target: Path, packets: Sequence[tuple[bytes, bool]]) -> Path:
+    """Writes packets, at 25 a second, as a video with the header of another file."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream: Any = new.add_stream_from_template(old.streams.video[0])
+        for index, (data, is_key) in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.is_keyframe = stream, is_key
+            packet.pts = packet.dts = index
+            packet.duration = 1
+            packet.time_base = Fraction(1, 25)
+            new.mux(packet)
+    return target
+
+
+def _packets(path: Path) -> list[tuple[bytes, bool]]:
+    with av.open(str(path)) as file:
+        return [(bytes(p), p.is_keyframe) for p in file.demux(video=0) if p.size]
+
+
+def insert_empty_vops(source: Path, target: Path, indices: Sequence[int]) -> Path:
+    """An MPEG-4 video with pictures that repeat the last one, as encoders write for no change.
+
+    Args:
+        source: without B pictures, 25 frames a second.
+        indices: in the new file, of the pictures that are inserted.
+    """
+    packets = _packets(source)
+    for index in sorted(indices):
+        packets.insert(index, (_empty_vop(packets[index - 1][0]), False))
+    return _copy_packets(source, target, packets)
+
+
+def hide_vp8_frames(source: Path, target: Path, indices: Sequence[int]) -> Path:
+    """A VP8 video in which some frames are decoded but not shown, as alternate references are.
+
+    Args:
+        source: 25 frames a second.
+        indices: of the frames that get hidden.
+    """
+    packets = [
+        (bytes([data[0] & ~16]) + data[1:] if index in indices else data, is_key)
+        for index, (data, is_key) in enumerate(_packets(source))
+    ]
+    return _copy_packets(source, target, packets)
+
+
+def pack_b_pictures(source: Path, target: Path) -> Path:
+    """An AVI as DivX and Xvid write them: each B picture lies in the packet of the one it needs.
+
+    Args:
+        source: an AVI of MPEG-4 with single B pictures, 25 frames a second.
+    """
+    packets, packed = _packets(source), []
+    data, is_key = packets[0]
+    place = data.find(_VOP)
+    packets[0] = (data[:place] + b"\0\0\1\xb2DivX503b1393p" + data[place:], is_key)
+    while packets:
+        data, is_key = packets.pop(0)
+        if packets and packets[0][0][packets[0][0].find(_VOP) + 4] >> 6 == 2:
+            packed += [(data + packets.pop(0)[0], is_key), (_empty_vop(data), False)]
+        else:
+            packed.append((data, is_key))
+    return _copy_packets(source, target, packed)
+
+
+def cut_transport_stream(path: Path, fraction: float) -> Path:
+    """Drops the first `fraction` of a transport stream but keeps its tables, as recorders do."""
+    data = path.read_bytes()
+    packets = [data[i : i + 188] for i in range(0, len(data) - 187, 188)]
+    tables = [p for p in packets[:20] if (p[1] & 0x1F) << 8 | p[2] in (0, 17, 0x1000)][:3]
+    path.write_bytes(b"".join(tables + packets[int(len(packets) * fraction) :]))
+    return path
+
+
+def write_gif_bomb(path: Path, *, side: int, num_frames: int) -> Path:
+    """A GIF of some kilobytes whose frames are single pixels on a huge canvas."""
+    head = (
+        b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes([0, 0, 0, 255, 255, 255])
+    )
+    pause = b"\x21\xf9\x04\x00\x0a\x00\x00\x00"
+    pixel = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    path.write_bytes(head + (pause + pixel) * num_frames + b";")
+    return path
+
+
+def write_growing(path: Path, sides: Sequence[int]) -> Path:
+    """A motion JPEG whose frames are each of another size; the header knows the first one only."""
+    jpegs = []
+    for index, side in enumerate(sides):
+        buffer = io.BytesIO()
+        Image.fromarray(numbered_picture(index, side, side)).save(buffer, "JPEG")
+        jpegs.append((buffer.getvalue(), True))
+    first = write_numbered(
+        path.with_name(f"first{path.suffix}"),
+        [0],
+        codec="mjpeg",
+        pix_fmt="yuvj420p",
+        size=(sides[0], sides[0]),
+    )
+    return _copy_packets(first, path, jpegs)
 
 
 def tone(seconds: float, rate: int = 16000, hertz: float = 440.0, channels: int = 1) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import media
-from tests.clips import assert_right_frames, load
+from tests.clips import assert_numbered, assert_right_frames, load, numbers
 from video_llama.processors import video_reader as readers
 from video_llama.processors.settings import VideoEvalSettings
 from video_llama.processors.video_reader import PyAvReader
@@ -201,3 +202,147 @@ def test_a_broken_file_leaves_nothing_on_stderr(
         with pytest.raises(MediaError):
             load(broken)
     assert capfd.readouterr().err == ""
+
+
+STEADY = [i / 25 for i in range(100)]
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv", "a.mov", "a.3gp"])
+@pytest.mark.parametrize(("b_frames", "gop"), [(0, 12), (1, 100), (2, 12)])
+def test_frames_of_mpeg4_are_right_with_b_frames(
+    reader: str, tmp_path: Path, name: str, b_frames: int, gop: int
+) -> None:
+    made = {"codec": "mpeg4", "b_frames": b_frames, "gop": gop}
+    clip = assert_numbered(media.write_numbered(tmp_path / name, STEADY, **made), 100)
+    assert clip.seconds == [round(index / 25, 1) for index in clip.indices]
+
+
+def test_an_avi_with_packed_b_frames_is_read(reader: str, tmp_path: Path) -> None:
+    plain = media.write_numbered(tmp_path / "a.avi", STEADY, codec="mpeg4", b_frames=1, gop=25)
+    clip = assert_numbered(media.pack_b_pictures(plain, tmp_path / "b.avi"), 100, n_frms=11)
+    assert clip.seconds == [round(index / 25, 1) for index in clip.indices]
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
+def test_pictures_that_are_not_coded_are_no_frames(reader: str, tmp_path: Path, name: str) -> None:
+    plain = media.write_numbered(tmp_path / "plain.mp4", STEADY, codec="mpeg4", b_frames=0)
+    empty = [7, 8, 30, 77]
+    clip = assert_numbered(media.insert_empty_vops(plain, tmp_path / name, empty), 100, n_frms=32)
+    coded = [slot for slot in range(104) if slot not in empty]
+    assert clip.seconds == [round(coded[i] / 25, 1) for i in clip.indices]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"options": {"x264-params": "keyint=30:min-keyint=30:scenecut=0:bframes=2"}},
+        {"options": {"x264-params": "keyint=30:intra-refresh=1:bframes=0"}},
+        {"codec": "mpeg2video", "b_frames": 2, "gop": 15},
+        {"codec": "libx265", "options": {"x265-params": "keyint=30:min-keyint=30:log-level=none"}},
+    ],
+    ids=["H.264", "intra refresh", "MPEG-2", "HEVC"],
+)
+def test_a_stream_cut_between_key_frames_starts_at_the_first_whole_frame(
+    reader: str, tmp_path: Path, made: dict[str, Any]
+) -> None:
+    path = media.write_numbered(tmp_path / "a.ts", STEADY, **made)
+    clip = load(media.cut_transport_stream(path, 0.15), image_size=160)
+    first = 100 - clip.num_frames_total
+    assert 5 <= first <= 60
+    assert numbers(clip) == [first + index for index in clip.indices]
+    assert clip.seconds == [round(index / 25, 1) for index in clip.indices]
+
+
+_ONE = 1 << 16
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mov", "mjpeg"), ("a.mov", "mpeg4"), ("a.mp4", "libvpx-vp9")],
+)
+@pytest.mark.parametrize(
+    ("signs", "corners"),
+    [
+        ((1, 0, 0, 1), "RBGY"),
+        ((-1, 0, 0, 1), "BRYG"),
+        ((1, 0, 0, -1), "GYRB"),
+        ((-1, 0, 0, -1), "YGBR"),
+        ((0, 1, -1, 0), "GRYB"),
+        ((0, -1, 1, 0), "BYRG"),
+        ((0, 1, 1, 0), "RGBY"),
+        ((0, -1, -1, 0), "YBGR"),
+    ],
+)
+def test_every_display_matrix_is_obeyed(
+    reader: str,
+    tmp_path: Path,
+    name: str,
+    codec: str,
+    signs: tuple[int, int, int, int],
+    corners: str,
+) -> None:
+    a, b, c, d = (sign * _ONE for sign in signs)
+    matrix = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = media.write_numbered(
+        tmp_path / name, STEADY[:10], codec=codec, pix_fmt=pix_fmt, matrix=matrix
+    )
+    clip = load(path, image_size=64, n_frms=3)
+    pictures = clip.frames.permute(1, 2, 3, 0).numpy()
+    assert {media.read_corners(picture) for picture in pictures} == {corners}
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "reason"),
+    [
+        ("VIDEO_PIXELS", "100000", "pixels have to be decoded, at most 100000 pixels"),
+        ("FRAMES", "50", "its video track is too long, at most 50 frames"),
+        ("FRAME_PIXELS", "5000", "frames of 160x120 pixels are too large"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("a.mp4", {}), ("a.avi", {"codec": "mpeg4", "b_frames": 2}), ("a.gif", {"codec": "gif"})],
+)
+def test_what_costs_too_much_is_refused_before_it_is_decoded(
+    reader: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    made: dict[str, Any],
+    limit: str,
+    value: str,
+    reason: str,
+) -> None:
+    pix_fmt = "rgb8" if name == "a.gif" else "yuv420p"
+    path = media.write_numbered(tmp_path / name, STEADY, pix_fmt=pix_fmt, **made)
+    monkeypatch.setenv(f"VIDEO_LLAMA_MAX_{limit}", value)
+    with pytest.raises(MediaError, match=f"{reason}.*VIDEO_LLAMA_MAX_{limit} sets it"):
+        load(path)
+
+
+def test_reading_that_takes_too_long_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = media.write_numbered(tmp_path / "a.avi", STEADY, codec="mpeg4", b_frames=2)
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr("video_llama.processors.limits.time.monotonic", lambda: next(clock))
+    with pytest.raises(MediaError, match=r"takes too long.*VIDEO_LLAMA_MAX_SECONDS sets it"):
+        load(path)
+
+
+def test_a_small_gif_of_huge_frames_is_refused_at_once(tmp_path: Path) -> None:
+    path = media.write_gif_bomb(tmp_path / "a.gif", side=8192, num_frames=3000)
+    assert path.stat().st_size < 100_000
+    begin = time.monotonic()
+    with pytest.raises(MediaError, match="VIDEO_LLAMA_MAX_VIDEO_PIXELS sets it"):
+        load(path)
+    assert time.monotonic() - begin < 20
+
+
+def test_frames_that_grow_behind_the_header_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = media.write_growing(tmp_path / "a.mov", [64, 128, 256, 512, 1024])
+    assert load(path).frames.shape[1] == 5
+    monkeypatch.setenv("VIDEO_LLAMA_MAX_FRAME_PIXELS", "100000")
+    with pytest.raises(MediaError):
+        load(path)
