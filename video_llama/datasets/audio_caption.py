@@ -15,11 +15,8 @@ from video_llama.datasets.base import (
 )
 from video_llama.datasets.records import (
     Records,
-    captions_of,
-    check_unique_names,
     entries,
     read_json,
-    text_of,
 )
 from video_llama.processors.settings import AudioSettings
 
@@ -44,14 +41,13 @@ class AudioCaptionSettings(DatasetSettings):
     def read(self, info: SplitInfo) -> Records:
         """Read tables with the columns audio and caption, or a JSON list.
 
-        Args:
-            info: `anno_dir` is a json, csv or tsv file, or a folder of tables, `videos_dir` holds
-                `{audio}`: wav, flac, mp3, mp4 or whatever else has sound.
+        `anno_dir` is a json, csv or tsv file, or a folder of tables, `videos_dir` holds
+        `{audio}`: wav, flac, mp3, mp4 or whatever else has sound.
 
         Raises:
             ConfigError: the annotation cannot be used, or names a sound twice.
         """
-        from video_llama.datasets.tables import TableRecords, read_tables, records_of
+        from video_llama.datasets.tables import TableRecords, read_captions, read_tables
 
         path, folder = info.require_path("anno_dir"), info.require_path("videos_dir")
         locate = partial(_locate, folder)
@@ -59,10 +55,7 @@ class AudioCaptionSettings(DatasetSettings):
             table = read_tables(path, COLUMNS, key="audio", caption="caption")
             return TableRecords([table["audio"]], table["caption"], locate=locate, folder=folder)
         found = entries(path, read_json(path), FORM)
-        sounds = [text_of(f"{path}: entry {n}", entry, "audio") for n, entry in enumerate(found)]
-        captions = captions_of(path, found)
-        check_unique_names(path, sounds, "audio")
-        return records_of(sounds, captions, locate=locate, folder=folder)
+        return read_captions(path, found, "audio", locate=locate, folder=folder)
 
 
 def _locate(folder: Path, audio: str) -> tuple[str, Path]:

@@ -90,10 +90,7 @@ class BuildInfo(SplitInfo):
     """The same for testing."""
 
     def split(self, name: str) -> SplitInfo | None:
-        """Return where a split lies; None if this data set has no such split.
-
-        Args:
-            name: `train`, `valid` (or `val`, `eval`) or `test`.
+        """Return where `train`, `valid` (`val`, `eval`) or `test` lies; None without such a split.
 
         Raises:
             ConfigError: it is none of them.

@@ -36,15 +36,13 @@ class WorkerStatus:
     """What every worker is busy with, in shared memory: it outlives a worker that is killed."""
 
     def __init__(self) -> None:
+        # A row for each worker, which nobody else writes: no killed worker can leave a lock locked.
         self._rows = torch.zeros(MAX_WORKERS, 3, dtype=torch.int64).share_memory_()
 
     def working_on(self, number: int, index: int, name: str) -> _Work:
-        """Return a block in which this worker is busy with an item.
+        """Return a block in which this worker is busy with an item of a data set, both by number.
 
-        Args:
-            number: of the data set.
-            index: of the item.
-            name: of the item, for the message of an error.
+        The name is for the message of an error.
 
         Raises:
             ItemError: the block raised; names the item. `ConfigError` stays one, `MediaError`
@@ -77,6 +75,7 @@ class _Work:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._row.zero_()
+        # Torch gives the error of a worker to the training process, but not what it was busy with.
         if isinstance(error, ConfigError):
             raise ConfigError(f"{self._name}: {error}") from error
         if isinstance(error, Exception) and not isinstance(error, MediaError):
@@ -84,13 +83,7 @@ class _Work:
 
 
 class Batches(Dataset[Batch]):
-    """Batches by number.
-
-    Args:
-        sources: the data sets.
-        prompts: caption prompts, of which every caption batch draws one; none for no prompt.
-        seed: of the run, the same on all ranks.
-    """
+    """Batches by number. A caption batch draws one of the prompts; without any it has none."""
 
     def __init__(self, sources: Sequence[Items], *, prompts: Sequence[str], seed: int) -> None:
         self.sources = sources
@@ -216,13 +209,7 @@ class TrainBatches(Batches):
 class EvalBatches(Batches):
     """All items of a split, once each and in order, shared out among the ranks by batches.
 
-    Args:
-        sources: the data sets, one after the other.
-        prompts: as in `Batches`.
-        batch_size: items per batch; the last one of a data set may be smaller.
-        seed: as in `Batches`.
-        rank: of this process; it has every `world_size`-th batch.
-        world_size: number of processes.
+    Data set follows data set, whose last batch may be smaller. Arguments as in `TrainBatches`.
     """
 
     def __init__(
@@ -236,6 +223,8 @@ class EvalBatches(Batches):
         world_size: int = 1,
     ) -> None:
         super().__init__(sources, prompts=prompts, seed=seed)
+        # Batches and not items are dealt to the ranks: so each batch is of one data set, and the
+        # same whatever the number of processes.
         batches = [
             (number, start, min(start + batch_size, len(source.records)))
             for number, source in enumerate(sources)

@@ -10,11 +10,8 @@ from typing import ClassVar
 from video_llama.datasets.base import DATASETS, DatasetSettings, SplitInfo
 from video_llama.datasets.records import (
     Records,
-    captions_of,
-    check_unique_names,
     entries,
     read_json,
-    text_of,
 )
 from video_llama.types import ConfigError
 
@@ -48,13 +45,12 @@ class CcSbuAlignSettings(DatasetSettings):
     def read(self, info: SplitInfo) -> Records:
         """Read `filter_cap.json`.
 
-        Args:
-            info: `storage` holds that file and `image/{image_id}.jpg`.
+        `storage` holds that file and `image/{image_id}.jpg`.
 
         Raises:
             ConfigError: the annotation cannot be used, or names a picture twice.
         """
-        from video_llama.datasets.tables import records_of
+        from video_llama.datasets.tables import read_captions
 
         path = info.require_path("storage") / ANNOTATION
         folder = path.parent / "image"
@@ -65,10 +61,8 @@ class CcSbuAlignSettings(DatasetSettings):
         for entry in found:
             if type(entry.get("image_id")) is int:  # MiniGPT-4 writes texts, LLaVA-CC3M numbers
                 entry["image_id"] = str(entry["image_id"])
-        images = [text_of(f"{path}: entry {n}", entry, "image_id") for n, entry in enumerate(found)]
-        captions = captions_of(path, found)
-        check_unique_names(path, images, "image_id")
-        return records_of(images, captions, locate=partial(_locate, folder), folder=folder)
+        locate = partial(_locate, folder)
+        return read_captions(path, found, "image_id", locate=locate, folder=folder)
 
 
 def _locate(folder: Path, image_id: str) -> tuple[str, Path]:

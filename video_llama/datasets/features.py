@@ -127,6 +127,7 @@ class FeatureCache:
             return
         self._fresh[key] = features
         self._fresh_bytes += features.values.nbytes
+        # Shards grow with what is there: few files in the end, and little lost at the beginning.
         if self._fresh_bytes >= min(max(FEWEST_BYTES, self._written_bytes // 8), MOST_BYTES):
             self.flush()
 
@@ -144,6 +145,7 @@ class FeatureCache:
             values, seconds = features.values.contiguous(), np.array(features.seconds, np.float64)
             tensors |= {key: values, key + SECONDS: torch.from_numpy(seconds)}
             checksums.append(_checksum(key, values.numpy(), seconds))
+        # A tensor of its own and not metadata, so that tools that copy tensors keep it.
         tensors[CHECKSUMS] = torch.tensor(checksums, dtype=torch.int64)
         try:
             with atomic_write(self.folder / f"{uuid.uuid4().hex}.safetensors") as path:
@@ -165,6 +167,7 @@ class FeatureCache:
         first_half, rest = _halves(key)
         name = np.uint64(first_half)
         place, end = (int(np.searchsorted(self._keys, name, side)) for side in SIDES)
+        # Several, where two processes computed the item or one copy is damaged.
         for entry in self._entries[place:end]:
             if entry["rest"] == rest and (found := self._read(key, entry)) is not None:
                 return found
@@ -173,6 +176,7 @@ class FeatureCache:
     def _read(self, key: str, entry: np.void) -> Features | None:
         """Read an item from its shard; None if it is not, or no longer, what was written."""
         number = int(entry["shard"])
+        # Opened for every item: thousands of shards would need more open files than there may be.
         values = np.empty(tuple(entry["shape"]), np.float16)
         seconds = np.empty(entry["seconds"], np.float64)
         try:
@@ -203,6 +207,8 @@ class FeatureCache:
             return False
         if stamp == self._stamp:
             return False
+        # The time of the folder changes when a shard gets its name, so that a look costs one call
+        # of the system while nothing is new.
         self._stamp = stamp
         new = sorted(set(self.folder.glob(SHARDS)) - set(self._shards))
         for path in new:
@@ -236,7 +242,7 @@ def _check_key(folder: Path, key: dict[str, Any]) -> None:
         ) from error
     if not isinstance(found, dict):
         raise ConfigError(f"run.feature_cache: {path} is damaged; delete {folder}")
-    given = json.loads(json.dumps(key))
+    given = json.loads(json.dumps(key))  # as it comes back: tuples are lists
     differing = sorted(name for name in {*found, *given} if found.get(name) != given.get(name))
     if differing:
         name = differing[0]

@@ -99,6 +99,7 @@ class MediaLoader:
             MediaError: the media cannot be read; names the file of the annotation.
         """
         with record.media.open() as path:
+            # Media of a tar are read under the name of a file in memory: errors name the annotated.
             try:
                 return self._read(path, generator)
             except MediaError as error:
@@ -124,11 +125,6 @@ class CachedMediaLoader(MediaLoader):
     up costs next to nothing, where a hash would read every file in every epoch; a file that was
     moved is encoded again), the transform with its choice of frames, and, where those are random,
     the numbers that they draw.
-
-    Args:
-        processor: as in `MediaLoader`.
-        with_message: as in `MediaLoader`.
-        cache: of the features.
     """
 
     def __init__(self, processor: Processor, *, with_message: bool, cache: FeatureCache) -> None:
@@ -216,6 +212,7 @@ class Items:
 
     def _fields(self, items: list[Item], bad_items: list[BadItem]) -> dict[str, Any]:
         """Return what batches of captions and of conversations have in common."""
+        # Features and pixels have different shapes: two tensors, and a list that says who is where.
         cached = [item.media.values for item in items if item.media.is_cached]
         decoded = [item.media.values for item in items if not item.media.is_cached]
         media = "audio_values" if self.loader.kind == "audio" else "pixel_values"

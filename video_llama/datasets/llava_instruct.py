@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from video_llama.datasets.base import DATASETS, DatasetSettings, SplitInfo
-from video_llama.datasets.records import Records, Turns, entries, pack_turns, read_json, text_of
+from video_llama.datasets.records import Records, Turns, text_of
 from video_llama.types import ConfigError
 
 FORM = (
@@ -29,28 +29,16 @@ class LlavaInstructSettings(DatasetSettings):
     def read(self, info: SplitInfo) -> Records:
         """Read the conversations of a JSON list.
 
-        Args:
-            info: `anno_dir` is the file, `videos_dir` holds `COCO_train2014_{image}`, or else
-                `{image}`.
+        `anno_dir` is the file, `videos_dir` holds `COCO_train2014_{image}`, or else `{image}`.
 
         Raises:
             ConfigError: the annotation cannot be used, or a conversation has not one `<image>`.
         """
-        from video_llama.datasets.tables import records_of
+        from video_llama.datasets.tables import read_conversations
 
         path, folder = info.require_path("anno_dir"), info.require_path("videos_dir")
-        images, conversations = [], []
-        for number, entry in enumerate(entries(path, read_json(path), FORM)):
-            place = f"{path}: entry {number}"
-            images.append(text_of(place, entry, "image"))
-            conversations.append(pack_turns(_turns(place, entry)))
-        return records_of(
-            images,
-            conversations,
-            locate=partial(_locate, folder),
-            folder=folder,
-            has_conversations=True,
-        )
+        locate = partial(_locate, folder)
+        return read_conversations(path, FORM, "image", _turns, locate=locate, folder=folder)
 
 
 def _turns(place: str, entry: dict[str, Any]) -> Turns:

@@ -75,6 +75,7 @@ def build_items(
         ConfigError: the annotation or the entry cannot be used; names the entry.
     """
     try:
+        # The processors first: a mistake in the YAML shows before a large annotation is read.
         info = settings.build_info.split(split)
         if info is None:
             return None
@@ -133,6 +134,7 @@ def _processor(settings: DatasetSettings, split: str) -> Processor:
     audio: AudioSettings | None = sounds.train
     if split != "train":
         vis, audio = pictures.eval or pictures.train, sounds.eval or sounds.train
+    # Sound is asked for by leaving the pictures out: most sets of clips have processors of both.
     if vis is None and audio is not None:
         return audio.build()
     if isinstance(vis, VideoSettings) and settings.data_type.startswith("video"):
@@ -159,15 +161,9 @@ def build_train_batches(
     features: FeatureCache | None = None,
     **keys: Any,
 ) -> TrainBatches:
-    """Return the training batches of the `datasets` section.
+    """Return the training batches of the `datasets` section, from name to entry.
 
-    Args:
-        settings: name to entry, completed by `load_config`.
-        split: which split to train on.
-        tokenizer: as in `build_items`.
-        template: as in `build_items`.
-        features: as in `build_items`.
-        keys: of `TrainBatches`; a cache of features needs some `num_views`.
+    Arguments as in `build_items` and `TrainBatches`. A cache of features needs some `num_views`.
 
     Raises:
         ConfigError: no data set has the split, or an annotation cannot be used.
@@ -220,6 +216,7 @@ def make_loader(
     Raises:
         LoadingError: a worker hung or died; names the items that the workers were busy with.
     """
+    # Whole batches come from the data set, by number: torch neither samples nor collates.
     loader: DataLoader[Batch] = DataLoader(
         batches,
         batch_size=None,
@@ -298,6 +295,8 @@ def fingerprint(records: Records) -> str:
     It is of the lengths of all texts and of evenly spread ids. That of files and of tars that hold
     them is the same, so that a run may go on from either.
     """
+    # Ids of millions of items take minutes to hash. Lengths lie in memory, and they change with
+    # nearly any change of the texts.
     count = len(records)
     digest = hashlib.blake2b(digest_size=8)
     for start in range(0, count, FINGERPRINT_LENGTHS):

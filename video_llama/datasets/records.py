@@ -75,6 +75,7 @@ class MediaFile:
     @property
     def _is_inside(self) -> bool:
         inside = self.path.is_relative_to(self.folder)
+        # By the name alone: a link inside the folder was made by its owner and may lead anywhere.
         return inside and ".." not in self.path.relative_to(self.folder).parts
 
 
@@ -89,14 +90,9 @@ def file_identity(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Record:
-    """An annotated item.
+    """An annotated item. Its id is the path that the annotation gives, or a key.
 
-    Attributes:
-        item_id: names it within its data set: the path that the annotation gives, or a key.
-        media: its picture, clip or sound.
-        path: where that is, for messages.
-        caption: of caption data, as annotated.
-        turns: of conversations, as annotated.
+    It has either a caption or turns, as annotated; `path` says in messages where its media are.
     """
 
     item_id: str
@@ -143,6 +139,7 @@ def refuse_device(path: Path) -> None:
     Raises:
         ConfigError: it is a pipe, a socket or a device.
     """
+    # A pipe keeps whoever opens it waiting, and /dev/zero never ends.
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -177,12 +174,7 @@ def read_json(path: Path) -> Any:
 
 
 def not_utf8(path: Path, what: str) -> str:
-    """Say in which line a file stops being UTF-8, and what it may be instead; "" if it is UTF-8.
-
-    Args:
-        path: of the file.
-        what: was expected to be in it.
-    """
+    """Say in which line a file stops being UTF-8, and what it may be instead; "" if it is UTF-8."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -214,12 +206,7 @@ def likely_encoding(line: bytes) -> str:
 
 
 def entries(path: Path, value: Any, expected: str) -> list[dict[str, Any]]:
-    """Return the value as a list of objects, at least one.
-
-    Args:
-        path: of the file, for messages.
-        value: what was read.
-        expected: form of the list, for messages.
+    """Return the value of a file as a list of objects, at least one, of the expected form.
 
     Raises:
         ConfigError: it is something else.
@@ -237,11 +224,7 @@ def entries(path: Path, value: Any, expected: str) -> list[dict[str, Any]]:
 def text_of(place: str, entry: dict[str, Any], key: str, *, filled: bool = True) -> str:
     """Return a text of an object, without lone surrogates.
 
-    Args:
-        place: of the object, for messages: `file: entry 3`.
-        entry: the object.
-        key: of the text.
-        filled: whether it must hold more than white space.
+    Place (`file: entry 3`) is for messages. White space is no text, unless `filled` is false.
 
     Raises:
         ConfigError: it is missing, something else, or empty.
@@ -260,6 +243,7 @@ def captions_of(path: Path, found: Sequence[dict[str, Any]]) -> list[str]:
     Raises:
         ConfigError: some are missing, which counts them, or one is no text.
     """
+    # All of them before the first error: who mends a file wants to know how much there is to mend.
     missing = [n for n, entry in enumerate(found) if is_missing(entry.get("caption", True))]
     if missing:
         shown = [_kind(found[number]["caption"]) for number in missing]
@@ -280,12 +264,8 @@ def is_missing(value: object) -> bool:
 
 
 def count_missing(what: str, values: Sequence[str], numbers: Sequence[int]) -> str:
-    """Describe missing captions for the message of an error: how many of which value, and where.
-
-    Args:
-        what: they stand in: `rows` or `entries`.
-        values: what stands in their place.
-        numbers: of the rows or entries; the first few are named.
+    """Describe missing captions for the message of an error: how many of which value, and in which
+    rows or entries.
     """
     counts = ", ".join(f"{value} {count} x" for value, count in Counter(values).most_common())
     places = ", ".join(map(str, numbers[:MAX_PLACES])) + (", ..." if numbers[MAX_PLACES:] else "")

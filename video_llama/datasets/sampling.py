@@ -45,11 +45,6 @@ def permuted(positions: Integers, size: int, key: int) -> Integers:
 
     A Feistel network over the next power of four, walked until the value is in range (Black and
     Rogaway, Ciphers with Arbitrary Finite Domains, 2002): no list of the permutation is needed.
-
-    Args:
-        positions: in `range(size)`.
-        size: of the permutation.
-        key: which permutation.
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     values = positions.astype(np.uint64)
@@ -85,12 +80,7 @@ BLOCK = 4096
 
 
 class Mixture:
-    """Which data set each step takes, drawn in proportion to ratios.
-
-    Args:
-        ratios: of the data sets, not all 0.
-        seed: of the run.
-    """
+    """Which data set each step takes, drawn in proportion to ratios."""
 
     def __init__(self, ratios: Sequence[float], *, seed: int) -> None:
         self._shares = np.cumsum(ratios) / np.sum(ratios)

@@ -83,12 +83,10 @@ class IndexEntry:
 def open_index(tar: Path) -> pa.Table:
     """Map the index of a tar into memory; it is made if there is none that fits.
 
-    Args:
-        tar: not compressed.
-
     Raises:
         ConfigError: it is no tar, is cut short, or is empty.
     """
+    # Beside the tar first: there it serves every user and machine that has the tar.
     for path in (_beside(tar), _cached(tar)):
         table = open_table(path, _SCHEMA, _metadata(tar))
         if table is not None:
@@ -142,6 +140,7 @@ def _scan(tar: Path) -> Iterator[IndexEntry]:
     key, sample = None, IndexEntry("", "")
     try:
         end = tar.stat().st_size
+        # "r:" refuses compressed tars, in which no sample can be read by itself.
         with tarfile.open(tar, "r:") as members:
             for member in members:
                 _check_size(member, end)
@@ -172,6 +171,7 @@ def _check_size(member: tarfile.TarInfo, end: int) -> None:
 
 
 def _add(sample: IndexEntry, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:
+    # The first of a kind counts, as in webdataset, where a sample has several.
     if suffix == "json" and sample.text_size < 0:
         sample.text_offset, sample.text_size = member.offset_data, member.size
         file = tar.extractfile(member)
@@ -202,10 +202,7 @@ def text_in(content: dict[str, Any]) -> str:
 
 
 def expand_shards(pattern: str) -> list[Path]:
-    """Return the tars of a pattern, in the order of their names where it has a `*`.
-
-    Args:
-        pattern: `a.tar`, `a/{000..012}.tar` or `a/*.tar`.
+    """Return the tars of `a.tar`, `a/{000..012}.tar` or `a/*.tar`, the last sorted by name.
 
     Raises:
         ConfigError: there are none, one is missing, or there would be millions.
@@ -252,12 +249,9 @@ def _check_count(pattern: str) -> None:
 
 
 class ShardRecords:
-    """The samples of webdataset tars, in the order of the tars.
+    """The samples of uncompressed webdataset tars, in the order of the tars.
 
-    Args:
-        tars: uncompressed; each sample has a picture, clip or sound and a JSON object with
-            `caption` (or `turns`, as packed).
-        has_conversations: whether it is `turns` that are needed.
+    Each has a picture, clip or sound and a JSON object with `caption`, or with `turns`.
 
     Raises:
         ConfigError: a tar cannot be read.
@@ -269,6 +263,8 @@ class ShardRecords:
         tables = [open_index(tar) for tar in tars]
         self._sizes = [(path, _size(path)) for path in map(_index_of, tars)]
         self._starts = np.cumsum([0, *map(len, tables)])
+        # One table of many chunks, all of them maps of files: nothing is copied, and processes of a
+        # machine share the memory.
         self._index = pa.concat_tables(tables)
         self._lengths = self._index["length"].to_numpy().clip(max=MAX_LENGTH)
 
@@ -337,10 +333,7 @@ class Span:
     size: int
 
     def read(self, path: Path) -> bytes:
-        """Read the content.
-
-        Args:
-            path: name of the part in the message of an error.
+        """Read the content; `path` names it in the message of an error.
 
         Raises:
             MediaError: the file ends before it, or cannot be read.
@@ -391,6 +384,8 @@ class ShardMember:
 @contextmanager
 def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
     """Give a path under which bytes can be read: decord takes nothing else."""
+    # In memory where that is possible: a file on the disk would be written and read once more for
+    # every sample of every epoch.
     if not hasattr(os, "memfd_create"):  # not Linux
         with tempfile.NamedTemporaryFile(suffix=suffix) as file:
             file.write(content)

@@ -26,9 +26,16 @@ from video_llama.datasets.records import (
     MISSING,
     MediaFile,
     Record,
+    Turns,
+    captions_of,
+    check_unique_names,
     count_missing,
+    entries,
     not_utf8,
+    pack_turns,
+    read_json,
     refuse_device,
+    text_of,
     unpack_turns,
 )
 from video_llama.datasets.sampling import Integers
@@ -77,6 +84,8 @@ class TableRecords:
         self._locate = locate
         self._folder = folder
         self._has_conversations = has_conversations
+        # Lengths are wanted in every step, for items all over the table. Here they take two bytes
+        # each, where the texts themselves would have to be read from the disk.
         sizes = pc.min_element_wise(pc.binary_length(texts), MAX_LENGTH)
         self._sizes = sizes.cast(pa.uint16()).to_numpy()
         del sizes
@@ -104,12 +113,39 @@ class TableRecords:
         return sizes
 
 
-def records_of(names: Sequence[str], texts: Sequence[str], **keys: Any) -> TableRecords:
-    """Return the items of a list in memory; keywords as in `TableRecords`."""
-    return TableRecords([_column(names)], _column(texts), **keys)
+def read_captions(path: Path, found: list[dict[str, Any]], key: str, **keys: Any) -> TableRecords:
+    """Return the items of a JSON list with captions; keywords as in `TableRecords`.
+
+    Raises:
+        ConfigError: a name or caption is missing or no text, or a name stands twice.
+    """
+    names = [text_of(f"{path}: entry {number}", entry, key) for number, entry in enumerate(found)]
+    captions = captions_of(path, found)
+    check_unique_names(path, names, key)
+    return TableRecords([_column(names)], _column(captions), **keys)
+
+
+def read_conversations(
+    path: Path, form: str, key: str, turns: Callable[[str, dict[str, Any]], Turns], **keys: Any
+) -> TableRecords:
+    """Return the items of a JSON file with conversations; keywords as in `TableRecords`.
+
+    `turns` makes a conversation of an entry and its place, which is for messages.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    # Names may repeat: several conversations may be about one file.
+    names, texts = [], []
+    for number, entry in enumerate(entries(path, read_json(path), form)):
+        place = f"{path}: entry {number}"
+        names.append(text_of(place, entry, key))
+        texts.append(pack_turns(turns(place, entry)))
+    return TableRecords([_column(names)], _column(texts), has_conversations=True, **keys)
 
 
 def _column(texts: Sequence[str]) -> pa.ChunkedArray:
+    # In chunks: one Arrow array of texts holds at most 2 GB.
     starts = range(0, len(texts), BATCH_ROWS)
     chunks = [pa.array(texts[start : start + BATCH_ROWS], pa.string()) for start in starts]
     return pa.chunked_array(chunks, pa.string())
@@ -213,6 +249,7 @@ def _cached_table(
     except OSError as error:
         if not is_read_only(error):
             raise
+        # A home that cannot be written to costs memory, not the run.
         return pa.Table.from_batches(batches(), schema)
     made = open_table(cached, schema, metadata)
     assert made is not None, f"{cached} was written just now"
@@ -223,6 +260,7 @@ def _check_unique(path: Path, column: pa.ChunkedArray, name: str) -> None:
     repeated = _num_repeated(column)
     if not repeated:
         return
+    # Counting all values takes several times their memory: only where one is sure to repeat.
     counts = pc.value_counts(column)
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0]
     rows = pc.indices_nonzero(pc.equal(column, twice))
@@ -274,6 +312,8 @@ def _read(
         quote_char=False if tabs else '"',
         newlines_in_values=not tabs,
     )
+    # Without threads, which would hold many blocks at a time. The header is read first: a column
+    # that is missing or there twice is an error with its line, and a tsv header may be quoted.
     blocks = {"block_size": BLOCK_BYTES, "use_threads": False}
     rows = 0
     missing: dict[str, list[tuple[int, str]]] = {name: [] for name in empty}
@@ -291,7 +331,7 @@ def _read(
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=list(columns),
                 column_types={name: pa.string() for name in columns},
-                strings_can_be_null=False,
+                strings_can_be_null=False,  # `NA` and the like are texts
             ),
         )
         for batch in reader:

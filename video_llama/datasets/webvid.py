@@ -24,9 +24,8 @@ class WebvidSettings(VideoDatasetSettings):
     def read(self, info: SplitInfo) -> Records:
         """Read tables with the columns videoid, page_dir and name (the caption).
 
-        Args:
-            info: `anno_dir` is a csv or tsv file, or a folder of them, `videos_dir` holds
-                `{page_dir}/{videoid}.mp4`. A page_dir may be empty.
+        `anno_dir` is a csv or tsv file, or a folder of them, `videos_dir` holds
+        `{page_dir}/{videoid}.mp4`. A page_dir may be empty.
 
         Raises:
             ConfigError: a table lacks a column or a caption, or has a videoid twice.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from video_llama.datasets.base import DATASETS, SplitInfo, VideoDatasetSettings
-from video_llama.datasets.records import Records, Turns, entries, pack_turns, read_json, text_of
+from video_llama.datasets.records import Records, Turns, text_of
 from video_llama.types import ConfigError
 
 FORM = '[{"video": "...", "QA": [{"q": "...", "a": "..."}, ...]}, ...]'
@@ -25,27 +25,16 @@ class WebvidInstructSettings(VideoDatasetSettings):
     def read(self, info: SplitInfo) -> Records:
         """Read the conversations of a JSON list.
 
-        Args:
-            info: `anno_dir` is the file, `videos_dir` holds `{video}`.
+        `anno_dir` is the file, `videos_dir` holds `{video}`.
 
         Raises:
             ConfigError: the annotation cannot be used.
         """
-        from video_llama.datasets.tables import records_of
+        from video_llama.datasets.tables import read_conversations
 
         path, folder = info.require_path("anno_dir"), info.require_path("videos_dir")
-        videos, conversations = [], []
-        for number, entry in enumerate(entries(path, read_json(path), FORM)):
-            place = f"{path}: entry {number}"
-            videos.append(text_of(place, entry, "video"))
-            conversations.append(pack_turns(_turns(place, entry)))
-        return records_of(
-            videos,
-            conversations,
-            locate=partial(_locate, folder),
-            folder=folder,
-            has_conversations=True,
-        )
+        locate = partial(_locate, folder)
+        return read_conversations(path, FORM, "video", _turns, locate=locate, folder=folder)
 
 
 @DATASETS.register("webvid_instruct_zh")

@@ -79,15 +79,8 @@ def check(
     """Read media as training does, and list what is missing, corrupt, silent or there twice.
 
     Items of equal size whose first megabyte is equal count as duplicates. Silence is only looked
-    for where there is a sound track; a clip without one is silent too.
-
-    Args:
-        name: of the data set.
-        records: its items.
-        loader: of their media.
-        sample: how many items to read, chosen at random but always the same; None reads all.
-        num_workers: processes; 0 works in this one.
-        progress: called with the items done and the items in all.
+    for where there is a sound track; a clip without one is silent too. A `sample` is chosen at
+    random but always the same. `progress` gets the items done and the items in all.
     """
     chosen = _chosen(len(records), sample)
     jobs = [chosen[start : start + _JOB_ITEMS] for start in range(0, len(chosen), _JOB_ITEMS)]
@@ -106,6 +99,7 @@ def check(
 def _chosen(size: int, sample: int | None) -> Integers:
     if sample is None or sample >= size:
         return np.arange(size)
+    # Sorted, so that neighbours on the disk are read one after the other.
     return np.sort(permuted(np.arange(sample), size, key_of("check")))
 
 
@@ -119,6 +113,7 @@ def _check_item(records: Records, loader: MediaLoader, index: int) -> _Checked:
     def finding(problem: Problem, reason: str) -> Finding:
         return Finding(problem, item_id, str(name), reason)
 
+    # The digest first: it tells of broken files too which of them are copies.
     digest = None
     try:
         record = records[index]

@@ -69,6 +69,7 @@ def downscale(path: Path, size: int) -> tuple[bytes, str]:
         MediaError: it cannot be read.
     """
     info = probe(path)
+    # Encoding a sound anew would change it, and it is small beside pictures.
     if info.kind == "audio":
         return path.read_bytes(), path.suffix.lstrip(".").lower()
     if info.kind == "image":
@@ -269,6 +270,7 @@ def _claim(folder: Path, plan: PackPlan) -> None:
                 f"{folder}: holds tars with {there}, but {given} was asked for; choose an empty "
                 "folder, or the same data set and options to go on"
             )
+    # Written also where it is there already: who cannot write the folder learns it before the work.
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(asdict(plan), indent=1), "utf-8")
     for leftover in folder.glob(f".{plan.name}-*.tmp"):
@@ -304,6 +306,7 @@ def _write_shard(
     start = shard * plan.samples_per_shard
     stop = min(start + plan.samples_per_shard, plan.num_items)
     tar = folder / plan.tar(shard)
+    # Nothing of the machine or the time goes into a tar: the same files give the same bytes.
     with (
         atomic_write(tar) as temporary,
         temporary.open("wb") as file,
@@ -328,6 +331,7 @@ def _samples(
             content, suffix = _media(record, size)
             sample[suffix] = content
         except MediaError as error:
+            # It keeps its number, or the tars would train on another order than the files.
             text["error"] = error.reason
             failed.append((item_id, error.reason))
         yield {**sample, "json": _json(text)}
@@ -352,5 +356,6 @@ def _media(record: Record, size: int | None) -> tuple[bytes, str]:
             except MediaError as error:
                 raise MediaError(record.path, error.reason) from error
         suffix = record.path.suffix.lstrip(".").lower()
+        # A suffix that stands for text would hide the media from whoever reads the tar.
         usable = suffix.isascii() and suffix.isalnum() and suffix not in NOT_MEDIA
         return read_file(path), suffix if usable else "bin"

@@ -27,10 +27,8 @@ def parallel(
 ) -> Iterator[Result]:
     """Yield the results of jobs, as they come.
 
-    Args:
-        work: what to do; what it refers to is shared with the processes, not copied, on Linux.
-        jobs: arguments of `work`.
-        num_workers: processes; 0 works in this one.
+    On Linux what `work` refers to is shared with the processes, not copied. With 0 workers the jobs
+    are done in this process.
 
     Raises:
         WorkerDiedError: a process ended unexpectedly.
@@ -50,6 +48,7 @@ def parallel(
             "fewer workers, or 0 to see which file it is"
         ) from error
     finally:
+        # After an error the jobs that have not begun are not worth waiting for.
         executor.shutdown(cancel_futures=True)
 
 
