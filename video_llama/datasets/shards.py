@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from glob import glob
 from hashlib import blake2b
 from pathlib import Path
@@ -23,13 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from video_llama.datasets.records import (
-    MAX_LENGTH,
-    Record,
-    file_identity,
-    is_missing,
-    pack_turns,
-)
+from video_llama.datasets.records import MAX_LENGTH, Record, file_identity, is_missing, pack_turns
 from video_llama.datasets.sampling import Integers
 from video_llama.datasets.tables import cache_folder, is_read_only, open_table, write_table
 from video_llama.text.tokenizer import clean_text
@@ -37,19 +31,6 @@ from video_llama.types import ConfigError, MediaError
 
 NOT_MEDIA = {"json", "txt"}
 """Suffixes of members that are no media."""
-
-_SCHEMA = pa.schema(
-    {
-        "name": pa.string(),
-        "item_id": pa.string(),
-        "media_offset": pa.int64(),
-        "media_size": pa.int64(),
-        "text_offset": pa.int64(),
-        "text_size": pa.int64(),
-        "length": pa.int64(),
-    }
-)
-_VERSION = b"1"
 
 GONE = -1
 """Size of a file that is not there."""
@@ -78,6 +59,13 @@ class IndexEntry:
     text_offset: int = 0
     text_size: int = -1
     length: int = 0
+
+
+# Old indices have these columns in this order: a change needs another version.
+_SCHEMA = pa.schema(
+    [(f.name, pa.string() if f.type == "str" else pa.int64()) for f in fields(IndexEntry)]
+)
+_VERSION = b"1"
 
 
 def open_index(tar: Path) -> pa.Table:
@@ -220,14 +208,10 @@ def expand_shards(pattern: str) -> list[Path]:
     paths = [Path(name) for name in found]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:
-        raise ConfigError(
-            f"build_info.storage: {pattern!r} given, but "
-            + (
-                f"{len(missing)} of its tars are missing, first {missing[0]}"
-                if missing
-                else "no tar has such a name"
-            )
-        )
+        reason = "no tar has such a name"
+        if missing:
+            reason = f"{len(missing)} of its tars are missing, first {missing[0]}"
+        raise ConfigError(f"build_info.storage: {pattern!r} given, but {reason}")
     return paths
 
 
