@@ -40,13 +40,14 @@ class Visit:
             self.see(view)
         return self
 
-    def see(self, view: View) -> None:
+    def see(self, view: View) -> Visit:
         self.views.append(view)
         self.page |= {key: value for key, value in vars(view).items() if value is not None}
+        return self
 
     def start(self, *files: Path, use_audio: bool = True) -> Visit:
         chosen = Chosen([str(file) for file in files], use_audio)
-        return self.follow(self.handlers.start(self.name, chosen, silent))
+        return self.see(self.handlers.start(self.name, chosen, silent))
 
     def ask(self, question: str, chosen: Chosen = NOTHING, **options: Any) -> Visit:
         options = {**SHORT, **options}
@@ -231,16 +232,16 @@ def test_regenerate_replaces_the_last_answer(visit: Visit, files: dict[str, Path
 def test_regenerate_and_undo_need_a_question(visit: Visit) -> None:
     visit.follow(visit.handlers.regenerate("a", {}))
     assert "there is no question yet" in visit.error
-    visit.follow(visit.handlers.undo("a"))
+    visit.see(visit.handlers.undo("a"))
     assert "there is no question yet" in visit.error
 
 
 def test_undo_puts_the_question_back(visit: Visit, files: dict[str, Path]) -> None:
     visit.start(files["picture"]).ask("What?").ask("And?")
-    visit.follow(visit.handlers.undo("a"))
+    visit.see(visit.handlers.undo("a"))
     assert visit.page["question"] == "And?"
     assert len(visit.chat) == 2
-    visit.follow(visit.handlers.undo("a"))
+    visit.see(visit.handlers.undo("a"))
     assert visit.chat == []
     assert not visit.page["turns"]
     assert visit.page["started"]
@@ -248,7 +249,7 @@ def test_undo_puts_the_question_back(visit: Visit, files: dict[str, Path]) -> No
 
 def test_restart_forgets_everything(visit: Visit, files: dict[str, Path]) -> None:
     visit.start(files["picture"]).ask("What?")
-    visit.follow(visit.handlers.restart("a"))
+    visit.see(visit.handlers.restart("a"))
     assert visit.chat == []
     assert "<img" not in visit.page["seen"]
     assert visit.page["cleared"]
@@ -261,7 +262,7 @@ def test_a_restart_in_mid_answer_is_not_undone_by_the_old_answer(
     options = {**SPOKEN, "max_new_tokens": 1000, "min_new_tokens": 1000}
     early = handlers.ask("a", "Tell me all.", NOTHING, options, silent)
     visit.see(next(early))
-    visit.follow(handlers.restart("a"))
+    visit.see(handlers.restart("a"))
     assert list(early) == []
     assert visit.chat == []
     assert visit.handlers._conversations.of("a").session.history == []
@@ -269,10 +270,10 @@ def test_a_restart_in_mid_answer_is_not_undone_by_the_old_answer(
 
 def test_the_sound_of_a_clip_is_switched(visit: Visit, files: dict[str, Path]) -> None:
     visit.start(files["talkie"])
-    visit.follow(visit.handlers.set_audio("a", False, silent))
+    visit.see(visit.handlers.set_audio("a", False, silent))
     assert "sound switched off" in visit.page["seen"]
     assert "sounds" not in visit.page["seen"]
-    visit.follow(visit.handlers.set_audio("a", True, silent))
+    visit.see(visit.handlers.set_audio("a", True, silent))
     assert "8 sound segments" in visit.page["seen"]
 
 
@@ -309,7 +310,7 @@ def test_a_conversation_that_was_freed_is_said(visit: Visit, handlers: Handlers)
     visit.ask("And?")
     assert "was closed because" in visit.error
     assert visit.page["question"] == "And?"
-    visit.follow(handlers.restart("a"))
+    visit.see(handlers.restart("a"))
     assert visit.chat == []
     assert len(visit.ask("And?").chat) == 2
 

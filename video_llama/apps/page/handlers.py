@@ -76,13 +76,16 @@ class _OpenTurn:
 
 
 class Handlers:
-    """The page's reactions: generators of views, in which errors of the engine are notes."""
+    """The page's reactions: a view each, or several while an answer is written.
+
+    Errors of the engine do not leave them: they are notes in a view.
+    """
 
     def __init__(self, conversations: Conversations, uploads: Uploads) -> None:
         self._conversations = conversations
         self._uploads = uploads
 
-    def start(self, visitor: str, chosen: Chosen, progress: Progress) -> Iterator[View]:
+    def start(self, visitor: str, chosen: Chosen, progress: Progress) -> View:
         """Add what is chosen to the conversation."""
         try:
             conversation = self._conversations.of(visitor)
@@ -90,9 +93,8 @@ class Handlers:
                 raise RequestError("choose a video, a picture or a sound first, or paste one")
             items = self._add(conversation, chosen, progress)
         except VideoLlamaError as error:
-            yield self._refused(error)
-            return
-        yield self._page(conversation, _welcome(items))
+            return self._refused(error)
+        return self._page(conversation, _welcome(items))
 
     def ask(
         self,
@@ -146,20 +148,18 @@ class Handlers:
         except RequestError:  # the conversation has gone, and its answer with it
             return
 
-    def undo(self, visitor: str) -> Iterator[View]:
+    def undo(self, visitor: str) -> View:
         """Take back the last turn; its question returns to the box."""
         try:
             conversation = self._conversations.of(visitor)
             _last_question(conversation)
             question = conversation.undo()
         except VideoLlamaError as error:
-            yield self._refused(error)
-            return
-        yield replace(
-            self._page(conversation, "The last question was taken back."), question=question
-        )
+            return self._refused(error)
+        page = self._page(conversation, "The last question was taken back.")
+        return replace(page, question=question)
 
-    def restart(self, visitor: str) -> Iterator[View]:
+    def restart(self, visitor: str) -> View:
         """Forget the conversation and its files."""
         try:
             conversation = self._conversations.of(visitor)
@@ -167,21 +167,17 @@ class Handlers:
         # The first call after it was freed raises; the second one begins anew.
         except RequestError:
             conversation = self._conversations.of(visitor)
-        yield replace(
-            self._page(conversation, "The conversation and its files are forgotten."),
-            question="",
-            cleared=True,
-        )
+        page = self._page(conversation, "The conversation and its files are forgotten.")
+        return replace(page, question="", cleared=True)
 
-    def set_audio(self, visitor: str, on: bool, progress: Progress) -> Iterator[View]:
+    def set_audio(self, visitor: str, on: bool, progress: Progress) -> View:
         """Switch the sound of the clips that were added."""
         try:
             conversation = self._conversations.of(visitor)
             conversation.set_audio(on, progress)
         except VideoLlamaError as error:
-            yield self._refused(error)
-            return
-        yield View(seen=seen_html(conversation.session.media))
+            return self._refused(error)
+        return View(seen=seen_html(conversation.session.media))
 
     def _add(
         self, conversation: Conversation, chosen: Chosen, progress: Progress

@@ -279,11 +279,9 @@ class Events:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio passes it
         *values: Any,
-    ) -> Iterator[Updates]:
-        chosen = _chosen(*values)
-        yield from self._updates(
-            self.handlers.start(visitor_of(request), chosen, _reporter(progress))
-        )
+    ) -> Updates:
+        chosen, report = _chosen(*values), _reporter(progress)
+        return self._update(self.handlers.start(visitor_of(request), chosen, report))
 
     def _ask(
         self,
@@ -313,15 +311,15 @@ class Events:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
         *values: Any,
-    ) -> Iterator[Updates]:
-        views = self.handlers.set_audio(visitor_of(request), bool(values[0]), _reporter(progress))
-        yield from self._updates(views)
+    ) -> Updates:
+        on, report = bool(values[0]), _reporter(progress)
+        return self._update(self.handlers.set_audio(visitor_of(request), on, report))
 
     def _undo(self, request: gr.Request) -> Updates:
-        return self._update(next(self.handlers.undo(visitor_of(request))))
+        return self._update(self.handlers.undo(visitor_of(request)))
 
     def _restart(self, request: gr.Request) -> Updates:
-        return self._update(next(self.handlers.restart(visitor_of(request))))
+        return self._update(self.handlers.restart(visitor_of(request)))
 
     def _stop(self, request: gr.Request) -> None:
         self.handlers.stop(visitor_of(request))
