@@ -79,6 +79,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _sync(path: Path) -> None:
+    # Also a folder: renaming is on the disk only when the folder that holds the name is.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -97,6 +98,7 @@ def resource(name: str) -> Path:
     Raises:
         FileNotFoundError: neither place has it; the message names both.
     """
+    # The wheel first: a folder of the same name may lie beside an installed package.
     candidates = [PACKAGE / "_data" / name, PACKAGE.parent / name]
     for path in candidates:
         if path.exists():

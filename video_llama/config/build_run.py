@@ -162,6 +162,7 @@ def _build_model(cfg: Config, processes: ProcessGroup) -> VideoLlama:
 def _build_components(cfg: Config, model: VideoLlama, processes: ProcessGroup) -> RunComponents:
     run = cfg.run
     cache = open_feature_cache(cfg, model)
+    # Batches are a function of seed, rank and number of processes, and of nothing else.
     data: dict[str, Any] = {
         "tokenizer": model.tokenizer,
         "template": TEMPLATES.get(cfg.model.template),
@@ -178,6 +179,7 @@ def _build_components(cfg: Config, model: VideoLlama, processes: ProcessGroup) -
     }
     sizes = {"train": run.batch_size_train, "eval": run.batch_size_eval}
 
+    # The runner asks for batches by step, so that a resumed run begins in the middle of an epoch.
     def train_batches(start: int, stop: int) -> Iterator[Batch]:
         loader = make_loader(train, start=start, stop=stop, **load)
         return with_features(loader, cache, model)
@@ -198,6 +200,7 @@ def _build_components(cfg: Config, model: VideoLlama, processes: ProcessGroup) -
             cfg.datasets,
             split=run.train_splits[0],
             batch_size=sizes["train"],
+            # A cache can only hold so many crops of an item: without one each epoch has its own.
             num_views=0 if cache is None else run.num_views,
             **data,
         )
@@ -236,6 +239,7 @@ def _prompts(cfg: Config) -> list[str]:
 
 
 def _manifest(cfg: Config, model: VideoLlama, step: int) -> Manifest:
+    # A stage-1 branch only describes: the chat warns when it is given one.
     entries = cfg.datasets.values()
     talks = any(entry.has_conversations for entry in entries)
     pictures = [entry.vis_processor.train for entry in entries]
@@ -254,6 +258,8 @@ def identity(cfg: Config, world_size: int) -> dict[str, Any]:
     """Return what decides whether a resumed run is the same run; see `check_unchanged`."""
     fixed: dict[str, Any] = {"number of processes": world_size}
     free: dict[str, Any] = {}
+    # Paths and precision may change between two machines. What changes the weights that train, or
+    # the items in a batch, may not.
     for key, value in asdict(cfg.model).items():
         (free if key in FREE_MODEL_KEYS else fixed)[f"model.{key}"] = value
     for name, entry in cfg.datasets.items():
@@ -267,6 +273,7 @@ def identity(cfg: Config, world_size: int) -> dict[str, Any]:
 
 
 def _build_hooks(run: RunSettings, components: RunComponents, folder: Path) -> list[Hook]:
+    # In the order of their work: learning rate before a step, measurements, then what writes them.
     store = CheckpointStore(folder, keep_last=run.keep_last, keep_best=run.keep_best)
     return [
         LearningRate(),

@@ -51,6 +51,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             the full key, what was given and what is valid.
     """
     source = YamlSource(Path(path), overrides)
+    # The schema knows keys and not places: its messages begin with a key, whose place is added.
     with source.locating():
         config, notes = config_of(source.values)
     for key, note in notes:
@@ -85,6 +86,7 @@ class YamlSource:
         except _ODD_VALUE as error:
             raise ConfigError(f"{path}: not YAML: {first_line(error)}") from error
         self._overrides = tuple(overrides)
+        # Later overrides win, and only what is left at the end says whether a data set has data.
         in_file = list(self.values.get("datasets") or ())
         for override in self._overrides:
             _apply(override, self.values)
@@ -93,6 +95,7 @@ class YamlSource:
 
     def where(self, key: str) -> str:
         """Return `x.yaml:12`, or the override that gave `key`; the bare file for a key it lacks."""
+        # The last override that gave the key, or a part of it, goes before the file.
         for override in reversed(self._overrides):
             name = override.partition("=")[0]
             if name == key or name.startswith(f"{key}.") or key.startswith(f"{name}."):
@@ -207,6 +210,7 @@ def _apply(override: str, values: dict[str, Any]) -> None:
     names = key.strip().split(".")
     if not equals or not 2 <= len(names) <= MAX_DEPTH or not all(names):
         raise ConfigError(f"override {override!r}: section.key=value expected")
+    # Sections that the file leaves out are made: the schema refuses those that do not exist.
     node = values
     for name in names[:-1]:
         if node.get(name) is None:
@@ -237,6 +241,7 @@ def _shipped_if_absent(name: str | None, yaml_path: Path) -> str | None:
     """Return `name`, or else the file of that name near the YAML or shipped with the project."""
     if not name or Path(name).exists():
         return name
+    # A YAML of the project names its prompts from the project's root, wherever it is started.
     folder = yaml_path.absolute().parent
     for candidate in (folder / name, folder.parent / name):
         if candidate.exists():

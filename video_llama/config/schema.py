@@ -185,10 +185,10 @@ def config_of(values: Mapping[str, Any]) -> tuple[Config, list[tuple[str, str]]]
     Raises:
         ConfigError: a value is not valid; the message starts with its full key.
     """
+    # The names of data sets and of the model come first: they say which keys there are.
     given = _sections(values)
     notes = _drop_ignored(given)
     model_class = _named(MODELS, given["model"].get("arch", "video_llama"), "model.arch")
-    # Before interpolation: a reference to an unknown key is less telling than the key itself.
     given = _interpolated(given, {"model": model_class, "run": RunSettings})
     datasets = {
         name: _settings(_named(DATASETS, name, f"datasets.{name}"), entry, f"datasets.{name}")
@@ -303,6 +303,7 @@ def _settings(kind: type[T], given: dict[str, Any], key: str, default: T | None 
             raise ConfigError(f"{full}: not a setting; {suggestion(str(name), list(known))}")
         before = values[name] if name in values else _field_default(known[name])
         values[name] = _value(value, hints[name], full, before)
+    # A dataclass reports a missing argument by a TypeError without the full key.
     for name, declared in known.items():
         if name not in values and _field_default(declared) is MISSING:
             raise ConfigError(f"{key}.{name}: required, but not given")
@@ -326,6 +327,7 @@ def _value(value: Any, hint: Any, key: str, default: Any) -> Any:
             return None if optional else default
         if not isinstance(value, dict):
             raise _wrong_value(key, value, hint)
+        # A processor's class depends on its `name`, not on the field that holds it.
         if named := [n for n in PROCESSORS if issubclass(PROCESSORS.get(n), kind)]:
             return _processor(value, named, key, default)
         return _settings(kind, value, key, default)
@@ -344,6 +346,7 @@ def _processor(given: dict[str, Any], valid: list[str], key: str, default: Any) 
         raise ConfigError(f"{key}.name: required, but not given; valid: {', '.join(valid)}")
     if name is None:
         return _settings(type(default), given, key, default)
+    # Another processor has other defaults: nothing of the default's values is kept.
     if name not in valid:
         raise ConfigError(f"{key}.name: {name!r} given; {suggestion(str(name), valid)}")
     return _settings(PROCESSORS.get(name), given, key)
@@ -385,6 +388,7 @@ def _wrong_value(key: str, value: object, hint: Any) -> ConfigError:
     origin, kinds = get_origin(kind), get_args(kind)
     if origin is Literal:
         return ConfigError(f"{key}: {shown} given; {suggestion(str(value), list(kinds))}")
+    # The words of a YAML, not those of Python.
     if is_dataclass(kind):
         expected = f"a mapping with the keys {', '.join(get_type_hints(kind))}"
     elif origin in (list, tuple):

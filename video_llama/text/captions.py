@@ -72,6 +72,7 @@ def _split_prompt(prompt: str | None) -> tuple[str, str]:
 
 
 def _caption_ids(tokenizer: Any, caption: str, end_sym: str, max_txt_len: int) -> list[int]:
+    # A caption is text of others: only the end symbol may become a special token.
     if end_sym in tokenizer.all_special_tokens:
         end = [tokenizer.convert_tokens_to_ids(end_sym)]
         ids = encode_text(tokenizer, caption, parse_special=False) + end
@@ -80,6 +81,7 @@ def _caption_ids(tokenizer: Any, caption: str, end_sym: str, max_txt_len: int) -
         # The ids that the end symbol has within a text; alone it may be another piece.
         letter = encode_text(tokenizer, "a", parse_special=False)
         end = encode_text(tokenizer, "a" + end_sym, parse_special=False)[len(letter) :]
+    # A caption that was cut still ends: a model trained without would not learn to stop.
     if len(ids) > max_txt_len:
         ids = ids[: max(0, max_txt_len - len(end))] + end
     return ids

@@ -80,6 +80,7 @@ def media_question(media: Sequence[Media], question: str) -> list[Piece]:
         media: none for a question that follows up.
         question: what was typed or annotated.
     """
+    # With sound among the media the model must be told what it sees and what it hears.
     with_sound = any(item.kind == "audio" for item in media)
     pieces: list[Piece] = []
     for item in media:
@@ -113,6 +114,7 @@ def caption_prompts(lines: Iterable[str], frame: str) -> list[str]:
     Raises:
         ConfigError: no line has a placeholder, one has several, or `{}` is not there once.
     """
+    # Checked before any training: a wrong prompt would only show in the answers, hours later.
     if frame.count("{}") != 1:
         raise ConfigError(
             f"model.prompt_template: {frame!r} has {frame.count('{}')} times {{}}; it needs one, "
@@ -148,6 +150,7 @@ def render(pieces: Sequence[Piece]) -> str:
 
 def encode_all(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """Return the ids of every piece; text between two special tokens is tokenised as a whole."""
+    # Grouped, because the tokens of a text depend on what stands beside it.
     groups: list[list[int]] = []
     for special, run in groupby(pieces, key=lambda piece: piece.special):
         if not special:

@@ -94,6 +94,7 @@ class AnswerStream:
         if self.stopped:
             return ""
         self._waiting += text
+        # The earliest mark counts: behind it the model goes on with a turn of its own invention.
         found = [at for stop in self._stop_texts if (at := self._waiting.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -107,6 +108,7 @@ class AnswerStream:
 
     def _num_doubtful(self) -> int:
         """Count the characters at the end that may become a stop mark, or be trailing space."""
+        # The longest end of the text that is the beginning of some mark.
         text = self._waiting
         longest = max(
             (

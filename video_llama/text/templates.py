@@ -127,6 +127,7 @@ class Template:
             self._check_fit(turns, starts, kept, max_length)
             # Anew and not cut: the last answer that stays gets the end of a conversation.
             pieces, groups, _ = self._encode_turns(turns[:kept], tokenizer, system)
+        # Ids and labels in one pass over the same pieces, so that they cannot get out of step.
         ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
         for piece, group in zip(pieces, groups, strict=True):
             ids += group
@@ -174,6 +175,7 @@ class Template:
         """Cut an answer at the stop mark, drop a role name and strip it, as the user sees it."""
         for stop in self.stop_texts:
             text = text.split(stop, 1)[0]
+        # Models now and then begin with the name of the role that they answer in.
         return re.split("Assistant:|ASSISTANT:", text)[-1].strip()
 
     def _encode_turns(
@@ -183,6 +185,7 @@ class Template:
         system: str | None,
     ) -> tuple[list[Piece], list[list[int]], list[int]]:
         """Return the pieces, their ids, and the position at which each answer starts."""
+        # All turns are tokenised together, as in the chat's prompt, which must have the same ids.
         pieces: list[Piece] = []
         answers: list[int] = []
         for question, answer in turns:
@@ -202,6 +205,7 @@ class Template:
         max_length: int,
     ) -> None:
         """Refuse to drop the first question, or a question with media, to fit `max_length`."""
+        # A turn with media cannot go: its media are encoded and have to be placed somewhere.
         with_media = [
             index
             for index, (question, _) in enumerate(turns)
@@ -228,6 +232,7 @@ class Template:
 
     def _question(self, question: QuestionText, system: str | None, *, first: bool) -> list[Piece]:
         wrapped = self._plain(self.default_system if system is None else system)
+        # The system text is user text too, and stands in the first question only.
         before = [
             Piece(piece.text.replace("{system}", wrapped), piece.supervised, piece.special)
             for piece in (self.opening if first else self.reopening)
@@ -257,6 +262,7 @@ VICUNA = Template(
     before_answer=(Piece("\n"), Piece("###Assistant:", supervised=True)),
     after_answer=(Piece("\n", supervised=True),),
     end=(Piece("###", supervised=True),),
+    # Every place inside three number signs: "###" is written as "# # #".
     marks="(?<=##)(?=#)|(?<=#)(?=##)",
     stop_texts=("###", "</s>"),
     caption_prompt="###Human: {} ###Assistant: ",
@@ -271,6 +277,7 @@ LLAMA_V2 = Template(
     before_answer=(Piece(" [/INST]"),),
     after_answer=(Piece(" ", supervised=True), Piece("</s>", supervised=True, special=True)),
     end=(),
+    # Before and after the word of each mark: "[INST]" is written as "[ INST ]".
     marks=(
         r"(?<=\[)(?=/?INST\])|(?<=\[INST)(?=\])|(?<=\[/INST)(?=\])"
         "|(?<=<<)(?=/?SYS>>)|(?<=<<SYS)(?=>>)|(?<=<</SYS)(?=>>)"
