@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.media import tone, write_audio, write_video
+from tests.deadly import decode_or_die
+from tests.media import tone, write_audio, write_timed_sound, write_video
 from tests.random_tiny import random_tiny
 from tests.reference import SHARED, needs_shared
 from tests.tiny_chat import answer, media_files, tiny_chat
+from video_llama.chat.batch import BatchAnswerer
 from video_llama.chat.engine import Chat
-from video_llama.chat.media import MediaItem, MediaProcessing
+from video_llama.chat.media import MediaEncoder, MediaItem, MediaProcessing
+from video_llama.chat.requests import BatchRequest, RequestMedia
 from video_llama.config.build import build_model
 from video_llama.config.load import load_config
 from video_llama.types import ConfigError, MediaError, RequestError
@@ -243,6 +246,57 @@ def test_a_model_without_configuration_reads_media_as_the_original() -> None:
     processing = MediaProcessing.of(model)
     assert (processing.video.n_frms, processing.video.image_size) == (8, 84)
     assert processing.audio.clips_per_video == 8
+
+
+def test_a_file_that_ends_its_decoder_costs_one_error(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("video_llama.chat.media.decode_file", decode_or_die)
+    bad = write_video(tmp_path / "deadly.mp4", num_frames=12)
+    session = chat.start(video=media_files()["talkie"])
+    for _ in range(2):
+        with pytest.raises(MediaError, match=r"deadly\.mp4: .*SIGSEGV"):
+            session.add(bad)
+    assert session.add(media_files()["picture"]).kind == "image"
+    requests = [
+        BatchRequest(n, "What?", (RequestMedia(path),), {"max_new_tokens": 2})
+        for n, path in enumerate((bad, media_files()["silent"]))
+    ]
+    first, second = BatchAnswerer(chat).answer(requests)
+    assert "SIGSEGV" in first.error
+    assert second.answer is not None
+    assert answer(session)
+
+
+def test_a_clip_whose_sound_cannot_be_used_is_answered_from_its_frames(
+    chat: Chat, tmp_path: Path
+) -> None:
+    click = tone(0.01, 48000)
+    path = write_timed_sound(tmp_path / "click.mkv", click, num_frames=12, codec="pcm_s16le")
+    session = chat.start(video=path)
+    (item,) = session.media
+    assert kinds(item) == ["video"]
+    assert item.has_sound
+    assert "the sound of click.mkv cannot be used: " in item.notice
+    session.set_audio(item, False)
+    assert item.notice == ""
+    session.set_audio(item, True)
+    assert not item.sound_used
+    assert "cannot be used" in item.notice
+    quiet = chat.start(video=path, use_audio=False)
+    assert quiet.media[0].notice == ""
+    quiet.set_audio(quiet.media[0], True)
+    assert "cannot be used" in quiet.media[0].notice
+    assert answer(quiet)
+
+
+def test_the_worker_reads_what_the_process_itself_reads(chat: Chat) -> None:
+    own = MediaEncoder(chat.model, in_worker=False)
+    for name in ("talkie", "picture", "wav"):
+        here, there = own.encode(media_files()[name]), chat.encoder.encode(media_files()[name])
+        assert [e.media for e in here.encoded] == [e.media for e in there.encoded]
+        for mine, other in zip(here.encoded, there.encoded, strict=True):
+            assert torch.equal(mine.tokens, other.tokens)
 
 
 @needs_shared

@@ -193,8 +193,7 @@ def test_progress_is_told_in_order(chat: Chat, tmp_path: Path) -> None:
     told: list[tuple[float, str]] = []
     chat.start(video=media_files()["talkie"], progress=lambda *step: told.append(step))
     assert [text for _, text in told] == [
-        "reading the sound of talkie.mp4",
-        "reading the pictures of talkie.mp4",
+        "reading talkie.mp4",
         "listening",
         "looking",
         "done",
@@ -204,7 +203,7 @@ def test_progress_is_told_in_order(chat: Chat, tmp_path: Path) -> None:
     assert (shares[0], shares[-1]) == (0, 1)
     with pytest.raises(MediaError):
         chat.start(video=tmp_path / "none.mp4", progress=lambda *step: told.append(step))
-    assert len(told) == 5
+    assert len(told) == 4
 
 
 def test_what_the_model_sees_and_hears_can_be_shown(chat: Chat) -> None:

@@ -22,6 +22,7 @@ class Chat:
         model: of `build_model`.
         cache_mb: bound on the memory of keys and values that idle sessions keep, together; beyond
             it the least recently used go, and their next turn computes its whole context.
+        in_worker: decode files in a process that can be replaced when one ends it.
 
     Attributes:
         notices: what holds for every answer.
@@ -30,7 +31,9 @@ class Chat:
         RequestError: the model has shapes only.
     """
 
-    def __init__(self, model: VideoLlama, *, cache_mb: float = 4096) -> None:
+    def __init__(
+        self, model: VideoLlama, *, cache_mb: float = 4096, in_worker: bool = True
+    ) -> None:
         if model.device.type == "meta":
             raise RequestError(
                 "run.device: meta given, which has shapes only and answers nothing; "
@@ -38,7 +41,7 @@ class Chat:
             )
         self.model = model
         self.answerer = Answerer(model, cache_mb * 1e6)
-        self.encoder = MediaEncoder(model, self.answerer.lock.turn)
+        self.encoder = MediaEncoder(model, self.answerer.lock.turn, in_worker=in_worker)
         self.notices = _stage_notices(model)
 
     @property

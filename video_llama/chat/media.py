@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 from video_llama.common.io import check_file
 from video_llama.config.schema import Config
 from video_llama.models.video_llama import VideoLlama
+from video_llama.processors.audio import AudioClips
+from video_llama.processors.decode import DecodedFile, decode_file
 from video_llama.processors.media import MediaInfo, probe
 from video_llama.processors.settings import (
     AudioSettings,
@@ -26,19 +28,14 @@ from video_llama.processors.settings import (
     VideoEvalSettings,
     VideoSettings,
 )
+from video_llama.processors.worker import decode_in_worker
 from video_llama.text.questions import Media, frames_message
 from video_llama.types import ConfigError, MediaKind, RequestError
 
 
 @dataclass(frozen=True)
 class MediaProcessing:
-    """How a chat reads files.
-
-    Attributes:
-        video: frames of a clip.
-        image: pictures.
-        audio: sounds.
-    """
+    """How a chat reads clips, pictures and sounds."""
 
     video: VideoEvalSettings
     image: ImageEvalSettings
@@ -62,6 +59,8 @@ class MediaProcessing:
         image = ImageEvalSettings(image_size=size, mean=video.mean, std=video.std)
         return cls(video, image, audio)
 
+
+Result = TypeVar("Result")
 
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is being done."""
@@ -135,6 +134,9 @@ class MediaItem:
         spectrograms: (S, 1, mel, frames) of what the model hears; None without sound.
         sound_spans: begin and end of each sound segment, in seconds.
         notice: what the user should know about the file; empty if nothing.
+        sound_problem: why the sound track of a clip cannot be used; empty if it can.
+        file_notice: the part of `notice` that holds with and without sound.
+        sound_notice: the part of `notice` that holds with sound.
         timings: seconds spent decoding and encoding.
         key: what was wanted: file with its size and time, kind, frames and segments.
     """
@@ -150,6 +152,9 @@ class MediaItem:
     spectrograms: Tensor | None = field(default=None, repr=False)
     sound_spans: list[tuple[float, float]] = field(default_factory=list)
     notice: str = ""
+    sound_problem: str = ""
+    file_notice: str = ""
+    sound_notice: str = ""
     timings: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0})
     key: MediaKey | None = None
 
@@ -243,16 +248,21 @@ class MediaEncoder:
     Args:
         model: whose branches encode.
         turn: held while they do; files are decoded outside of it.
+        in_worker: decode in a process that can be replaced, so that a file which ends, hangs or
+            fills its decoder costs one `MediaError`. It takes seconds to start (`start_decoding`).
     """
 
     def __init__(
         self,
         model: VideoLlama,
         turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        in_worker: bool = True,
     ) -> None:
         self.model = model
         self.processing = MediaProcessing.of(model)
         self._turn = turn
+        self._in_worker = in_worker
 
     def encode(
         self,
@@ -264,15 +274,7 @@ class MediaEncoder:
         num_clips: int | None = None,
         progress: Progress | None = None,
     ) -> MediaItem:
-        """Decode and encode a file.
-
-        Args:
-            path: of a clip, picture or sound.
-            kind: what to take it for; None: what it is.
-            use_audio: whether the sound of a clip is heard, if it has any.
-            num_frames: frames of a clip; None: as configured.
-            num_clips: segments of a sound; None: as configured.
-            progress: called with what is being done.
+        """Decode and encode a file; the arguments are those of `Session.add`.
 
         Raises:
             MediaError: the file cannot be used.
@@ -293,18 +295,36 @@ class MediaEncoder:
         progress: Progress | None = None,
     ) -> DecodedMedia:
         """Do the half of `encode` that needs no model; several threads may decode at once."""
-        report, info = progress or _silent, probe(path)
+        info = self._call(probe, path)
         item = MediaItem(Path(path), key.kind or info.kind, key=key)
+        is_heard = self._is_heard(item, info, use_audio)
+        video = self._video_settings(key) if item.kind == "video" else self.processing.video
+        audio = self._audio_settings(key).build() if is_heard else None
+        (progress or _silent)(0.0, f"reading {item.path.name}")
+        with item.timed("decode"):
+            found = self._call(
+                decode_file,
+                path,
+                item.kind,
+                image=self.processing.image.build(),
+                video=video.build(),
+                audio=audio,
+            )
         decoded = DecodedMedia(item)
-        if item.kind != "image":
-            item.has_sound = info.has_audio
-            if self._is_heard(item, info, use_audio):
-                report(0.0, f"reading the sound of {item.path.name}")
-                self._read_sound(decoded)
-        if item.kind != "audio":
-            report(0.25, f"reading the pictures of {item.path.name}")
-            self._read_picture(decoded)
+        self._take_picture(decoded, found)
+        if is_heard:
+            self._take_sound(decoded, found.sound, found.notice)
+        item.file_notice = f"{item.path.name}: {info.notice}" if info.notice else ""
+        self._note(item, use_audio)
         return decoded
+
+    def _call(
+        self, function: Callable[..., Result], path: str | Path, *args: Any, **kwargs: Any
+    ) -> Result:
+        """Call a function of a file, in the worker process unless it is not wanted."""
+        if self._in_worker:
+            return decode_in_worker(function, path, *args, **kwargs)
+        return function(path, *args, **kwargs)
 
     def switch_sound(self, item: MediaItem, on: bool, progress: Progress | None = None) -> None:
         """Let a clip be heard or not; its sound is read when it is first needed.
@@ -315,16 +335,38 @@ class MediaEncoder:
             progress: called with what is being done.
 
         Raises:
-            MediaError: its sound cannot be read.
+            MediaError: the file cannot be read any more.
         """
-        hears = self.model.audio_branch is not None
-        item.notice = sound_notice(item, hears) if on else ""
-        item.sound_used = on and hears and bool(item.has_sound)
+        can_hear = self._hears and bool(item.has_sound) and not item.sound_problem
+        item.sound_used = on and can_hear
         if item.sound_used and item.sound is None:
+            assert item.key is not None
             (progress or _silent)(0.0, f"reading the sound of {item.path.name}")
-            decoded = DecodedMedia(item)
-            self._read_sound(decoded)
+            audio, decoded = self._audio_settings(item.key).build(), DecodedMedia(item)
+            with item.timed("decode"):
+                found = self._call(decode_file, item.path, item.kind, audio=audio)
+            self._take_sound(decoded, found.sound, found.notice)
             self.finish([decoded], progress)
+        self._note(item, on)
+
+    def _note(self, item: MediaItem, wants_sound: bool) -> None:
+        """Say what the user should know: of the file, and of sound that is wanted."""
+        found = [item.file_notice]
+        if wants_sound and item.kind != "image":
+            found.append(self._sound_notice(item))
+        item.notice = "; ".join(notice for notice in found if notice)
+
+    def _sound_notice(self, item: MediaItem) -> str:
+        name = item.path.name
+        if not item.has_sound:
+            reason = f"{name} has no sound track"
+        elif not self._hears:
+            reason = f"{name} has sound, but this model has no audio branch"
+        elif item.sound_problem:
+            reason = f"the sound of {name} cannot be used: {item.sound_problem}"
+        else:
+            return item.sound_notice
+        return f"{reason}; the answer is from its frames only"
 
     def finish(self, decoded: Sequence[DecodedMedia], progress: Progress | None = None) -> None:
         """Encode files that have been read, those of one shape together.
@@ -368,34 +410,39 @@ class MediaEncoder:
         # Copies: a slice would keep the tokens of the whole batch in memory.
         return [tokens[i : i + 1].clone() for i in range(len(batch))]
 
+    @property
+    def _hears(self) -> bool:
+        return self.model.audio_branch is not None
+
     def _is_heard(self, item: MediaItem, info: MediaInfo, use_audio: bool) -> bool:
-        hears = self.model.audio_branch is not None
-        if item.kind == "audio" and not hears:
+        """Find whether the sound of a file is to be decoded.
+
+        Raises:
+            RequestError: it is a sound, for a model without an audio branch.
+        """
+        if item.kind == "image":
+            return False
+        item.has_sound = info.has_audio
+        if item.kind == "video":
+            return use_audio and self._hears and info.has_audio
+        if not self._hears:
             raise RequestError(
                 f"{item.path} is a sound, but this model has no audio branch; use a configuration "
                 "with model.equip_audio_branch=true"
             )
-        if item.kind == "video":
-            item.notice = sound_notice(item, hears) if use_audio else ""
-            return use_audio and hears and info.has_audio
         return True
 
-    def _read_picture(self, decoded: DecodedMedia) -> None:
-        item = decoded.item
-        if item.kind == "image":
-            with item.timed("decode"):
-                picture = self.processing.image.build()(item.path)
-            item.frames = _displayable(picture, self.processing.image)[:, None]
-            decoded.pixels = rearrange(picture, "c h w -> c 1 h w")
-            return
-        settings = self.processing.video
-        if item.key is not None and item.key.num_frames is not None:
-            self._check_count("frames", item.key.num_frames, "max_frame_pos")
-            settings = replace(settings, n_frms=item.key.num_frames)
-        with item.timed("decode"):
-            clip = settings.build()(item.path)
-        item.frames, item.frame_seconds = clip.frames, clip.seconds
-        decoded.pixels, decoded.message = clip.pixel_values, frames_message(clip.seconds)
+    def _video_settings(self, key: MediaKey) -> VideoEvalSettings:
+        if key.num_frames is None:
+            return self.processing.video
+        self._check_count("frames", key.num_frames, "max_frame_pos")
+        return replace(self.processing.video, n_frms=key.num_frames)
+
+    def _audio_settings(self, key: MediaKey) -> AudioSettings:
+        if key.num_clips is None:
+            return self.processing.audio
+        self._check_count("segments of sound", key.num_clips, "max_audio_clips")
+        return replace(self.processing.audio, clips_per_video=key.num_clips)
 
     def _check_count(self, things: str, count: int, limit_key: str) -> None:
         """Refuse what the model has no positions for, before it is decoded."""
@@ -406,26 +453,24 @@ class MediaEncoder:
                 "model.interpolate_positions to true"
             )
 
-    def _read_sound(self, decoded: DecodedMedia) -> None:
-        settings, item = self.processing.audio, decoded.item
-        if item.key is not None and item.key.num_clips is not None:
-            self._check_count("segments of sound", item.key.num_clips, "max_audio_clips")
-            settings = replace(settings, clips_per_video=item.key.num_clips)
-        with item.timed("decode"):
-            sound = settings.build()(item.path)
+    def _take_picture(self, decoded: DecodedMedia, found: DecodedFile) -> None:
+        item = decoded.item
+        if found.picture is not None:
+            item.frames = _displayable(found.picture, self.processing.image)[:, None]
+            decoded.pixels = rearrange(found.picture, "c h w -> c 1 h w")
+        if found.clip is not None:
+            item.frames, item.frame_seconds = found.clip.frames, found.clip.seconds
+            decoded.pixels = found.clip.pixel_values
+            decoded.message = frames_message(found.clip.seconds)
+
+    def _take_sound(self, decoded: DecodedMedia, sound: AudioClips | None, notice: str) -> None:
+        item = decoded.item
+        if sound is None:  # of a clip, whose frames are good
+            item.sound_used, item.sound_problem = False, notice
+            return
+        item.sound_notice = f"{item.path.name}: {notice}" if notice else ""
         item.spectrograms, item.sound_spans = sound.values, sound.spans
         decoded.spectrograms = sound.values
-
-
-def sound_notice(item: MediaItem, hears: bool) -> str:
-    """Say that a clip's sound is wanted but cannot be heard; empty if it can."""
-    if not item.has_sound:
-        reason = f"{item.path.name} has no sound track"
-    elif not hears:
-        reason = f"{item.path.name} has sound, but this model has no audio branch"
-    else:
-        return ""
-    return f"{reason}; the answer is from its frames only"
 
 
 def _batches(

@@ -42,7 +42,7 @@ def ask(args: Namespace) -> int:
     *files, question = args.inputs
     _check_request(files, question)
     start = time.perf_counter()
-    engine = _engine(args, files)
+    engine = _engine(args, files, in_worker=False)
     loaded = time.perf_counter() - start
     session = engine.start()
     for file in files:
@@ -61,7 +61,7 @@ def ask(args: Namespace) -> int:
 
 def chat(args: Namespace) -> int:
     """Converse until the user leaves."""
-    engine = _engine(args, args.inputs)
+    engine = _engine(args, args.inputs, in_worker=True)
     _print_model(engine)
     terminal = _Terminal(engine, args)
     if sys.stdin.isatty():
@@ -92,14 +92,14 @@ class _Terminal:
         self._session = engine.start()
 
     def restart(self, files: Iterable[str] = ()) -> None:
-        """A new conversation about some files."""
+        """Start a new conversation about some files."""
         self._session.close()
         self._session = self._engine.start()
         for file in files:
             self._add(file)
 
     def do(self, line: str) -> None:
-        """What one line says: a command or, where it does not begin with a slash, a question."""
+        """Do what one line says: a command or, where it begins with no slash, a question."""
         command, _, rest = line.partition(" ")
         if not line.startswith("/"):
             if line.strip():
@@ -178,8 +178,12 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _engine(args: Namespace, files: Iterable[str]) -> Chat:
-    """The model of the command, after what can be checked without it."""
+def _engine(args: Namespace, files: Iterable[str], *, in_worker: bool) -> Chat:
+    """Load the model of the command, after what can be checked without it.
+
+    A conversation decodes in a worker process, which a bad file may end. One question about one
+    file would only wait for that process to start.
+    """
     for file in files:
         check_file(file)
     cfg = load_config(args.cfg_path or default_config_path(), args.options)
@@ -190,11 +194,14 @@ def _engine(args: Namespace, files: Iterable[str]) -> Chat:
     from video_llama.chat.engine import Chat
     from video_llama.config.build import build_model
     from video_llama.processors.media import probe
+    from video_llama.processors.worker import decode_in_worker, start_decoding
 
+    if in_worker:
+        start_decoding()
     for file in files:
-        probe(file)
+        _ = decode_in_worker(probe, file) if in_worker else probe(file)
     _print_state("loading the model ...")
-    engine = Chat(build_model(cfg, audio_on_demand=True))
+    engine = Chat(build_model(cfg, audio_on_demand=True), in_worker=in_worker)
     _print_state(f"ready after {time.perf_counter() - start:.1f} s\n")
     return engine
 
@@ -218,7 +225,7 @@ def _add(session: Session, file: str, args: Namespace) -> MediaItem:
 
 
 def answer_options(args: Namespace) -> dict[str, Any]:
-    """Options of `GenerationSettings` that a command was given."""
+    """Return the options of `GenerationSettings` that a command was given."""
     names = (
         *("temperature", "top_p", "num_beams", "max_new_tokens", "min_new_tokens"),
         *("repetition_penalty", "length_penalty", "seed", "compiled"),
@@ -238,17 +245,17 @@ def _print_notes(notices: Iterable[str]) -> None:
 
 
 def _described(item: MediaItem) -> str:
-    """One line about a file: what the model sees and hears of it."""
-    told = []
+    """Describe in one line what the model sees and hears of a file."""
+    details = []
     if item.frames is not None and item.kind == "video":
-        told.append(f"{item.frames.shape[1]} frames")
+        details.append(f"{item.frames.shape[1]} frames")
     if item.has_sound is not None:
-        told.append("with sound" if item.sound_used else "without sound")
-    return f"{item.kind}: {shown(str(item.path))}" + (f" ({', '.join(told)})" if told else "")
+        details.append("with sound" if item.sound_used else "without sound")
+    return f"{item.kind}: {shown(str(item.path))}" + (f" ({', '.join(details)})" if details else "")
 
 
 def _details(session: Session, answer: str, loaded: float) -> dict[str, Any]:
-    """What `--json` prints."""
+    """Return what `--json` prints."""
     report = session.report
     first, generated = (report.timings[name] for name in ("first_token", "generate"))
     media = [

@@ -209,9 +209,9 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) 
     """Answer what is left; returns how often each reason kept a question from it."""
     cfg = load_config(args.cfg_path or default_config_path(), args.options)
     check_paths(cfg)
-    answerer = _answerer(args, cfg)
     from tqdm import tqdm
 
+    answerer = _answerer(args, cfg)
     reasons: Counter[str] = Counter()
     window, first = _WINDOW * args.batch_size, len(output.lines)
     left = [output.failed, list(range(first, len(requests)))]
@@ -234,7 +234,9 @@ def _answerer(args: Namespace, cfg: Any) -> BatchAnswerer:
     from video_llama.chat.batch import BatchAnswerer
     from video_llama.chat.engine import Chat
     from video_llama.config.build import build_model
+    from video_llama.processors.worker import start_decoding
 
+    start_decoding()  # while the model is loaded
     chat = Chat(build_model(cfg, audio_on_demand=True))
     for notice in filter(None, [model_line(chat.model), *chat.notices]):
         print(f"note: {one_line(notice)}", file=sys.stderr)

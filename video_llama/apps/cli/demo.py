@@ -116,7 +116,9 @@ def _serve(cfg: Config, options: ServerOptions) -> Page:
     try:
         from video_llama.chat.engine import Chat
         from video_llama.config.build import build_model
+        from video_llama.processors.worker import start_decoding
 
+        start_decoding()  # while the model is loaded
         # Gradio asks its own server whether it runs, which httpx would log.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         return serve(Chat(build_model(cfg)), options, folder)

@@ -104,7 +104,9 @@ def evaluate(args: argparse.Namespace) -> int:
     from video_llama.apps.evaluate.examine import Examiner
     from video_llama.apps.evaluate.scores import score_table, scores_of
     from video_llama.config.build import build_model
+    from video_llama.processors.worker import start_decoding
 
+    start_decoding()  # while the model is loaded
     examiner = Examiner(build_model(cfg), seed=args.seed)
     answers: list[ScoredAnswer] = []
     try:

@@ -161,7 +161,7 @@ class PrefixCache:
         self._states: GrowingCache | None = None
 
     def states(self, config: PreTrainedConfig) -> GrowingCache:
-        """What a step of the model reads and extends: as many positions as there are marks."""
+        """Return what a step reads and extends: as many positions as there are marks."""
         if self._states is None:
             self._states = GrowingCache(config)
         self._states.truncate(len(self.marks))

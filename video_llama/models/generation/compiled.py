@@ -33,7 +33,7 @@ _ATTRIBUTE = "_compiled_decoder"
 
 
 def decoder_of(model: LlamaForCausalLM) -> CompiledDecoder:
-    """The one decoder of a language model, with what it has compiled so far.
+    """Return the one decoder of a language model, with what it has compiled so far.
 
     Raises:
         RequestError: nothing here compiles for the model's device.
@@ -71,7 +71,7 @@ class CompiledDecoder:
 
     @contextlib.contextmanager
     def steps(self, cache: PrefixCache, most: int) -> Iterator[Step | None]:
-        """Steps that go on from a conversation; afterwards `cache` holds what they added.
+        """Open steps that go on from a conversation; afterwards `cache` holds what they added.
 
         Args:
             cache: that holds the prompt; the caller notes the mark of each token after its step.
