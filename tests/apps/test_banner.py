@@ -13,9 +13,9 @@ from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config
 
 
-def model(*overrides: str, random_parts: tuple[str, ...] = ()) -> Any:
+def model(*overrides: str, random_modules: tuple[str, ...] = ()) -> Any:
     settings = load_config(default_config_path(), overrides).model
-    return SimpleNamespace(settings=settings, random_parts=random_parts)
+    return SimpleNamespace(settings=settings, random_modules=random_modules)
 
 
 @pytest.mark.parametrize("overrides", [(), ("model.ckpt=mine.safetensors",)])
@@ -36,5 +36,5 @@ def test_another_model_is_named_by_its_files() -> None:
 
 
 def test_random_weights_know_nothing() -> None:
-    assert model_line(model(random_parts=("video_branch",))) == ""
+    assert model_line(model(random_modules=("video_branch",))) == ""
     assert model_line(tiny_model()) == ""

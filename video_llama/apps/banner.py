@@ -20,7 +20,7 @@ TINY = (
 def model_line(model: VideoLlama) -> str:
     """Name the model and what it knows; empty where random weights make it know nothing."""
     settings = model.settings
-    if model.random_parts:
+    if model.random_modules:
         return ""
     llama = Path(settings.llama_model)
     # Branches that were trained on the tiny preset know the same world.
