@@ -82,7 +82,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Build the run and carry it out; torch is imported only after the first checks."""
-    from video_llama.apps.doctor.paths import check_paths
+    from video_llama.apps.doctor import check_paths
     from video_llama.config.load import load_config
     from video_llama.config.schema import check_trainable
 

@@ -15,7 +15,7 @@ from tests.config.broken_configs import AT_A_GLANCE, WITH_TORCH, training, write
 from tests.random_tiny import random_tiny
 from tests.reference import ROOT
 from tests.tiny_chat import Run, tiny_model
-from video_llama.apps.doctor.paths import path_problems
+from video_llama.apps.doctor import path_problems
 from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config
 
@@ -29,7 +29,7 @@ def test_each_problem_is_one_line_with_cause_and_mend(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if case in AT_A_GLANCE:
         # Nothing that imports torch may be looked for.
-        monkeypatch.setitem(sys.modules, "video_llama.apps.doctor.shapes", None)
+        monkeypatch.setitem(sys.modules, "video_llama.apps.doctor_shapes", None)
     status, output, errors = run("doctor", path)
     assert len(errors.splitlines()) == 1, errors
     assert re.match(f"error: .*{message}", errors)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_llama.apps.doctor.paths import check_paths
+from video_llama.apps.doctor import check_paths
 from video_llama.common.io import check_file, default_config_path, one_line, shown, without_controls
 from video_llama.config.load import load_config
 from video_llama.models.generation.settings import generation_settings

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from video_llama.apps.cli.ask import answer_options
-from video_llama.apps.doctor.paths import check_paths
+from video_llama.apps.doctor import check_paths
 from video_llama.chat.requests import BatchRequest, RequestDefaults, read_requests
 from video_llama.common.io import default_config_path, one_line
 from video_llama.config.load import load_config

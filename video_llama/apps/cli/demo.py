@@ -14,7 +14,7 @@ import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from video_llama.apps.doctor.paths import check_paths
+from video_llama.apps.doctor import check_paths
 from video_llama.apps.page.options import ServerOptions, parse_auth
 from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config

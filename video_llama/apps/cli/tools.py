@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_llama.apps.doctor.paths import path_problems
+from video_llama.apps.doctor import path_problems
 from video_llama.common.io import one_line, positive
 from video_llama.config.load import load_config
 from video_llama.types import VideoLlamaError
@@ -33,7 +33,7 @@ def doctor(args: Namespace) -> int:
     if problems:
         return _report(problems)
     # Only now torch is imported: shapes are worth looking at when every file is there.
-    from video_llama.apps.doctor.shapes import examine, memory_table
+    from video_llama.apps.doctor_shapes import examine, memory_table
 
     problems, model = examine(cfg)
     if problems or model is None:
@@ -129,34 +129,35 @@ def add_parser(
 
 def estimate(args: Namespace) -> int:
     """Print what `args.cfg_path` costs on `args.gpus` of `args.gpu`."""
-    from video_llama.apps.estimate.hardware import find_gpu, gpu_rates
-    from video_llama.apps.estimate.inference import ChatPlan, plan_chat
+    from video_llama.apps.estimate.hardware import (
+        cpu_rates,
+        find_gpu,
+        gpu_rates,
+        on_cpu,
+        this_machine,
+    )
+    from video_llama.apps.estimate.measure import meta_model
+    from video_llama.apps.estimate.plan import ChatPlan, TrainingPlan, plan_chat, plan_training
     from video_llama.apps.estimate.report import as_text, as_values
-    from video_llama.apps.estimate.shapes import llama_of
-    from video_llama.apps.estimate.training import TrainingPlan, plan_training
 
     cfg = load_config(args.cfg_path, args.options)
-    llama = llama_of(cfg.model.llama_model, args.llama)
     if args.gpu == "cpu":
-        from video_llama.apps.estimate.processor import cpu_rates, on_cpu, this_machine
-
         gpu, rates, cfg = this_machine(), cpu_rates(), on_cpu(cfg)
     else:
         gpu = find_gpu(args.gpu)
         rates = gpu_rates(gpu)
+    model, text = meta_model(cfg, args.llama), args.text_tokens
     plan: TrainingPlan | ChatPlan
     if cfg.model.trained_branch is None or cfg.run.evaluate:
-        plan = plan_chat(
-            cfg, llama, gpu, rates, text_tokens=args.text_tokens, new_tokens=args.new_tokens
-        )
+        plan = plan_chat(cfg, model, gpu, rates, text_tokens=text, new_tokens=args.new_tokens)
     else:
         plan = plan_training(
             cfg,
-            llama,
+            model,
             gpu,
             rates,
             gpus=args.gpus,
-            text_tokens=args.text_tokens,
+            text_tokens=text,
             cores=args.cores,
             features_cached=True if args.feature_cache else None,
         )

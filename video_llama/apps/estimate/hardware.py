@@ -1,18 +1,26 @@
-"""What devices can do: their makers' public figures, and the part of it that is assumed.
+"""What devices can do: the makers' figures for GPUs, measured rates for this machine's processor.
 
-Torch-free. Peaks are dense ones, without sparsity, with sums in fp32. Sources, by the title of the
-maker's document: "NVIDIA A100 Tensor Core GPU", "NVIDIA H100 Tensor Core GPU", "NVIDIA H200 Tensor
-Core GPU", "NVIDIA V100 Tensor Core GPU" (data sheets, the SXM versions; V100 with 32 GB), "NVIDIA
-L4 Tensor Core GPU", "NVIDIA T4" (data sheets), "NVIDIA Ampere GA102 GPU Architecture" (RTX 3090),
-"NVIDIA Ada GPU Architecture" (RTX 4090; white papers).
+Peaks are dense ones, without sparsity, with sums in fp32. Sources, by the title of the maker's
+document: "NVIDIA A100 Tensor Core GPU", "NVIDIA H100 Tensor Core GPU", "NVIDIA H200 Tensor Core
+GPU", "NVIDIA V100 Tensor Core GPU" (data sheets, the SXM versions; V100 with 32 GB), "NVIDIA L4
+Tensor Core GPU", "NVIDIA T4" (data sheets), "NVIDIA Ampere GA102 GPU Architecture" (RTX 3090),
+"NVIDIA Ada GPU Architecture" (RTX 4090; white papers). Efficiencies are assumed: no GPU has been
+measured with this library yet.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
 
 from video_llama.common.registry import suggestion
+from video_llama.config.load import Config
 from video_llama.types import ConfigError
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.516}
@@ -36,6 +44,10 @@ NODE_BANDWIDTH = 25e9
 GPUS_PER_NODE = 8
 RESERVED_BYTES = 1.2e9
 """Assumed: context, kernels, workspaces and unused rests of the allocator."""
+MIN_CALLS, MEASURED_SECONDS = 3, 0.1
+"""Each rate of a CPU is the mean of so many calls, and over so long."""
+LARGEST_PRODUCT = 2e9
+"""Operations of a timed product: more rows than that take tell nothing new."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ def _gpu(
     *,
     bf16: bool = True,
 ) -> Gpu:
-    """Units: GB, GB/s, TFLOP/s, TFLOP/s, GB/s."""
+    """Take GB, GB/s, TFLOP/s in half and single precision, and GB/s."""
     peaks = {"fp32": single * 1e12, "fp16": half * 1e12} | ({"bf16": half * 1e12} if bf16 else {})
     return Gpu(name, gigabytes * 1e9, bandwidth * 1e9, peaks, link * 1e9, efficiency)
 
@@ -118,12 +130,12 @@ class Rates:
     half: frozenset[str] = field(default_factory=frozenset)
 
     def computed(self, precision: str) -> str:
-        """What a precision is computed in."""
+        """Return what a precision is computed in."""
         return precision if precision in self.half else "fp32"
 
 
 def find_gpu(name: str) -> Gpu:
-    """A GPU of the table.
+    """Find a GPU of the table.
 
     Raises:
         ConfigError: it is not in the table.
@@ -134,7 +146,7 @@ def find_gpu(name: str) -> Gpu:
 
 
 def gpu_rates(gpu: Gpu) -> Rates:
-    """The assumed rates of a GPU."""
+    """Return the assumed rates of a GPU."""
 
     def peak(precision: str) -> float:
         return gpu.peaks.get(precision, gpu.peaks["fp32"])
@@ -151,3 +163,104 @@ def gpu_rates(gpu: Gpu) -> Rates:
         overlaps=True,
         half=frozenset(gpu.peaks) - {"fp32"},
     )
+
+
+def cpu_rates() -> Rates:
+    """Measure what torch reaches on this machine now, in fp32, with its number of threads.
+
+    Products are measured at the shapes that are asked for, attention and element-wise operations at
+    one typical shape.
+    """
+    return Rates(
+        matmul=lambda precision, rows, inputs, outputs: _product_rate(
+            max(1, min(int(rows), int(LARGEST_PRODUCT / (2 * inputs * outputs)))), inputs, outputs
+        ),
+        attention=lambda precision: _attention_rate(),
+        moved=_element_wise_rate(),
+        stream=_stream_rate(),
+        launch=_launch_seconds(),
+        overlaps=False,
+    )
+
+
+def this_machine() -> Gpu:
+    """Describe this machine as a GPU; its peak is what a large product reaches."""
+    pages = Path("/proc/meminfo")
+    memory = 0.0
+    if pages.exists():
+        total = next(line for line in pages.read_text().splitlines() if line.startswith("MemTotal"))
+        memory = int(total.split()[1]) * 1024.0
+    peak = _product_rate(512, 1024, 1024)
+    return Gpu("cpu", memory, _stream_rate(), {"fp32": peak}, 2e9, 1.0)
+
+
+def on_cpu(cfg: Config) -> Config:
+    """Return a configuration as a CPU computes it: fp16 and mixed precision become fp32 there.
+
+    bf16 is left as it is in memory, and taken to be computed like fp32.
+    """
+    names = ("vit_precision", "imagebind_precision", "precision")
+    changed = {name: "fp32" for name in names if getattr(cfg.model, name) == "fp16"}
+    model = replace(cfg.model, **changed)  # type: ignore[arg-type]
+    return replace(cfg, model=model, run=replace(cfg.run, amp=False))
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    """Return the mean time of a call over a while: other programs weigh as in a long run."""
+    function()
+    calls, start = 0, time.perf_counter()
+    while calls < MIN_CALLS or time.perf_counter() - start < MEASURED_SECONDS:
+        function()
+        calls += 1
+    return (time.perf_counter() - start) / calls
+
+
+@cache
+def _product_rate(rows: int, inputs: int, outputs: int) -> float:
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    with torch.inference_mode():
+        seconds = _seconds(partial(F.linear, x, weight))
+    return 2.0 * rows * inputs * outputs / seconds
+
+
+@cache
+def _attention_rate() -> float:
+    x = torch.randn(4, 8, 128, 64)
+    with torch.inference_mode():
+        seconds = _seconds(partial(F.scaled_dot_product_attention, x, x, x))
+    return 4.0 * 4 * 8 * 128 * 128 * 64 / seconds
+
+
+@cache
+def _element_wise_rate() -> float:
+    """Time the mix of a layer: a norm, a sum and an activation."""
+    x, y = torch.randn(512, 1024), torch.randn(512, 1024)
+
+    def mix() -> object:
+        normed = F.layer_norm(x, (1024,))
+        return F.gelu(normed + y)
+
+    with torch.inference_mode():
+        return 7 * x.numel() * 4 / _seconds(mix)
+
+
+@cache
+def _stream_rate() -> float:
+    weight, x = torch.randn(4096, 4096), torch.randn(1, 4096)
+    with torch.inference_mode():
+        return weight.numel() * 4 / _seconds(partial(F.linear, x, weight))
+
+
+@cache
+def _launch_seconds() -> float:
+    """Time an operation on next to nothing, called through a module."""
+    x, chain = torch.randn(1, 16), torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(8)))
+    with torch.inference_mode():
+        return _seconds(partial(chain, x)) / len(chain)
+
+
+def forget_rates() -> None:
+    """Forget what was measured, because the machine may be busier or idler now."""
+    rates = (_product_rate, _attention_rate, _element_wise_rate, _stream_rate, _launch_seconds)
+    for rate in rates:
+        rate.cache_clear()

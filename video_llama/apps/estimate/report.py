@@ -1,4 +1,4 @@
-"""Estimates as text and as plain values. Torch-free."""
+"""Show estimates as text and as plain values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from video_llama.apps.estimate.batch import Item
 from video_llama.apps.estimate.hardware import Gpu
-from video_llama.apps.estimate.inference import ChatPlan
+from video_llama.apps.estimate.measure import BatchRow
 from video_llama.apps.estimate.memory import Memory
-from video_llama.apps.estimate.training import TrainingPlan
+from video_llama.apps.estimate.plan import ChatPlan, TrainingPlan
 
 WIDTH = 96
 ASSUMED = (
@@ -24,13 +23,13 @@ ASSUMED = (
 
 
 def as_values(plan: TrainingPlan | ChatPlan, gpu: Gpu) -> dict[str, Any]:
-    """The estimate for a program."""
+    """Return an estimate for a program."""
     kind = "training" if isinstance(plan, TrainingPlan) else "chat"
     return {"kind": kind, "gpu": asdict(gpu), **asdict(plan)}
 
 
 def as_text(plan: TrainingPlan | ChatPlan, gpu: Gpu) -> str:
-    """The estimate for a person."""
+    """Return an estimate for a person."""
     content = _training(plan, gpu) if isinstance(plan, TrainingPlan) else _chat(plan, gpu)
     console = Console(file=io.StringIO(), width=WIDTH)
     console.print(content)
@@ -105,7 +104,7 @@ def _parameters(counts: dict[str, int], trained: int) -> Table:
     return table
 
 
-def _items(items: list[Item]) -> Table:
+def _items(items: list[BatchRow]) -> Table:
     table = _table(
         "assumed rows of a batch",
         "data set",

@@ -1,4 +1,4 @@
-"""The part of `doctor` that looks into files: annotations, shapes, and memory."""
+"""Look into the files of a configuration for `doctor`: annotations, shapes, and memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from video_llama.apps.doctor.paths import data_splits
+from video_llama.apps.doctor import data_splits
+from video_llama.apps.estimate.memory import (
+    GRADIENT_BYTES,
+    OPTIMISER_BYTES,
+    PartWeights,
+    llm_bytes,
+    part_weights,
+    trained_parameters,
+)
 from video_llama.config.build import resolve_device
 from video_llama.config.schema import Config
 from video_llama.datasets.base import SplitInfo
@@ -25,18 +32,12 @@ from video_llama.models.weights.report import ValueCheck
 from video_llama.text.tokenizer import load_tokenizer
 from video_llama.types import ConfigError, VideoLlamaError, WeightsError
 
-BYTES_PER_WEIGHT = {"none": None, "int8": 1.0, "nf4": 0.55}
-"""Bytes of a quantised weight with its scales; None: those of its precision."""
-TRAINING_BYTES = 4 + 8
-"""Gradient and AdamW's two moments of a trained weight, in bytes."""
-
-
 MAX_ANNOTATION_BYTES = 50_000_000
 """Annotations larger than this are not read: that is for `video-llama data check`."""
 
 
 def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
-    """What only torch and the data sets' readers can see.
+    """Find what only torch and the readers of the data sets can see.
 
     Args:
         cfg: a configuration whose paths are all there.
@@ -62,7 +63,7 @@ def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
 
 
 def annotation_problems(cfg: Config) -> Iterator[str]:
-    """Annotations that are not what their data set expects."""
+    """Yield annotations that are not what their data set expects."""
     for name, split, info in data_splits(cfg):
         if info is None or _annotation_bytes(info) > MAX_ANNOTATION_BYTES:
             continue
@@ -157,58 +158,33 @@ def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
 
 
 def memory_table(cfg: Config, model: VideoLlama) -> str:
-    """Parameters and memory of each part as configured, and of the LLM in other precisions."""
+    """Show parameters and memory of each part as configured, and of the LLM in other precisions."""
     table = Table(title="parameters and memory of the weights")
-    for column, right in (
-        ("part", False),
-        ("parameters", True),
-        ("precision", False),
-        ("MB", True),
-    ):
-        table.add_column(column, justify="right" if right else "left")
-    total = 0.0
-    for name, part in model.named_children():
-        size = _megabytes(part, cfg.model.quantization if name == "language_model" else "none")
-        total += size
-        table.add_row(name, f"{_count(part):,}", _precision(cfg, name, part), f"{size:,.0f}")
-    trained = sum(parameter.numel() for _, parameter in model.trainable_parameters())
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("precision")
+    table.add_column("MB", justify="right")
+
+    def add(name: str, part: PartWeights) -> None:
+        count = f"{part.parameters:,}" if part.parameters else ""
+        table.add_row(name, count, part.precision, f"{part.bytes / 1e6:,.0f}")
+
+    parts = part_weights(model, quantization=cfg.model.quantization)
+    total = sum(part.bytes for part in parts.values())
+    for name, part in parts.items():
+        add(name, part)
     if cfg.model.trained_branch:
-        training = trained * TRAINING_BYTES / 1e6
-        total += training
-        table.add_row("gradients, AdamW", f"{trained:,}", "fp32", f"{training:,.0f}")
+        trained = trained_parameters(model)
+        training = PartWeights(trained, trained * (GRADIENT_BYTES + OPTIMISER_BYTES), "fp32")
+        total += training.bytes
+        add("gradients, AdamW", training)
     table.add_section()
-    table.add_row("sum, without activations", f"{_count(model):,}", "", f"{total:,.0f}")
-    for name, size in _alternatives(model):
-        table.add_row(f"  LLM in {name}", "", name, f"{size:,.0f}")
+    everything = sum(part.parameters for part in parts.values())
+    add("sum, without activations", PartWeights(everything, total))
+    for precision in ("fp32", "bf16", "int8", "nf4"):
+        add(f"  LLM in {precision}", PartWeights(0, llm_bytes(model, precision), precision))
     console = Console(file=io.StringIO(), width=80)
     console.print(table)
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue()
-
-
-def _count(part: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in part.parameters())
-
-
-def _megabytes(part: nn.Module, quantization: str) -> float:
-    per_weight = BYTES_PER_WEIGHT[quantization]
-    return sum(
-        p.numel() * (per_weight if per_weight and p.ndim == 2 else p.element_size()) / 1e6
-        for p in part.parameters()
-    )
-
-
-def _precision(cfg: Config, name: str, part: nn.Module) -> str:
-    if name == "language_model" and cfg.model.quantization != "none":
-        return cfg.model.quantization
-    largest = max(part.parameters(), key=lambda parameter: parameter.numel())
-    return str(largest.dtype).removeprefix("torch.")
-
-
-def _alternatives(model: VideoLlama) -> Iterator[tuple[str, float]]:
-    count = _count(model.language_model)
-    yield "float32", count * 4 / 1e6
-    yield "bfloat16", count * 2 / 1e6
-    yield "int8", _megabytes(model.language_model, "int8")
-    yield "nf4", _megabytes(model.language_model, "nf4")

@@ -1,4 +1,4 @@
-"""What is wrong with the paths and files of a configuration, told without torch in a moment."""
+"""Check the paths and files of a configuration without torch, in a moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from video_llama.types import ConfigError, WeightsError
 
 
 def path_problems(cfg: Config) -> Iterator[str]:
-    """Files and folders that are missing or of the wrong kind, and a template that cannot fit."""
+    """Yield files and folders that are missing or of the wrong kind, and a template that cannot fit."""
     yield from _llm_problems(cfg)
     yield from _weight_problems(cfg)
     yield from _prompt_problems(cfg)
@@ -45,7 +45,7 @@ def check_paths(cfg: Config) -> None:
 
 
 def data_splits(cfg: Config) -> Iterator[tuple[str, str, SplitInfo | None]]:
-    """Data set, split and its place, for every split that a run reads; a chat reads none."""
+    """Yield data set, split and its place for every split that a run reads; a chat reads none."""
     run = cfg.run
     splits: list[str] = []
     if cfg.model.trained_branch and not run.evaluate:
@@ -88,7 +88,7 @@ def _llm_problems(cfg: Config) -> Iterator[str]:
 
 
 def _shard_problems(folder: Path) -> Iterator[str]:
-    """Files that an index of the LLM names and that are not there."""
+    """Yield files that an index of the LLM names and that are not there."""
     for index in folder.glob("*.index.json"):
         try:
             files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -105,7 +105,7 @@ def _shard_problems(folder: Path) -> Iterator[str]:
 
 
 def _template_problems(folder: Path, names: str, template: str) -> Iterator[str]:
-    """A template of another family than the names that the folder goes by."""
+    """Yield a template of another family than the names that the folder goes by."""
     text = names.lower().replace("_", "-")
     family = template
     if "vicuna" in text:

@@ -1,1 +1,0 @@
-"""What is wrong with a configuration, told before anything heavy is done."""
