@@ -26,12 +26,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import RESULTS, machine
-from video_llama.apps.estimate.batch import Item, training_items
-from video_llama.apps.estimate.memory import branch_kept, llm_kept
-from video_llama.apps.estimate.phases import training_phases
-from video_llama.apps.estimate.processor import cpu_rates, measure_anew
-from video_llama.apps.estimate.shapes import llama_of
-from video_llama.apps.estimate.timing import seconds_of
+from video_llama.apps.estimate.hardware import cpu_rates, forget_rates, on_cpu
+from video_llama.apps.estimate.measure import BACKWARD, BatchRow, measure_training, meta_model
+from video_llama.apps.estimate.plan import seconds_of, training_rows
 from video_llama.common.io import default_config_path, package_file
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
@@ -75,7 +72,10 @@ def configuration(size: str, folder: Path) -> Config:
         "equip_audio_branch": "false",
         "frozen_video_Qformer": "false",
         "frozen_llama_proj": "false",
+        "random_init": "true",
     }
+    # The tiny preset's own weights have other sizes.
+    values |= dict.fromkeys(("vit_ckpt", "q_former_model", "ckpt", "ckpt_2"), "null")
     overrides = [f"model.{key}={value}" for key, value in values.items()]
     overrides += [
         f"run.batch_size_train={ROWS}",
@@ -83,7 +83,7 @@ def configuration(size: str, folder: Path) -> Config:
         f"datasets.webvid.vis_processor.train.n_frms={FRAMES}",
         "datasets.webvid.audio_processor.train=null",
     ]
-    return load_config(default_config_path(), overrides)
+    return on_cpu(load_config(default_config_path(), overrides))
 
 
 class Step:
@@ -101,15 +101,14 @@ class Step:
             ROWS, 3, FRAMES, side, side, generator=torch.Generator().manual_seed(0)
         )
         self.batch = CaptionBatch(pixel_values=pixels, captions=[CAPTION] * ROWS, prompt=None)
-        self.llama = llama_of(cfg.model.llama_model)
-        self.item = self._item()
+        self.cost = measure_training(cfg, meta_model(cfg), self._row(), features_cached=False)
 
-    def _item(self) -> Item:
-        """The row of the estimate, with the lengths that this batch has."""
+    def _row(self) -> BatchRow:
+        """Describe a row of this batch, with its lengths."""
         media = self.cfg.model.num_video_query_token
         ids, labels, _ = self.model.token_sequences(self.batch, media)
-        (item,) = training_items(self.cfg, ids.shape[1] - media)
-        return replace(item, labelled=int((labels[0] != IGNORE_INDEX).sum()))
+        (row,) = training_rows(self.cfg, ids.shape[1] - media)
+        return replace(row, labelled=int((labels[0] != IGNORE_INDEX).sum()))
 
     def run(self) -> None:
         """Forward and backward."""
@@ -125,10 +124,9 @@ class Step:
 
     def predicted_seconds(self) -> float:
         """Of one step, from the machine as it is now."""
-        measure_anew()
+        forget_rates()
         rates = cpu_rates()
-        phases = training_phases(self.cfg, self.llama, self.item, features_cached=False)
-        return sum(seconds_of(phase, rates).total for phase in phases)
+        return sum(seconds_of(cost, rates).total for cost in self.cost.parts.values())
 
     def flops(self) -> int:
         """Of one step, counted by torch; its counter sees attention only in plain products."""
@@ -137,9 +135,11 @@ class Step:
         return counter.get_total_flops()
 
     def predicted_flops(self) -> float:
-        """Of one step, by the estimate."""
-        phases = training_phases(self.cfg, self.llama, self.item, features_cached=False)
-        return sum(phase.work.flops for phase in phases)
+        """Of one step, by the estimate, with the backward pass of attention in plain products."""
+        return sum(
+            cost.products + cost.attention * (0.8 if name.endswith(BACKWARD) else 1.0)
+            for name, cost in self.cost.parts.items()
+        )
 
     def kept_bytes(self) -> int:
         """What autograd saves for the backward pass, weights aside."""
@@ -159,10 +159,9 @@ class Step:
         return sum(saved.values())
 
     def predicted_bytes(self) -> float:
-        """The same by the estimate."""
-        return llm_kept(self.cfg, self.llama, ROWS * self.item.length) + branch_kept(
-            self.cfg, self.item
-        )
+        """The same by the estimate, in which the batch itself lives on too."""
+        assert self.batch.pixel_values is not None
+        return self.cost.kept - self.batch.pixel_values.nbytes
 
 
 def measure(size: str, repeats: int, folder: Path) -> dict[str, Any]:

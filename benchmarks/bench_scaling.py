@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.harness import RESULTS, machine
 from video_llama.apps.estimate.hardware import GPUS
-from video_llama.apps.estimate.shapes import llama_of
-from video_llama.apps.estimate.training import communication
+from video_llama.apps.estimate.measure import meta_model
+from video_llama.apps.estimate.plan import communication
 from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
@@ -106,12 +106,12 @@ def main() -> None:
         for world in found:
             found[world].append(run(world, args.steps))
     cfg = configuration()
-    llama = llama_of(cfg.model.llama_model)
+    model = meta_model(cfg)
     rows = []
     for world, values in found.items():
         seconds = statistics.median(value for value, _ in values)
         options = {"gpus": world, "hidden_behind": 0.0}
-        predicted, _ = communication(cfg, llama, GPUS["a100-80g"], **options)
+        predicted, _ = communication(cfg, model, GPUS["a100-80g"], **options)
         rows.append(
             {
                 "processes": world,

@@ -1,37 +1,47 @@
-"""Cost against size, by estimate: the tables of docs/speed.md. Needs no torch."""
+"""Cost against size, by estimate: the tables of docs/speed.md."""
 
 from __future__ import annotations
 
+from functools import cache
+
 from video_llama.apps.estimate.hardware import GPUS, gpu_rates
-from video_llama.apps.estimate.shapes import llama_of
-from video_llama.apps.estimate.training import TrainingPlan, plan_training
+from video_llama.apps.estimate.measure import meta_model
+from video_llama.apps.estimate.plan import TrainingPlan, communication, plan_training
 from video_llama.common.io import resource
 from video_llama.config.load import load_config
+from video_llama.config.schema import Config
+from video_llama.models.video_llama import VideoLlama
 
-GPU, CORES = "a100-80g", 16
+GPU, CORES, BATCH = "a100-80g", 16, 32
 FRAMES, BATCHES, WORLDS = (1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16, 32, 64)
 
 
+def _configuration(*options: str) -> Config:
+    path = resource("train_configs/visionbranch_stage1_pretrain.yaml")
+    return load_config(path, ["datasets.cc_sbu_align=null", *options])
+
+
+@cache
+def _model(size: str) -> VideoLlama:
+    return meta_model(_configuration(), size)
+
+
+@cache
 def plan(
-    *, frames: int = 8, batch: int = 32, size: str = "7b", gpus: int = 1, cached: bool = False
+    *, frames: int = 8, batch: int = BATCH, size: str = "7b", cached: bool = False
 ) -> TrainingPlan:
-    """Stage 1 of the video branch, clips alone."""
-    options = [
+    """Plan stage 1 of the video branch, clips alone, on one GPU."""
+    cfg = _configuration(
         f"datasets.webvid.vis_processor.train.n_frms={frames}",
-        "datasets.cc_sbu_align=null",
         f"run.batch_size_train={batch}",
         f"run.num_workers={CORES}",
-    ]
-    cfg = load_config(resource("train_configs/visionbranch_stage1_pretrain.yaml"), options)
-    llama, gpu = llama_of(cfg.model.llama_model, size), GPUS[GPU]
-    rates = gpu_rates(gpu)
-    return plan_training(
-        cfg, llama, gpu, rates, gpus=gpus, cores=CORES, features_cached=cached or None
     )
+    options = {"gpus": 1, "cores": CORES, "features_cached": cached}
+    return plan_training(cfg, _model(size), GPUS[GPU], gpu_rates(GPUS[GPU]), **options)
 
 
 def markdown() -> str:
-    """Frames, batch and GPUs against samples per second and memory."""
+    """Set frames, batch and GPUs against samples per second and memory."""
     by_frames = [
         [str(frames), *(_cell(plan(frames=frames, size=size)) for size in ("7b", "13b"))]
         for frames in FRAMES
@@ -61,15 +71,21 @@ def _cell(found: TrainingPlan) -> str:
 
 
 def _scaled(gpus: int) -> list[str]:
-    one, many = plan(), plan(gpus=gpus)
-    linear = many.samples_per_second / gpus / one.samples_per_second
-    cached = plan(gpus=gpus, cached=True)
+    volume, waiting = communication(
+        _configuration(), _model("7b"), GPUS[GPU], gpus=gpus, hidden_behind=0.0
+    )
+
+    def samples_per_second(one: TrainingPlan) -> float:
+        busy = one.compute_seconds + one.memory_seconds + one.launch_seconds
+        return gpus * BATCH / max(busy + waiting, one.loading_seconds)
+
+    linear = samples_per_second(plan()) / gpus / plan().samples_per_second
     return [
         str(gpus),
-        f"{many.samples_per_second:,.0f}",
-        f"{many.communication_bytes / 1e6:.0f}",
+        f"{samples_per_second(plan()):,.0f}",
+        f"{volume / 1e6:.0f}",
         f"{linear:.1%}",
-        f"{cached.samples_per_second:,.0f}",
+        f"{samples_per_second(plan(cached=True)):,.0f}",
     ]
 
 

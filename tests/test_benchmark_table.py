@@ -17,8 +17,16 @@ def test_the_readme_has_the_table_of_the_result_files() -> None:
     assert table.table_in(table.README.read_text("utf-8")) == table.markdown(table.rows())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_page_on_speed_has_the_estimates() -> None:
+    # Else run `python -m benchmarks.table`.
     assert table.table_in(table.PAGE.read_text("utf-8")) == costs.markdown()
+
+
+def test_an_estimate_of_the_page_is_up_to_date() -> None:
+    row = f"| 8 | {costs._cell(costs.plan(size='7b'))}, 26"
+    assert row.rsplit(",", 1)[0] in table.PAGE.read_text("utf-8")
 
 
 def test_every_result_file_of_speed_has_a_line() -> None:

@@ -67,9 +67,9 @@ def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Co
 
 
 def prefix_of(file: WeightFile) -> str:
-    """What the names of a released file lack in front of the original's model names.
+    """Return what the names of a released file lack in front of the original's model names.
 
-    The one under which most of its names belong to a part.
+    It is the one under which most of its names belong to a part.
     """
 
     def known(prefix: str) -> int:

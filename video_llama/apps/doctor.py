@@ -16,7 +16,7 @@ from video_llama.types import ConfigError, WeightsError
 
 
 def path_problems(cfg: Config) -> Iterator[str]:
-    """Yield files and folders that are missing or of the wrong kind, and a template that cannot fit."""
+    """Yield what is missing or of the wrong kind, and a template that does not fit the LLM."""
     yield from _llm_problems(cfg)
     yield from _weight_problems(cfg)
     yield from _prompt_problems(cfg)

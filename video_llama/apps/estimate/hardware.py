@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from video_llama.common.registry import suggestion
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.types import ConfigError
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.516}

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import DynamicCache, LlamaForCausalLM
 
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.models.audio_encoder import MEL_SHAPE, Modality
 from video_llama.models.build import build_video_llama
 from video_llama.models.generation.cache import keeping

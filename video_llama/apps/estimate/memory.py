@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from video_llama.apps.estimate.hardware import BYTES, RESERVED_BYTES
 from video_llama.apps.estimate.measure import BatchRow, StepCost, precision_name
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.models.build import EYES
 from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama

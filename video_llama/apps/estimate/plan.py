@@ -31,7 +31,7 @@ from video_llama.apps.estimate.memory import (
     trained_parameters,
     training_memory,
 )
-from video_llama.config.load import Config
+from video_llama.config.schema import Config
 from video_llama.datasets.base import DatasetSettings
 from video_llama.models.video_llama import VideoLlama
 from video_llama.processors.settings import AudioSettings, PictureSettings, VideoSettings
