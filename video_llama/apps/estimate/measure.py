@@ -27,7 +27,7 @@ from transformers import DynamicCache, LlamaForCausalLM
 from video_llama.config.schema import Config
 from video_llama.models.audio_encoder import MEL_SHAPE, Modality
 from video_llama.models.build import build_video_llama
-from video_llama.models.generation.cache import keeping
+from video_llama.models.generation.cache import cache_arguments
 from video_llama.models.language_model import linear_cross_entropy
 from video_llama.models.llama_training import recompute_activations
 from video_llama.models.video_llama import VideoLlama
@@ -414,7 +414,7 @@ def _loss_parts(llm: LlamaForCausalLM, row: BatchRow, rows: int) -> list[_Part]:
 def _decoder_parts(llm: LlamaForCausalLM, past: DynamicCache) -> list[_Part]:
     """Return the layers with their cache, and the logits of the last position."""
     return [
-        ("language_model", None, lambda x: _hidden_states(llm, x, **keeping(past))),
+        ("language_model", None, lambda x: _hidden_states(llm, x, **cache_arguments(past))),
         ("output_layer", None, lambda x: llm.lm_head(x[:, -1])),
     ]
 
