@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from video_llama.apps.estimate.hardware import BYTES, RESERVED_BYTES
 from video_llama.apps.estimate.measure import BatchRow, StepCost, precision_name
 from video_llama.config.schema import Config
-from video_llama.models.build import EYES
+from video_llama.models.build import VISION_GROUPS
 from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.names import GROUPS, group_of, original_name
@@ -98,7 +98,7 @@ def weight_bytes(
     stored = {name: part.bytes for name, part in parts.items()}
     # The audio branch trains without the vision encoder, unless files are given for it.
     if settings.trained_branch == "audio" and not (settings.vit_ckpt or settings.q_former_model):
-        stored = {name: size for name, size in stored.items() if name not in EYES}
+        stored = {name: size for name, size in stored.items() if name not in VISION_GROUPS}
     if shards > 1:
         matrices = layer_matrices(model) * BYTES[parts["language_model"].precision]
         depth = model.language_model.config.num_hidden_layers
