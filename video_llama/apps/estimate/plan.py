@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from video_llama.apps.estimate.hardware import (
     BYTES,
@@ -205,7 +205,7 @@ def _stored_bytes(cost: Cost, storage: str) -> float:
 
 def _storage(cfg: Config, part: str) -> str:
     """Return the quantisation of the weights of a part, its backward pass included."""
-    return cfg.model.quantization if part.startswith("language_model") else "none"
+    return cfg.model.quantization if _is_llm(part) else "none"
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,35 @@ class TrainingPlan:
     items: list[BatchRow]
 
 
+@dataclass
+class _StepMeans:
+    """Means of a step over the data sets, by part and pass."""
+
+    flops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    moved: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    spent: Seconds = field(default_factory=Seconds)
+    costs: list[StepCost] = field(default_factory=list)
+
+    def add(self, cfg: Config, step: StepCost, row: BatchRow, rates: Rates) -> None:
+        # Each batch comes from one data set, in proportion to its share.
+        self.costs.append(step)
+        for part, cost in step.parts.items():
+            self._add_part(part, cost, rates, storage=_storage(cfg, part), share=row.share)
+
+    def add_optimiser(self, updated: float, rates: Rates) -> None:
+        # AdamW reads weight, gradient and two moments and writes all but the gradient, in fp32.
+        cost = Cost(traffic=7 * 4 * updated, kernels=60)
+        self._add_part("optimiser", cost, rates, storage="none", share=1.0)
+
+    def _add_part(self, part: str, cost: Cost, rates: Rates, *, storage: str, share: float) -> None:
+        needed = seconds_of(cost, rates, storage=storage) * share
+        self.spent += needed
+        self.seconds[part] += needed.total
+        self.flops[part] += share * cost.flops
+        self.moved[part] += share * (_stored_bytes(cost, storage) + cost.traffic)
+
+
 def plan_training(
     cfg: Config,
     model: VideoLlama,
@@ -273,57 +302,56 @@ def plan_training(
     """
     cached = cfg.run.feature_cache is not None if features_cached is None else features_cached
     rows, size = training_rows(cfg, text_tokens), cfg.run.batch_size_train
-    trained, spent, loading = trained_parameters(model), Seconds(), 0.0
-    flops, moved, seconds = (defaultdict[str, float](float) for _ in range(3))
-    memories = []
+    means = _StepMeans()
     for row in rows:
-        # Each batch comes from one data set, in proportion to its share.
-        cost = measure_training(cfg, model, row, features_cached=cached)
-        cost.parts["optimiser"] = _optimiser(trained / cfg.run.accum_grad_iters)
-        for part, of_part in cost.parts.items():
-            storage = _storage(cfg, part)
-            needed = seconds_of(of_part, rates, storage=storage) * row.share
-            spent, seconds[part] = spent + needed, seconds[part] + needed.total
-            flops[part] += row.share * of_part.flops
-            moved[part] += row.share * (_stored_bytes(of_part, storage) + of_part.traffic)
-        shards = gpus if cfg.run.fsdp else 1
-        memories.append(training_memory(cfg, model, cost, shards=shards))
-        if not cached:
-            workers = min(max(1, cfg.run.num_workers), cores)
-            loading += row.share * size * row.core_seconds / workers
+        means.add(cfg, measure_training(cfg, model, row, features_cached=cached), row, rates)
+    trained = trained_parameters(model)
+    means.add_optimiser(trained / cfg.run.accum_grad_iters, rates)
+    workers = min(max(1, cfg.run.num_workers), cores)
+    loading = sum(0 if cached else row.share * size * row.core_seconds / workers for row in rows)
     # Exchange gradients, then see whether the device or the loading of data is slower.
-    memory = max(memories, key=lambda need: need.total)
-    layers = sum(value for part, value in seconds.items() if part.startswith("language_model"))
-    volume, waiting = communication(cfg, model, gpu, gpus=gpus, hidden_behind=layers)
-    step = max(spent.total + waiting, loading)
+    memory = _largest_memory(cfg, model, means.costs, shards=gpus if cfg.run.fsdp else 1)
+    hidden = sum(t for part, t in means.seconds.items() if _is_llm(part))
+    volume, waiting = communication(cfg, model, gpu, gpus=gpus, hidden_behind=hidden)
+    step = max(means.spent.total + waiting, loading)
     peak = gpu.peaks.get(rates.computed(cfg.model.precision), gpu.peaks["fp32"])
     return TrainingPlan(
         gpus=gpus,
-        parameters={name: part.parameters for name, part in part_weights(model).items()},
+        parameters=_parameters(model),
         trained=trained,
-        flops_per_sample={part: value / size for part, value in flops.items()},
-        bytes_per_sample={part: value / size for part, value in moved.items()},
-        seconds_per_step=dict(seconds),
+        flops_per_sample={part: value / size for part, value in means.flops.items()},
+        bytes_per_sample={part: value / size for part, value in means.moved.items()},
+        seconds_per_step=dict(means.seconds),
         memory=memory,
-        compute_seconds=spent.compute,
-        memory_seconds=spent.memory,
-        launch_seconds=spent.launches,
+        compute_seconds=means.spent.compute,
+        memory_seconds=means.spent.memory,
+        launch_seconds=means.spent.launches,
         loading_seconds=loading,
         communication_seconds=waiting,
         communication_bytes=volume,
         step_seconds=step,
         samples_per_second=gpus * size / step,
         hours=cfg.run.max_epoch * cfg.run.iters_per_epoch * step / 3600,
-        utilisation=sum(flops.values()) / step / peak,
-        bottleneck=_limit(spent, loading, waiting),
+        utilisation=sum(means.flops.values()) / step / peak,
+        bottleneck=_limit(means.spent, loading, waiting),
         fits=memory.total <= gpu.memory,
         items=rows,
     )
 
 
-def _optimiser(updated: float) -> Cost:
-    """AdamW reads weight, gradient and two moments and writes all but the gradient, in fp32."""
-    return Cost(traffic=7 * 4 * updated, kernels=60)
+def _largest_memory(
+    cfg: Config, model: VideoLlama, costs: list[StepCost], *, shards: int
+) -> Memory:
+    needs = [training_memory(cfg, model, cost, shards=shards) for cost in costs]
+    return max(needs, key=lambda need: need.total)
+
+
+def _parameters(model: VideoLlama) -> dict[str, int]:
+    return {name: part.parameters for name, part in part_weights(model).items()}
+
+
+def _is_llm(part: str) -> bool:
+    return part.startswith("language_model")
 
 
 def _limit(spent: Seconds, loading: float, waiting: float) -> str:
@@ -421,7 +449,7 @@ def plan_chat(
     recorded = replace(rates, launch=min(rates.launch, COMPILED_LAUNCH_SECONDS))
     memory = chat_memory(cfg, model, first, row, new_tokens=new_tokens)
     return ChatPlan(
-        parameters={name: part.parameters for name, part in part_weights(model).items()},
+        parameters=_parameters(model),
         flops={**flops, "next token": sum(cost.flops for cost in token.parts.values())},
         seconds={**seconds, "next token": eager.total},
         memory=memory,
