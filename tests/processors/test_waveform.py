@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import struct
 import tracemalloc
 import wave
+import zlib
 from pathlib import Path
 
 import video_llama.common.compat
@@ -287,6 +290,44 @@ def test_more_samples_than_the_limit_are_refused_while_decoding(
     with pytest.raises(
         MediaError, match=r"more samples, at most 1000000 .*VIDEO_LLAMA_MAX_SAMPLES"
     ):
+        open_sound(path)
+
+
+def huge_picture(side: int) -> bytes:
+    """A PNG of side x side black pixels, written by hand: small as a file, huge in memory."""
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 + 3 * side)) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def test_huge_covers_of_a_song_are_not_unpacked(tmp_path: Path) -> None:
+    song = media.write_audio(tmp_path / "a.mp3", media.tone(1, 44100), 44100).read_bytes()
+    cover = huge_picture(8000)
+    frames = b""
+    for kind in range(12):
+        body = b"\0image/png\0" + bytes([kind]) + b"%d\0" % kind + cover
+        frames += b"APIC" + struct.pack(">I", len(body)) + b"\0\0" + body
+    size = bytes(len(frames) >> shift & 127 for shift in (21, 14, 7, 0))
+    (tmp_path / "a.mp3").write_bytes(b"ID3\3\0\0" + size + frames + song)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert open_sound(tmp_path / "a.mp3").num_samples == pytest.approx(44100, abs=3000)
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert grown < 150_000_000, "one cover takes 192 MB, twelve of them 2.3 GB"
+
+
+def test_a_flac_that_claims_hours_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    media.write_timed_sound(path, media.tone(1, 48000, channels=8), codec="flac", layout="7.1")
+    data = bytearray(path.read_bytes())
+    fields = int.from_bytes(data[18:26], "big")  # rate, channels, bits and 36 bits of length
+    data[18:26] = (fields >> 36 << 36 | 9 * 3600 * 48000).to_bytes(8, "big")
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=r"ends at 1 s of 3\.24e\+04 s; the file is cut short"):
         open_sound(path)
 
 
