@@ -20,6 +20,10 @@ import pytest
 from PIL import Image
 
 from tests import media
+from tests.tiny_chat import answer, tiny_chat
+from video_llama.chat.batch import BatchAnswerer
+from video_llama.chat.engine import Chat
+from video_llama.chat.requests import BatchRequest, RequestMedia
 from video_llama.processors.decode import decode_file
 from video_llama.processors.settings import AudioSettings, ImageEvalSettings, VideoEvalSettings
 from video_llama.processors.worker import DecodingPool
@@ -208,6 +212,38 @@ def test_damaged_files_are_answered_or_refused(tmp_path: Path) -> None:
     # The damage is neither always deadly nor always harmless, or this would test nothing.
     assert figures.outcomes["refused"] > count // 5
     assert sum(n for what, n in figures.outcomes.items() if "accepted" in what) > count // 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_chat_and_a_batch_survive_damaged_files(tmp_path: Path) -> None:
+    paths = [path.rename(tmp_path / f"kept-{path.name}") for path in mutants(tmp_path, 80, seed=1)]
+    chat = tiny_chat()
+    outcomes = Counter(outcome_of(chat, path) for path in paths[:40])
+    assert outcomes["answered"] > 5
+    assert outcomes["refused"] > 5
+    options = {"temperature": 0.0, "max_new_tokens": 2}
+    requests = [
+        BatchRequest(index, "What is it?", (RequestMedia(path),), options)
+        for index, path in enumerate(paths)
+    ]
+    results = BatchAnswerer(chat).answer(requests)
+    assert [result.request.request_id for result in results] == list(range(80))
+    assert all((result.answer is None) == bool(result.error) for result in results)
+    assert sum(result.answer is not None for result in results[:40]) == outcomes["answered"]
+
+
+def outcome_of(chat: Chat, path: Path) -> str:
+    """What a chat makes of a file, which it may not take long over."""
+    start, outcome = time.monotonic(), "answered"
+    try:
+        session = chat.start()
+        session.add(path)
+        answer(session, max_new_tokens=2)
+    except MediaError:
+        outcome = "refused"
+    assert time.monotonic() - start < 2 * MAX_SECONDS, path.name
+    return outcome
 
 
 def main() -> None:
