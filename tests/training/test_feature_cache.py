@@ -187,3 +187,21 @@ def test_features_that_would_be_wrong_are_refused(
     runner(VISION_1, data, tmp_path / "1", cache)
     with pytest.raises(ConfigError, match=message):
         runner(VISION_1, data, tmp_path / "2", cache, change)
+
+
+@pytest.mark.parametrize("damage", ["bits", "cut"])
+def test_a_damaged_cache_gives_the_same_losses(
+    data: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = (f"run.feature_cache={tmp_path}/cache", "run.num_views=2")
+    first = runner(VISION_1, data, tmp_path / "1", *more)
+    assert first.train()
+    second = runner(VISION_1, data, tmp_path / "2", *more)  # has opened the shards
+    for shard in (tmp_path / "cache").rglob("*.safetensors"):
+        content = bytearray(shard.read_bytes())
+        content[-1000] ^= 4
+        shard.write_bytes(content if damage == "bits" else content[: len(content) // 2])
+    assert second.train()
+    assert "is damaged" in caplog.text
+    assert log_lines(second.state.folder) == log_lines(first.state.folder)
+    assert branch(second.state.folder, 8) == branch(first.state.folder, 8)
