@@ -301,13 +301,13 @@ def write_noisy_clip(path: Path, width: int, height: int, *, num_frames: int = 5
         noise = np.random.default_rng(0).integers(0, 256, (height * 2, width * 2), np.uint8)
         for number in range(num_frames):
             picture = noise[number : number + height, 2 * number : 2 * number + width]
-            picture = np.stack([picture, picture[::-1], picture.T.copy().T], axis=2)
+            picture = np.stack([picture, picture[::-1], picture], axis=2)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
 
-@pytest.mark.parametrize(("width", "height"), [(300, 168), (260, 150), (168, 300), (256, 144)])
+@pytest.mark.parametrize(("width", "height"), [(300, 168), (168, 300)])
 def test_a_clip_is_made_smaller_in_the_same_way_every_time(
     tmp_path: Path, width: int, height: int
 ) -> None:
