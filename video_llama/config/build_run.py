@@ -305,10 +305,10 @@ def open_feature_cache(cfg: Config, model: VideoLlama) -> FeatureCache | None:
     folder = Path(cfg.run.feature_cache)
     if settings.trained_branch == "audio":
         assert model.audio_encoder is not None, "the branch that trains has its encoder"
-        parts: list[nn.Module] = [model.audio_encoder]
+        encoders: list[nn.Module] = [model.audio_encoder]
         sizes: dict[str, Any] = asdict(settings.imagebind_config)
         sizes["audio_feature_norm"] = settings.audio_feature_norm
-        return FeatureCache(folder / "imagebind", _key(parts, sizes))
+        return FeatureCache(folder / "imagebind", _key(encoders, sizes))
     if not (settings.freeze_vit and settings.freeze_qformer):
         raise ConfigError(
             "run.feature_cache: given, but model.freeze_vit or model.freeze_qformer is false: "
@@ -389,15 +389,15 @@ def _encoded(batch: Batch, number: int, model: VideoLlama) -> Tensor:
     return model.frozen_features(one)[0].to(torch.float16).cpu()
 
 
-def _key(parts: Sequence[nn.Module], sizes: dict[str, Any]) -> dict[str, Any]:
+def _key(encoders: Sequence[nn.Module], sizes: dict[str, Any]) -> dict[str, Any]:
     """Return what a folder of features is valid for."""
-    return {"format": FEATURE_FORMAT, "weights": _digest(parts), **sizes}
+    return {"format": FEATURE_FORMAT, "weights": _digest(encoders), **sizes}
 
 
-def _digest(parts: Sequence[nn.Module]) -> str:
+def _digest(encoders: Sequence[nn.Module]) -> str:
     """Hash names, types and values of all weights."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
+    for part in encoders:
         for name, tensor in sorted(part.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             content = tensor.detach().cpu().contiguous()
