@@ -12,6 +12,9 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from video_llama.models.settings import ModelSettings, QFormerSettings
 from video_llama.types import ConfigError
 
+DROPOUT = 0.1
+"""Of hidden states and attention, as in BERT. The Q-Formers that train have it, and only then."""
+
 
 class FrameQFormer(nn.Module):
     """BLIP-2's Q-Former: the patch features of a frame to `num_queries` tokens.
@@ -216,6 +219,8 @@ def _qformer(
         intermediate_size=settings.intermediate_size,
         encoder_hidden_size=input_width,
         cross_attention_frequency=cross_attention_frequency,
+        hidden_dropout_prob=DROPOUT,
+        attention_probs_dropout_prob=DROPOUT,
         use_qformer_text_input=False,
     )
     config._attn_implementation = "sdpa"
