@@ -6,6 +6,9 @@
 #   JOBS=2               how many processes run the tests (0: in one, for a debugger)
 #   FAST=1               quickstart without training, with the branches that ship
 #   QUICKSTART_OPTIONS=  for quickstart (default: --side-by-side), such as --seed 1
+#
+# What made the tiny preset and the tables of docs/study.md has no target: see
+# `.venv/bin/python -m studies.pretrain --help` and `.venv/bin/python -m studies.study --help`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
