@@ -81,6 +81,7 @@ class Answerer:
     ) -> Row:
         """Make what the generation engine takes: embeddings with media in place, and stop rules."""
         model, tokenizer = self.model, self.model.tokenizer
+        # Outside of the lock: looking up embeddings disturbs nobody.
         ids = torch.tensor([prompt.ids], device=model.device)
         media = torch.cat(prompt.media, dim=1) if prompt.media else None
         with torch.inference_mode():
@@ -108,6 +109,7 @@ class Answerer:
         report.prompt, report.num_prompt_tokens = prompt.text, len(prompt.ids)
         with self.caches.lease(row.cache):
             # The last position is always computed anew.
+            # Before the engine runs, which brings the cache up to date.
             known = min(row.cache.num_common(prompt.marks), len(prompt.marks) - 1)
             report.num_reused_tokens = known
             try:
@@ -116,10 +118,12 @@ class Answerer:
                     report.timings.setdefault("first_token", time.perf_counter() - start)
                     if row.piece:
                         yield row.piece
+                # Held back until now, because a stop mark or a character might have begun with it.
                 rest = row.text.finish()
                 if rest:
                     yield rest
             finally:
+                # Also after a stop or an error, so that the report says how far it came.
                 report.finished = row.finished
                 report.stopped = row.stopped and not row.finished
                 report.timings |= {"generate": time.perf_counter() - start, "wait": lock.waited}

@@ -60,7 +60,9 @@ class BatchAnswerer:
 
     def answer(self, requests: Sequence[BatchRequest]) -> list[BatchAnswer]:
         """Return one result per request, in their order; what is wrong with one is said there."""
+        # One bad request is its own problem. What can be answered is answered.
         results = [BatchAnswer(request, error=request.error) for request in requests]
+        # Files first and all together: clips of one shape share a pass of the encoders.
         files = self._read([media for request in requests for media in request.media])
         prepared: list[tuple[BatchAnswer, Row]] = []
         for result in results:
@@ -73,6 +75,7 @@ class BatchAnswerer:
         prepared.sort(key=lambda pair: len(pair[1].inputs_embeds))
         for start in range(0, len(prepared), self._batch_size):
             self._answer_together(prepared[start : start + self._batch_size])
+        # After the answers, which hold what they need themselves.
         while len(self._files) > _KEPT_FILES:
             self._files.popitem(last=False)
         return results
@@ -82,16 +85,19 @@ class BatchAnswerer:
         keys: dict[RequestMedia, _FileKey] = {}
         problems: dict[RequestMedia, str] = {}
         decoded: dict[_FileKey, DecodedMedia] = {}
+        # Many lines of a file of questions are about the same clip.
         for file in dict.fromkeys(files):
             try:
                 media_key = MediaKey.of(file.path, file.kind, file.num_frames, file.num_clips)
                 key = keys[file] = media_key, file.use_audio
                 if key not in self._files and key not in decoded:
+                    # Decoded one by one, because the worker may die of any of them.
                     decoded[key] = self._encoder.decode(
                         file.path, media_key, use_audio=file.use_audio
                     )
             except VideoLlamaError as error:
                 problems[file] = str(error)
+        # Encoded together, grouped by shape.
         self._encoder.finish(list(decoded.values()))
         self._files.update({key: entry.item for key, entry in decoded.items()})
         for key in keys.values():
@@ -107,6 +113,7 @@ class BatchAnswerer:
         """
         request = result.request
         settings = generation_settings(request.options)
+        # Where a file failed its requests fail with the same words.
         items = []
         for file in request.media:
             item = files[file]
@@ -120,6 +127,7 @@ class BatchAnswerer:
         return self._answerer.row(prompt, settings)
 
     def _answer_together(self, prepared: Sequence[tuple[BatchAnswer, Row]]) -> None:
+        # Stop rules, seeds and lengths are the rows' own. Nothing is left to do between the steps.
         rows = [row for _, row in prepared]
         for _ in generate(
             self._answerer.model.language_model, rows, TimedLock(self._answerer.lock)

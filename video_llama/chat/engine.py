@@ -34,6 +34,7 @@ class Chat:
     def __init__(
         self, model: VideoLlama, *, cache_mb: float = 4096, in_worker: bool = True
     ) -> None:
+        # `doctor` builds such a model. Found here it is a sentence, and later a crash.
         if model.device.type == "meta":
             raise RequestError(
                 "run.device: meta given, which has shapes only and answers nothing; "
@@ -79,7 +80,9 @@ class Chat:
         Raises:
             MediaError: a file cannot be used.
         """
+        # Sessions know what they use, and not the chat: so imports point one way.
         session = Session(self.answerer, self.encoder, self.notices)
+        # In this order they stand in the prompt, as in the original's chat.
         given: list[tuple[str | Path | None, MediaKind]] = [
             (video, "video"),
             (image, "image"),

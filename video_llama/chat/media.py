@@ -93,8 +93,6 @@ class MediaKey:
         size: bytes of the file.
         changed: time of the file, in nanoseconds.
         kind: what to take it for; None: what it is.
-        num_frames: frames of a clip; None: as configured.
-        num_clips: segments of a sound; None: as configured.
     """
 
     path: Path
@@ -295,6 +293,7 @@ class MediaEncoder:
         progress: Progress | None = None,
     ) -> DecodedMedia:
         """Do the half of `encode` that needs no model; several threads may decode at once."""
+        # The header first: it says whether the model can take the file at all.
         info = self._call(probe, path)
         item = MediaItem(Path(path), key.kind or info.kind, key=key)
         is_heard = self._is_heard(item, info, use_audio)
@@ -310,6 +309,7 @@ class MediaEncoder:
                 video=video.build(),
                 audio=audio,
             )
+        # What the worker sent is plain arrays: the model is needed from here on only.
         decoded = DecodedMedia(item)
         self._take_picture(decoded, found)
         if is_heard:
@@ -378,6 +378,7 @@ class MediaEncoder:
         report = progress or _silent
         if any(entry.spectrograms is not None for entry in decoded):
             report(0.5, "listening")
+        # Sounds of different lengths have different numbers of segments, and cannot be stacked.
         for batch in _batches(decoded, "spectrograms"):
             sounds = torch.stack([entry.spectrograms for entry in batch])  # type: ignore[misc]
             encoded = self._tokens(batch, sounds, self.model.encode_audio)
@@ -401,6 +402,7 @@ class MediaEncoder:
         self, batch: Sequence[DecodedMedia], inputs: Tensor, encode: Callable[[Tensor], Tensor]
     ) -> list[Tensor]:
         """Encode entries together, to (1, N, D_llm) each; the time is divided among them."""
+        # One turn per batch of files: answers that are being written go on between batches.
         with self._turn(), torch.inference_mode():
             start = time.perf_counter()
             tokens = encode(inputs.to(self.model.device))
@@ -485,6 +487,7 @@ def _batches(
     batches = []
     for shape, group in shapes.items():
         pictures = shape[0] if name == "spectrograms" else shape[1]
+        # Frames, not files, are what fills the memory of a GPU.
         size = max(1, _MAX_ENCODED_TOGETHER // pictures)
         batches += [group[i : i + size] for i in range(0, len(group), size)]
     return batches

@@ -80,6 +80,7 @@ class PromptBuilder:
         Raises:
             RequestError: the last question does not fit.
         """
+        # Decided first, because everything else is made from the turns that are left.
         num_dropped = self._num_dropped(turns, max_new_tokens, min(num_dropped, len(turns) - 1))
         kept = _without_oldest(turns, num_dropped)
         written = [turn.turn for turn in kept]
@@ -103,6 +104,7 @@ class PromptBuilder:
         for count in sorted({0, before}):
             if self._num_tokens(_without_oldest(turns, count)) <= room:
                 return count
+        # The last question always stays, and with it all media.
         most = len(turns) - 1
         least = self._num_tokens(_without_oldest(turns, most))
         if least > room:
@@ -123,6 +125,8 @@ class PromptBuilder:
 
     def _marks(self, ids: list[int], media: Sequence[EncodedMedia]) -> list[int]:
         """Mark text by its token ids, and each medium by a negative number of its own."""
+        # Two pictures have the same placeholder ids. Their marks must differ, or one would be
+        # answered from the keys and values of the other.
         placeholder = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
         numbers = iter([-1 - each.identity for each in media for _ in range(each.media.num_tokens)])
         return [next(numbers) if token == placeholder else token for token in ids]
@@ -130,6 +134,7 @@ class PromptBuilder:
 
 def _without_oldest(turns: Sequence[ChatTurn], count: int) -> list[ChatTurn]:
     """Leave out the first turns; their media come with the first that is left."""
+    # The files still belong to the conversation: a later question may be about them.
     first = turns[count]
     items = tuple(item for turn in turns[: count + 1] for item in turn.items)
     return [replace(first, items=items), *turns[count + 1 :]]

@@ -93,8 +93,10 @@ def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RequestError(f"{path}: cannot be read: {reason}") from error
+    # Every line of it would fail, with a reason that helps nobody.
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise RequestError(not_utf8(path, "JSON"))
+    # Escaped, not refused: a few lines in another encoding do not spoil the others.
     lines = data.decode("utf-8-sig", errors="surrogateescape").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
@@ -106,11 +108,13 @@ def read_requests(path: Path, defaults: RequestDefaults) -> list[BatchRequest]:
 
 def _mark(line: str) -> str:
     """Hash a line: short, and another one where media or options differ, too."""
+    # Of the whole line: the same words about another file are another question.
     content = line.strip().encode("utf-8", errors="surrogateescape")
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
+    # Bytes again, for an error that names the byte and not its escape.
     raw = line.encode("utf-8", errors="surrogateescape")
     try:
         raw.decode()
@@ -126,6 +130,7 @@ def _request(number: int, line: str, defaults: RequestDefaults) -> BatchRequest:
         return BatchRequest(number, error=f"line {number} is not JSON: {error}")
     if not isinstance(entry, dict):
         return BatchRequest(number, error=f"line {number} is no JSON object")
+    # Found before the rest, so that an error can name the line as its author does.
     request_id = number if entry.get("id") is None else entry["id"]
     if isinstance(request_id, bool) or not isinstance(request_id, str | int):
         return BatchRequest(
@@ -159,6 +164,7 @@ def _media_of(entry: dict[str, Any], defaults: RequestDefaults) -> list[RequestM
             {"path": p, "kind": kind} for p in (value if isinstance(value, list) else [value])
         ]
     given += [item if isinstance(item, dict) else {"path": item} for item in listed]
+    # What the line says of all its media; an object in `media` may say otherwise.
     shared = {key: entry[key] for key in _MEDIA_KEYS[2:] if key in entry}
     return [_media({**shared, **item}, defaults) for item in given]
 

@@ -55,6 +55,7 @@ class SessionMedia:
         Raises:
             MediaError: the file cannot be used.
         """
+        # Encoding a clip takes seconds, and is not repeated where it is added again.
         known = next((item for item in self.items if item.key == key), None)
         if known is None:
             decoded = self._encoder.decode(path, key, use_audio=use_audio, progress=progress)
@@ -83,6 +84,7 @@ class SessionMedia:
         """
         if item.kind != "video":
             raise RequestError(f"{item.path.name} is no clip: its sound cannot be switched")
+        # On a copy: if reading fails, or an answer begins, the item is as it was.
         copy = replace(item, timings=dict(item.timings))
         self._encoder.switch_sound(copy, on, progress)
         return copy
@@ -146,6 +148,7 @@ class Session:
         self._turns: list[ChatTurn] = []
         self._num_dropped = 0
         self._cache = PrefixCache()
+        # Guards the turns and the media, never held while the model computes.
         self._guard = threading.Lock()
         self._row: Row | None = None
         self._closed = False
@@ -202,6 +205,7 @@ class Session:
         """
         self._check_open()
         key = MediaKey.of(path, kind, num_frames, num_clips)
+        # Not under the guard: decoding takes long, and an answer may be running.
         item = self._media.read(path, key, use_audio=use_audio, progress=progress)
         with self._guard:
             self._check_open()
@@ -260,6 +264,7 @@ class Session:
             raise RequestError("the question is empty")
         settings = generation_settings(options)
         self._check_open()
+        # Made only to find out now whether it fits. It is made again when the answer begins.
         self._prompt([*self._turns, self._new_turn(question)], settings)
         return self._stream(question, settings)
 
@@ -315,6 +320,7 @@ class Session:
     def close(self) -> None:
         """Stop, and free everything; the session cannot be used afterwards."""
         with self._guard:
+            # The thread that writes an answer still uses the memory: it frees it when it ends.
             self._closed = True
             if self._row is not None:
                 self._row.stop()  # its stream frees the memory when it ends
@@ -328,6 +334,7 @@ class Session:
 
     def _new_turn(self, question: str) -> ChatTurn:
         """Open a turn with the media that no question has come with yet."""
+        # By identity: the same file may have been added twice.
         used = {id(item) for turn in self._turns for item in turn.items}
         return ChatTurn(question, tuple(item for item in self.media if id(item) not in used))
 
@@ -346,6 +353,7 @@ class Session:
             else:
                 before, turn = self._turns, self._new_turn(question)
             prompt = self._prompt([*before, turn], settings)
+            # From here on `stop` has something to stop, and changes are refused.
             self._row = row = self._answerer.row(prompt, settings, self._cache)
         self.report = report = AnswerReport(notices=self._answer_notices([*before, turn], prompt))
         assert row.text is not None

@@ -41,6 +41,7 @@ class FairLock(ModelLock):
             if not self._held:
                 self._held = True
                 return
+            # One event per thread: a condition would wake them in any order.
             ticket = threading.Event()
             self._waiting.append(ticket)
         received = False
@@ -134,12 +135,14 @@ class CachePool:
                 self._evict()
 
     def _evict(self) -> None:
+        # Those of closed sessions are gone already.
         alive = {key: cache for key, ref in self._idle.items() if (cache := ref()) is not None}
         self._idle = OrderedDict((key, self._idle[key]) for key in alive)
         total = sum(cache.num_bytes for cache in alive.values())
         for key, cache in alive.items():
             if total <= self._max_bytes:
                 return
+            # Only speed is lost: the next turn of that conversation computes its prompt again.
             total -= cache.num_bytes
             cache.clear()
             del self._idle[key]

@@ -362,3 +362,15 @@ def test_half_an_emoji_is_answered_and_written(run: Run, tmp_path: Path) -> None
     assert run("batch", source, target, *SHORT)[0] == 0
     assert read_lines(target)[0]["question"] == "half \ud83d?"
     assert run("batch", source, target, *SHORT)[0] == 0
+
+
+def test_lines_that_no_model_can_answer_load_none(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("video_llama.apps.cli.batch._answerer", lambda *_: pytest.fail("loaded"))
+    source, target = write_lines(tmp_path / "in.jsonl", ["no json", "[]"]), tmp_path / "out.jsonl"
+    for _ in range(2):
+        status, _, errors = run("batch", source, target, *SHORT)
+        assert status == 1
+        assert "2 of 2 could not be answered" in errors
+        assert len(read_lines(target)) == 2

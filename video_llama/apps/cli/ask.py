@@ -39,8 +39,10 @@ A question that begins with / needs a space before it."""
 
 def ask(args: Namespace) -> int:
     """Answer one question; the last of `args.inputs` is the question, the others are files."""
+    # As people type it: files by completion, the question last.
     *files, question = args.inputs
     _check_request(files, question)
+    # `--json` reports loading apart from the answer.
     start = time.perf_counter()
     engine = _engine(args, files, in_worker=False)
     loaded = time.perf_counter() - start
@@ -129,6 +131,7 @@ class _Terminal:
 
     def _add(self, name: str) -> None:
         """Add a file, whose name may be quoted as a terminal does with a dropped file."""
+        # A file dropped on a terminal arrives quoted.
         file = name.strip().strip("'\"")
         if not file:
             raise RequestError("/add needs the name of a file: /add clip.mp4")

@@ -43,11 +43,13 @@ def batch(args: Namespace) -> int:
         1 if a question could not be answered, else 0.
     """
     source, target = Path(args.source), Path(args.target)
+    # What can be wrong with the call is found before the model is loaded.
     requests = read_requests(source, _defaults(args, source))
     generation_settings(answer_options(args))
     if args.batch_size < 1:
         raise RequestError(f"--batch-size: {args.batch_size} given, at least 1 expected")
     with _Output.opened(target, source, overwrite=args.overwrite) as output:
+        # Lines of an earlier run are kept as they are, errors are tried again.
         output.read(requests)
         done, failed = len(output.lines) - len(output.failed), output.failed
         if done:
@@ -129,13 +131,16 @@ class _Output:
             RequestError: a line is no answer to its question.
         """
         self.file.seek(0)
+        # A run that was killed leaves at most one line without its end.
         *lines, torn = self.file.read().split(b"\n")
+        # The last line that fits is no proof: a longer file is of other questions.
         if len(lines) > len(requests):
             raise RequestError(
                 f"{self.target}: it has {len(lines)} lines, but {self.source} only "
                 f"{len(requests)}: it belongs to other questions; name another file, or say "
                 "--overwrite"
             )
+        # Every line is checked: mixing answers of two files of questions would go unnoticed.
         entries = [_entry(*pair) for pair in zip(lines, requests, strict=False)]
         fits = [entry is not None for entry in entries]
         fits += [_is_begun(torn, requests[len(lines) :])]
@@ -211,15 +216,18 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) 
     check_paths(cfg)
     from tqdm import tqdm
 
-    answerer = _answerer(args, cfg)
     reasons: Counter[str] = Counter()
+    # Small enough that an interrupt costs a minute, large enough for batches of one length.
     window, first = _WINDOW * args.batch_size, len(output.lines)
+    # Failed ones first, because each round of them rewrites the file, which then is shortest.
     left = [output.failed, list(range(first, len(requests)))]
+    wrong = all(requests[number].error for numbers in left for number in numbers)
+    answer = _refuse if wrong else _answerer(args, cfg).answer
     with tqdm(total=sum(map(len, left)), unit="question", disable=not args.progress) as bar:
         for numbers in left:
             for start in range(0, len(numbers), window):
                 chosen = numbers[start : start + window]
-                answers = answerer.answer([requests[number] for number in chosen])
+                answers = answer([requests[number] for number in chosen])
                 if numbers is output.failed:
                     output.replace(dict(zip(chosen, answers, strict=True)))
                 else:
@@ -227,6 +235,13 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) 
                 reasons.update(one_line(a.error) for a in answers if a.answer is None)
                 bar.update(len(answers))
     return reasons
+
+
+def _refuse(requests: Sequence[BatchRequest]) -> list[BatchAnswer]:
+    """Say of requests that no model can answer what is wrong with them."""
+    from video_llama.chat.batch import BatchAnswer
+
+    return [BatchAnswer(request, error=request.error) for request in requests]
 
 
 def _answerer(args: Namespace, cfg: Any) -> BatchAnswerer:

@@ -135,6 +135,7 @@ def _check(args: argparse.Namespace) -> None:
     """
     from video_llama.apps.evaluate.questions import CONDITIONS
 
+    # A typing error must not be found after an hour of decoding.
     args.conditions = list(dict.fromkeys(args.conditions or CONDITIONS))
     unknown = [name for name in args.conditions if name not in CONDITIONS]
     if unknown:
@@ -158,6 +159,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _unreadable(questions: Sequence[ClipQuestion]) -> Iterator[Failure]:
     """Find the questions that cannot be asked whatever the model is."""
+    # Each file is looked at once. Most clips have several questions.
     problems: dict[Path, str] = {}
     for question in questions:
         if question.path not in problems:
@@ -190,6 +192,7 @@ def _answer(
     """Read the clips, then ask under every condition; fills `answers` and `failures`."""
     from tqdm import tqdm
 
+    # Left out of every condition, so that all scores are of the same questions.
     left_out = {failure["item_id"] for failure in failures}
     questions = [question for question in questions if question.item_id not in left_out]
     quiet, clips, problems = not args.progress, {}, {}
@@ -211,6 +214,7 @@ def _answer(
 
 def _report_failures(failures: Sequence[Failure]) -> None:
     """List what failed, with the same reason once."""
+    # A missing folder fails every question for the same reason. Once is enough to read.
     reasons = Counter(failure["reason"] for failure in failures)
     for reason, count in reasons.most_common(_LISTED_REASONS):
         print(f"failed ({count}): {one_line(reason)}", file=sys.stderr)

@@ -98,6 +98,7 @@ class Examiner:
         item = self.look(path)
         found = [MediaTokens(each.media, each.tokens) for each in item.encoded]
         assert item.frames is not None
+        # One order per clip, whatever is asked of it, so that the answers are of the same film.
         order = torch.randperm(item.frames.shape[1], generator=self._random)
         # The item keeps the frames as people see them: normalise them again.
         settings = self._encoder.processing.video
@@ -119,6 +120,7 @@ class Examiner:
         """
         paths = [question.path for question in questions]
         if condition == "other":
+            # Not any other clip: chance stays what it is only if the pairs are dealt evenly.
             paths = other_clips(questions)
         groups: dict[tuple[tuple[int, ...], tuple[int, ...]], QuestionGroup] = {}
         for question, path in zip(questions, paths, strict=True):
@@ -162,6 +164,7 @@ class Examiner:
             ids = torch.tensor([group.ids], device=model.device)
             media = torch.cat([m.tokens for m in group.media], dim=1) if group.media else None
             embeds, stop_ids = model.embed(ids, media)[0], [[tokenizer.eos_token_id]]
+            # Greedy, so that two runs give the same scores.
             rows.append(Row(inputs_embeds=embeds, settings=_SETTINGS, stop_ids=stop_ids, text=text))
         for _ in generate(model.language_model, rows):
             pass

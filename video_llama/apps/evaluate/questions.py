@@ -69,6 +69,7 @@ def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> 
     entries = read_json(path)
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: not a list of questions; {_FORMS} expected")
+    # A clip may have several entries. Its questions are numbered through them.
     counts: Counter[str] = Counter()
     found: list[ClipQuestion] = []
     for number, entry in enumerate(entries):
@@ -100,6 +101,7 @@ def _conversation(
             _text(place, {"i": "", **pair}, "i") if pair.get("i") is not None else ("", ""),
         ]
         (video, question, answer, instruction), errors = zip(*values, strict=True)
+        # A value that is no text spoils this question, and no other.
         yield ClipQuestion(
             item_id=f"{video}/{counts[video]}",
             path=media_dir / video,
@@ -120,6 +122,7 @@ def _scored_question(place: str, entry: dict[str, Any], media_dir: Path) -> Clip
     chance = entry.get("chance")
     if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
         raise ConfigError(f"{place}: chance: {_json(chance)} given, a number from 0 to 1 expected")
+    # Required also where they are null: a file without them is of another kind.
     for key in ("opposite", "contradictory"):
         if key not in entry:
             raise ConfigError(f"{place} has no {key!r}; {_FORMS} expected")
@@ -161,11 +164,13 @@ def _json(value: Any) -> str:
 
 def _limited(questions: Sequence[ClipQuestion], limit: int) -> list[ClipQuestion]:
     answers: dict[tuple[str, bool], set[str]] = defaultdict(set)
+    # How many different answers each type has, which is what a round consists of.
     for question in questions:
         answers[question.type, question.contradictory].add(question.answer)
     counts: Counter[tuple[str, bool]] = Counter()
     kept = []
     for question in questions:
+        # Contradictory clips are types of their own, as in the scores.
         key = (question.type, question.contradictory)
         # A question of order has two options, though the answers to its type are many.
         in_round = min(len(answers[key]), len(question.options) or 1)
@@ -189,6 +194,7 @@ def other_clips(questions: Sequence[ClipQuestion]) -> list[Path]:
         A path for each question. Where every answer is the same, or answers are not of a fixed
         set, it is the clip that stands half of the list away.
     """
+    # Where answers are free texts nothing better is known than a clip far away.
     paths = list(dict.fromkeys(question.path for question in questions))
     far = dict(zip(paths, paths[len(paths) // 2 :] + paths, strict=False))
     found = [far[question.path] for question in questions]
@@ -197,6 +203,7 @@ def other_clips(questions: Sequence[ClipQuestion]) -> list[Path]:
         several = list(answers.values())
         length = min(map(len, several))
         for which, places in enumerate(several):
+            # Deal the other answers evenly, beginning elsewhere in each group of one type.
             for number, place in enumerate(places):
                 shift = (number + rounds[kind]) % len(several)
                 if not shift and len(places) == 1:

@@ -78,6 +78,7 @@ def draw_scores(scores: Sequence[Score]) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    # In the order of the table, which the reader has seen before.
     conditions = list(dict.fromkeys(score.condition for score in scores))
     kinds = list(dict.fromkeys(score.type for score in scores))
     counts = {score.type: score.count for score in reversed(scores)}
@@ -91,6 +92,7 @@ def draw_scores(scores: Sequence[Score]) -> Figure:
         panel.set_title(TITLES.get(condition, condition), fontsize=10, parse_math=False)
     labels = [f"{kind} ({counts[kind]})" for kind in kinds]
     panels[0].set_yticks(range(len(kinds), 0, -1), labels, fontsize=9, parse_math=False)
+    # Said once for all panels, which share their axis.
     figure.supxlabel("right answers, percent, with 95 % intervals", fontsize=9)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=2, fontsize=9, frameon=False)
@@ -104,6 +106,7 @@ def _draw_panel(panel: Axes, scores: Sequence[Score], rows: dict[str, int]) -> N
     highs = [100 * (score.interval[1] - score.share) for score in scores]
     # Rounding may leave a distance to the border a hair below nothing.
     reach = [[max(0.0, value) for value in side] for side in (lows, highs)]
+    # Chance below the score, where both are at the same place.
     panel.scatter(
         [100 * score.chance for score in scores],
         places,
@@ -183,12 +186,14 @@ def choose_samples(
     for question in questions:
         if question.item_id in given:
             by_type[question.type].append(PageSample(question, given[question.item_id]))
+    # A generator of its own: the choice depends on the seed and on nothing else.
     draw = random.Random(seed)
     several = list(by_type.values())
     for group in several:
         draw.shuffle(group)
     draw.shuffle(several)
     chosen: dict[Path, PageSample] = {}
+    # One of each type in turn, and each clip once, so that a page shows variety.
     while any(several) and len(chosen) < count:
         for group in several:
             while group and group[-1].question.path in chosen:
@@ -214,7 +219,9 @@ def write_page(
         scores: of all questions, for the table.
         seed: with which the samples were chosen.
     """
+    # Everything in one file, and nothing that a browser would load or run.
     right = sum(sample.answer.is_right for sample, _ in samples)
+    # Names, questions and answers come from files, and are escaped where they are written.
     articles = "\n".join(_article(sample, item) for sample, item in samples)
     table = html.escape(score_table(scores))
     text = f"""<!doctype html>

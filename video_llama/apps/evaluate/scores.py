@@ -120,6 +120,7 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
     """
     if not 0 <= right <= count or count == 0:
         raise ValueError(f"{right} right of {count}: 0 to count expected, and at least one trial")
+    # Wilson's interval stays within 0 and 1, also where all answers are right.
     share, weight = right / count, Z * Z / count
     middle = (share + weight / 2) / (1 + weight)
     reach = Z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
@@ -135,8 +136,10 @@ def scores_of(answers: Iterable[ScoredAnswer]) -> list[Score]:
     """
     groups: dict[tuple[str, str], list[ScoredAnswer]] = defaultdict(list)
     for answer in answers:
+        # Sound and picture disagree there: mixed in they would hide what either is good for.
         kind = f"{answer.type}, contradictory" if answer.contradictory else answer.type
         groups[kind, answer.condition].append(answer)
+        # Only answers that name one of the two directions say which one was seen.
         if answer.opposite is not None and _names_a_direction(answer):
             pair = " or ".join(sorted((answer.reference, answer.opposite)))
             for kind in (DIRECTION, f"{DIRECTION}, {pair}"):
@@ -168,6 +171,7 @@ def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
         cells = [found.get((kind, condition)) for condition in conditions]
         (first, *_) = (cell for cell in cells if cell is not None)
         rows.append([kind, str(first.count), f"{100 * first.chance:.0f}", *map(_cell, cells)])
+    # Cells are padded to columns: the table is read in a terminal.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     blocks = []
     for columns in _fitting(widths, _NUM_LABELS, width):
@@ -179,6 +183,7 @@ def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
 def _fitting(widths: Sequence[int], num_labels: int, width: int | None) -> list[list[int]]:
     """Divide the columns into blocks that fit, with the labels in all of them."""
     labels = list(range(num_labels))
+    # Each block repeats the labels, so that it can be read alone.
     blocks = [list(labels)]
     for column in range(num_labels, len(widths)):
         taken = sum(widths[c] + _SPACE for c in blocks[-1]) + widths[column]

@@ -46,6 +46,7 @@ class GrowingLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append (B, heads, L, D) keys and values; returns all of them."""
+        # Not concatenated: that would copy the whole conversation for each token.
         end = self.length + key_states.shape[-2]
         self.keys = self._written(self.keys, key_states, end)
         self.values = self._written(self.values, value_states, end)
@@ -57,6 +58,7 @@ class GrowingLayer(DynamicLayer):
         if buffer is None or buffer.shape[-2] < end:
             # A quarter more than needed: a long answer is copied a few times, not at each block.
             room = -(-(end + end // 4) // _BLOCK) * _BLOCK
+            # Empty, not zero: what lies behind `length` is never read.
             grown = states.new_empty((*states.shape[:2], room, states.shape[-1]))
             if buffer is not None:
                 grown[..., : self.length, :] = buffer[..., : self.length, :]
@@ -77,6 +79,7 @@ class GrowingLayer(DynamicLayer):
     def keep_rows(self, rows: Tensor) -> None:
         """Keep the (R,) rows of the batch that `rows` lists."""
         keys, values = self.states()
+        # A copy without spare room. Rows leave seldom, and the next token makes room again.
         self.keys = keys.index_select(0, rows.to(keys.device))
         self.values = values.index_select(0, rows.to(values.device))
 
@@ -111,6 +114,7 @@ class GrowingCache(Cache):
             pads: positions of padding on the left of each row.
             end: positions to fill, padding included; no cache knows less.
         """
+        # Rows whose prompt begins behind `end` have nothing to give to this part.
         known = {row: cache for row, cache in enumerate(caches) if cache and pads[row] < end}
         for index, layer in enumerate(self._layers if known else ()):
             rows = {row: cache.layer(index).states() for row, cache in known.items()}
@@ -131,6 +135,7 @@ class GrowingCache(Cache):
 
     def repeated(self, times: int) -> DynamicCache:
         """Copy the cache with every row `times` times, for beams."""
+        # Beams are reordered at each step, which transformers does with a cache of its own kind.
         copy = DynamicCache(config=self._config)
         for index, layer in enumerate(self._layers):
             if layer.length:
@@ -164,6 +169,7 @@ class PrefixCache:
         """Return what a step reads and extends: as many positions as there are marks."""
         if self._states is None:
             self._states = GrowingCache(config)
+        # Positions without a mark are of a step that failed, or of text that has changed.
         self._states.truncate(len(self.marks))
         return self._states
 
@@ -195,6 +201,7 @@ class PrefixCache:
         Returns:
             How many positions stay.
         """
+        # The keys behind the first difference were computed from what is no longer there.
         del self.marks[min(self.num_common(marks), most) :]
         return len(self.marks)
 

@@ -95,11 +95,13 @@ class CompiledDecoder:
         """Copy the prompt's keys and values into the static cache, made anew if it is too small."""
         states: Any = cache.states(self._config)
         length = len(cache.marks)
+        # Doubled, and never made smaller: every other size would be compiled anew.
         room = max(LEAST_ROOM, self._room)
         while room < length + most:
             room *= 2
         if room > self._room:
             self._cache, self._room = StaticCache(config=self._config, max_cache_len=room), room
+        # Copied, since the static cache is only lent: between answers a conversation has its own.
         for fixed, grown in zip(self._cache.layers, states.layers, strict=True):
             keys, values = grown.states()
             if not fixed.is_initialized:
@@ -109,6 +111,7 @@ class CompiledDecoder:
             fixed.cumulative_length.fill_(length)
 
     def _step(self, token: Tensor) -> Tensor:
+        # Into the same tensor: a recorded graph reads the address that it has seen.
         self._ids.copy_(token[:, None])
         output = self._forward(
             input_ids=self._ids, **cache_arguments(self._cache), logits_to_keep=1
@@ -128,6 +131,7 @@ class CompiledDecoder:
 
 
 def _require_compiler(model: LlamaForCausalLM) -> None:
+    # On a GPU Triton comes with torch. On a CPU inductor writes C++.
     if model.device.type != "cpu":
         return
     compiler = os.environ.get("CXX", "g++")

@@ -158,6 +158,7 @@ def generate(
         The row that has got a token, once for each token.
     """
     lock = lock or ModelLock()
+    # Beams keep several answers per row alive and cannot stand in a batch with others.
     plain = [row for row in rows if row.settings.num_beams == 1]
     if plain:
         yield from _decode(model, plain, lock)
@@ -171,6 +172,7 @@ def _decode(model: LlamaForCausalLM, rows: list[Row], lock: ModelLock) -> Iterat
     """Choose token after token for all rows, until the last one has ended."""
     batch = _Batch(model, rows)
     samplers = [_Sampler(row, model.lm_head.weight.device) for row in rows]
+    # All prompts in one go: their positions are independent, so that the GPU is filled.
     logits = batch.prefill(lock, batch.length)
     if logits is None:
         return
@@ -178,16 +180,20 @@ def _decode(model: LlamaForCausalLM, rows: list[Row], lock: ModelLock) -> Iterat
         while True:
             # One transfer from the device for all rows: the loop waits for it once per step.
             chosen = torch.cat([s.choose(logits[i : i + 1]) for i, s in enumerate(samplers)])
+            # The ids also stay on the device: the next step reads them there.
             for row, token in zip(rows, chosen.tolist(), strict=True):
                 row.take(token)
+            # The caller reads the pieces now, and may stop rows before the next step is paid for.
             yield from rows
             running = [index for index, row in enumerate(rows) if not row.ended]
+            # A row that has ended costs nothing more: the batch gets smaller at once.
             if len(running) < len(rows):
                 batch.keep(running)
                 if not running:
                     return
                 rows, samplers = [rows[i] for i in running], [samplers[i] for i in running]
                 chosen = chosen[torch.tensor(running, device=chosen.device)]
+            # Held for one step: with several conversations each waits for one token of the others.
             with lock.turn():
                 logits = compiled(chosen) if compiled else batch.step(chosen)
             batch.note_tokens()
@@ -215,6 +221,7 @@ class _Batch:
 
     def __init__(self, model: LlamaForCausalLM, rows: Sequence[Row]) -> None:
         self._model, self._rows = model, list(rows)
+        # On the left, because the last position of each row chooses its next token.
         self.length = max(len(row.inputs_embeds) for row in rows)
         self._pads = [self.length - len(row.inputs_embeds) for row in rows]
         self.own_cache = (rows[0].cache or PrefixCache()) if len(rows) == 1 else None
@@ -224,6 +231,8 @@ class _Batch:
 
     def _place_pads(self) -> None:
         """Bring the padding to the device; without any, no mask is made."""
+        # A batch of equal lengths, and a lone row, go without a mask: the attention is then
+        # the fast causal kernel.
         device = self._rows[0].inputs_embeds.device
         self._starts = torch.tensor(self._pads, device=device)[:, None] if any(self._pads) else None
 
@@ -234,14 +243,17 @@ class _Batch:
             (R, V) logits of the last position; None if stopped before, or if `length` is 0.
         """
         begin, logits = self._open_cache(length), None
+        # What the padding holds does not matter, since no other position looks at it.
         padded = zip(self._rows, self._pads, strict=True)
         embeds = torch.stack([pad(row.inputs_embeds, (0, 0, left, 0)) for row, left in padded])
         for start in range(begin, length, PREFILL_CHUNK):
             end = min(start + PREFILL_CHUNK, length)
             with lock.turn():
+                # A long prompt takes seconds on a CPU. Who has left must not hold up the others.
                 if all(row.stopped for row in self._rows):
                     return None
                 logits = self._forward({"inputs_embeds": embeds[:, start:end]}, start, end)
+            # Noted after the step. If it failed half-way the positions count as never computed.
             if self.own_cache is not None:
                 self.own_cache.marks += self._rows[0].marks[start:end]
         return logits
@@ -249,6 +261,7 @@ class _Batch:
     def _open_cache(self, length: int) -> int:
         """Make the cache that all rows share; return how many of its positions are known."""
         # The last position is always computed: its logits choose the first token.
+        # Columns of the batch, not positions of a row: the padding counts as known.
         caches = [self.own_cache or row.cache for row in self._rows]
         known = [
             left + (cache.keep_common(row.marks, max(0, length - 1 - left)) if cache else 0)
@@ -272,6 +285,7 @@ class _Batch:
             self.own_cache.marks.append(self._rows[0].ids[-1])
 
     def _forward(self, inputs: dict[str, Tensor], begin: int, end: int) -> Tensor:
+        # Logits of the last position only: all of them take 128 MB per thousand positions.
         cache = cache_arguments(self._states)
         output = self._model(**inputs, **self._padding(begin, end), **cache, logits_to_keep=1)
         logits: Tensor = output.logits[:, -1].float()
@@ -281,6 +295,7 @@ class _Batch:
         """Make the mask and the positions of the columns from `begin` to `end`."""
         if self._starts is None:
             return {}
+        # Computed on the device from the few numbers that are there. Nothing is sent to it.
         keys = torch.arange(end, device=self._starts.device)
         queries = keys[begin:]
         seen = (keys <= queries[:, None]) & (keys >= self._starts[:, :, None])
@@ -293,6 +308,7 @@ class _Batch:
 
     def keep(self, indices: list[int]) -> None:
         """Let all rows but these leave the batch, and bring their own caches up to date."""
+        # The caches of those who leave are filled while their rows are still in the batch.
         for index in set(range(len(self._rows))) - set(indices):
             row = self._rows[index]
             if self.own_cache is None and row.cache is not None:
@@ -311,13 +327,16 @@ class _Sampler:
 
     def __init__(self, row: Row, device: torch.device) -> None:
         settings = row.settings
+        # Kept on the device, where the repetition penalty reads it.
         self._said = torch.empty(1, 0, dtype=torch.long, device=device)
+        # Each row has a generator: a seed gives the same answer whoever else is in the batch.
         self._random = torch.Generator(device)
         if settings.seed is None:
             self._random.seed()
         else:
             self._random.manual_seed(settings.seed)
         self._is_greedy = settings.temperature == 0
+        # The order is transformers': penalties act on logits before temperature and top-p.
         self._processors = LogitsProcessorList([_no_early_stop(row, device)])
         if settings.repetition_penalty != 1:
             penalty = RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty))
@@ -343,6 +362,7 @@ class _Sampler:
 
 def _no_early_stop(row: Row, device: torch.device) -> LogitsProcessor:
     """Keep a stop sequence from beginning before `min_new_tokens`."""
+    # Only the first id of each sequence is forbidden: without it the rest is ordinary text.
     first_ids = sorted({stop[0] for stop in row.stop_ids})
     return MinNewTokensLengthLogitsProcessor(
         0, row.settings.min_new_tokens, first_ids, device=str(device)
@@ -356,11 +376,13 @@ def _search_beams(model: LlamaForCausalLM, row: Row, lock: ModelLock) -> Iterato
     The prompt is computed once, not once per beam, and stays in the row's cache.
     """
     batch = _Batch(model, [row])
+    # All but the last position. transformers computes that one itself, for its first logits.
     batch.prefill(lock, batch.length - 1)
     if row.stopped:
         return
     with lock.turn(), _RandomState(row.settings.seed) as random:
         ids = _beam_ids(model, row, batch.own_cache, _BeamEnd(row, lock, random))
+    # The text may have met its stop in another tokenisation than that of `stop_ids`.
     for token in ids:
         row.take(token)
         yield row
@@ -379,6 +401,7 @@ def _beam_ids(
     searcher: Any = model  # `generate` is typed for a protocol that this class does not match
     ids = searcher.generate(
         inputs_embeds=embeds,
+        # Longer than the one position that is new: so transformers knows what the cache holds.
         attention_mask=torch.ones(embeds.shape[:2], device=embeds.device),
         **cache_arguments(states.repeated(settings.num_beams)),
         max_new_tokens=settings.max_new_tokens,
@@ -406,6 +429,7 @@ class _RandomState:
         self._states: list[Tensor] = []
 
     def __enter__(self) -> _RandomState:
+        # Also without a seed: a search must not use up random numbers of the program around it.
         self._states = _random_states()
         if self._seed is None:
             torch.seed()
@@ -443,6 +467,7 @@ class _BeamEnd(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """(beams, L) ids to (beams,) bool."""
+        # While others run they must find their own random state, as before the search.
         self._random.exchange()
         self._lock.yield_turn()
         self._random.exchange()

@@ -41,6 +41,7 @@ def answer_batch(model: VideoLlama, batch: Batch, *, max_new_tokens: int) -> lis
     Returns:
         One per item.
     """
+    # The same way as a training step, so that the score is of what is trained.
     media = model.media_tokens(batch)
     input_ids, labels, _ = model.token_sequences(batch, media.shape[1])
     stop_texts = [text for text in (model.settings.end_sym, "###") if text]
@@ -69,8 +70,10 @@ def _target(model: VideoLlama, input_ids: Tensor, labels: Tensor) -> tuple[int, 
     Labels before the media are stop marks of Vicuna's format.
     """
     places = (input_ids == model.media_token_id).nonzero()
+    # Stage 1 has no text before the media, stage 2 a question with a role name.
     first_media = int(places[0]) if len(places) else 0
     labelled = labels != IGNORE_INDEX
+    # The first label behind the media begins the first answer.
     starts = labelled[first_media:].nonzero()
     start = first_media + int(starts[0]) if len(starts) else len(input_ids)
     gaps = (~labelled[start:]).nonzero()
