@@ -98,6 +98,7 @@ class Batches(Dataset[Batch]):
         self, chosen: int, candidates: Iterable[int], key: Key, bad: list[BadItem]
     ) -> Item:
         """Load the first item that can be read, and list those before it."""
+        # The list may hold items of earlier slots of the batch, which are no part of this search.
         before = len(bad)
         for index in candidates:
             if (item := self._readable(chosen, index, key, bad)) is not None:
@@ -183,6 +184,8 @@ class TrainBatches(Batches):
             ConfigError: an item cannot be used, or `MAX_REPLACEMENTS` in a row cannot be read.
             ItemError: anything else is wrong with an item.
         """
+        # Two numbers lead to the items: which data set this step takes, and which batch of that set
+        # it is. Both follow from the step, so nothing has to be counted along.
         chosen, number = self._mixture.draw(step)
         source, order = self.sources[chosen], self._orders[chosen]
         size = len(source.records)

@@ -112,6 +112,7 @@ class FeatureCache:
             if self._in_vain >= MOST_IN_VAIN:
                 self.flush()
             return fresh
+        # The folder is only looked at for what is not known: with a full cache, never.
         found = self._look_up(key)
         if found is None and self._read_new_shards():
             found = self._look_up(key)
@@ -123,6 +124,7 @@ class FeatureCache:
         Raises:
             DiskFullError: there is no room for a shard.
         """
+        # Nothing is kept that can never be written, or a long run would fill the memory with it.
         if self._is_read_only:
             return
         self._fresh[key] = features
@@ -227,6 +229,8 @@ SIDES: tuple[Any, ...] = ("left", "right")
 
 def _check_key(folder: Path, key: dict[str, Any]) -> None:
     """Write what the features of a folder are computed with, or compare it."""
+    # Two processes may write it at once: each writes its own file, and the later name wins. Both
+    # read it back, so that either learns of a key that is not its own.
     path = folder / KEY
     try:
         if not path.exists():
@@ -268,6 +272,7 @@ def _read_entries(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
             checks = _span(header.pop(CHECKSUMS), "I64", start, end)
             file.seek(checks[0])
             checksums = np.frombuffer(file.read(8 * checks[1][0]), np.int64).tolist()
+        # In the order in which the checksums were written.
         names = sorted(name for name in header if not name.endswith(SECONDS))
         keys, entries = np.zeros(len(names), np.uint64), np.zeros(len(names), ENTRY)
         for number, (name, check) in enumerate(zip(names, checksums, strict=True)):

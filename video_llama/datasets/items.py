@@ -286,6 +286,7 @@ class InstructionItems(Items):
 
     def collate(self, items: list[Item], bad_items: list[BadItem], prompt: str | None) -> Batch:
         """See `Items`."""
+        # Padded to the longest of the batch, not to max_length: buckets keep these close.
         ids = [torch.tensor(item.input_ids) for item in items]
         labels = [torch.tensor(item.labels) for item in items]
         pad_id = self.tokenizer.pad_token_id

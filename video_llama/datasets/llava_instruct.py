@@ -45,6 +45,7 @@ def _turns(place: str, entry: dict[str, Any]) -> Turns:
     sentences = entry.get("conversations")
     if not isinstance(sentences, list) or not sentences or len(sentences) % 2:
         raise ConfigError(f"{place}: conversations are not questions with answers; {FORM} expected")
+    # One picture, one place for it: the number of media positions in a batch must be known.
     texts = [_sentence(place, number, sentence) for number, sentence in enumerate(sentences)]
     turns = list(zip(texts[::2], texts[1::2], strict=True))
     marks = sum(question.count(MARK) for question, _ in turns)
@@ -63,6 +64,7 @@ def _sentence(place: str, number: int, sentence: Any) -> str:
 
 
 def _locate(folder: Path, image: str) -> tuple[str, Path]:
+    # LLaVA's files name pictures without the prefix that COCO's have.
     path = folder / f"COCO_train2014_{image}"
     try:
         found = path.exists()

@@ -120,6 +120,7 @@ def media_loader(
     Raises:
         ConfigError: there is no processor, or one for another kind of media.
     """
+    # The Chinese set was trained without the times of frames.
     processor = _processor(settings, split)
     moves = isinstance(processor, VideoProcessor)
     message = moves and "cn" not in settings.data_type
@@ -168,6 +169,8 @@ def build_train_batches(
     Raises:
         ConfigError: no data set has the split, or an annotation cannot be used.
     """
+    # Sets without the split drop out, and ratios are those of the sets that are left. Without any
+    # ratio all are drawn alike, whatever their sizes.
     sources = _sources(settings, split, tokenizer, template, features)
     entries = [settings[source.name] for source in sources]
     ratios = [1.0 if entry.sample_ratio is None else entry.sample_ratio for entry in entries]
@@ -266,6 +269,7 @@ def _sources(
 
 
 def _loading_error(batches: Batches, timeout: float, reason: str) -> str:
+    # Known from shared memory: the worker itself cannot be asked any more.
     busy = []
     for worker, number, index, seconds in batches.status.busy():
         source = batches.sources[number]

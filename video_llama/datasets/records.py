@@ -175,6 +175,7 @@ def read_json(path: Path) -> Any:
 
 def not_utf8(path: Path, what: str) -> str:
     """Say in which line a file stops being UTF-8, and what it may be instead; "" if it is UTF-8."""
+    # Line by line, as only then the place is known: the codec says an offset in bytes.
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -229,6 +230,7 @@ def text_of(place: str, entry: dict[str, Any], key: str, *, filled: bool = True)
     Raises:
         ConfigError: it is missing, something else, or empty.
     """
+    # What there is instead tells a misspelt key from another format.
     if key not in entry:
         raise ConfigError(f"{place} has no {key!r}; found {', '.join(map(repr, entry)) or 'none'}")
     value = entry[key]

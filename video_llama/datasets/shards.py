@@ -197,6 +197,8 @@ def expand_shards(pattern: str) -> list[Path]:
     """
     from webdataset.shardlists import expand_urls  # takes more than a second to import
 
+    # A pattern with braces promises its tars, so that one which is missing is an error. A star
+    # takes what is there.
     try:
         _check_count(pattern)
         names = expand_urls(pattern)
@@ -217,6 +219,7 @@ def expand_shards(pattern: str) -> list[Path]:
 
 def _check_count(pattern: str) -> None:
     """Refuse a pattern before its names would fill the memory."""
+    # A rough count is enough: of nested braces only the inner ones are counted.
     count = 1
     for choice in _CHOICE.findall(pattern):
         bounds = _RANGE.fullmatch(choice)
@@ -261,6 +264,7 @@ class ShardRecords:
         Raises:
             MediaError: it has no caption or conversation, or its tar cannot be read.
         """
+        # The text is read from the tar each time: captions of all samples would fill the memory.
         item_id, path = self.locate(index)
         tar = self._tars[self._tar_of(index)]
         content = parsed(self._span("text", index, tar).read(path))

@@ -278,6 +278,7 @@ def _num_repeated(column: pa.ChunkedArray) -> int:
     except pa.ArrowInvalid:
         pass
     else:
+        # Equal numbers may still be different texts (7 and 007): these are compared below.
         if np.all(numbers[1:] != numbers[:-1]):
             return 0
     return len(column) - int(pc.count_distinct(column).as_py())

@@ -67,6 +67,7 @@ def _question(place: str, pair: dict[str, Any]) -> str:
     Without it a model would have to guess, say, that options are to be answered with a letter.
     """
     question = text_of(place, pair, "q", filled=False)
+    # Captions have an instruction and an empty question, conversations often no instruction.
     if pair.get("i") is None:
         return question
     instruction = text_of(place, pair, "i", filled=False)

@@ -152,6 +152,7 @@ def _silence(record: Record, loader: MediaLoader) -> str | None:
 
 
 def _duplicates(records: Records, checked: list[_Checked]) -> list[Finding]:
+    # By size and first megabyte: a check must not read every file to its end.
     same: dict[str, list[int]] = defaultdict(list)
     for item in checked:
         if item.digest:

@@ -227,6 +227,7 @@ def pack(
         ConfigError: the folder holds tars of another data set or with other options.
         DiskFullError: there was no room for a tar; those before it are whole.
     """
+    # A tar is the unit of work: it is whole or not there, so that what is there can be kept.
     plan = PackPlan(name, len(records), samples_per_shard, size, _fingerprint(records))
     _claim(folder, plan)
     missing = [shard for shard in range(plan.num_shards) if not _done(folder, plan, shard)]
@@ -249,6 +250,7 @@ def pack(
 
 def _fingerprint(records: Records) -> str:
     """Hash text lengths and some names: tells two annotations of equal length apart."""
+    # Not that of `loading`: folders that were begun with this one must go on.
     count = len(records)
     digest = blake2b(records.lengths(np.arange(count)).tobytes(), digest_size=8)
     for index in range(0, count, max(1, count // _FINGERPRINT_ITEMS)):
