@@ -18,6 +18,7 @@ from tests.reference import ROOT
 from video_llama.models.build import build_video_llama
 from video_llama.models.settings import ImageBindSettings, QFormerSettings, VitSettings
 from video_llama.models.weights.load import targets_of
+from video_llama.models.weights.report import ValueCheck
 from video_llama.types import WeightsError
 
 
@@ -95,6 +96,21 @@ def test_a_part_without_any_weight_but_zero_is_refused(
     state = {n: t if t.ndim < 2 else torch.zeros_like(t) for n, t in state.items()}
     with pytest.raises(WeightsError, match=rf"model\.{key}: .*: all weights of {group} are zero;"):
         build_golden(None, **{key: write(tmp_path, state)})
+
+
+@pytest.mark.parametrize("place", [0, 150_000, 299_999])
+def test_trained_weights_are_read_whole_and_frozen_ones_at_both_ends(place: int) -> None:
+    values = torch.ones(3, 100_000)
+    values.view(-1)[place] = torch.inf
+    with pytest.raises(WeightsError, match=r"ckpt: llama_proj\.weight holds values"):
+        ValueCheck("ckpt").add("llama_proj.weight", values)
+    frozen = ValueCheck("ckpt")
+    if place == 150_000:  # in the middle
+        frozen.add("visual_encoder.pos_embed", values)
+        frozen.finish()
+        return
+    with pytest.raises(WeightsError, match=r"visual_encoder\.pos_embed holds values"):
+        frozen.add("visual_encoder.pos_embed", values)
 
 
 def test_single_matrices_of_zeros_are_weights(tmp_path: Path) -> None:
