@@ -148,16 +148,28 @@ def test_grey_levels_of_every_range_are_seen(
     assert np.abs(np.subtract(row(tmp_path / "a.tiff"), expected)).max() <= 1
 
 
-def test_a_grey_tiff_of_big_endian_words_is_scaled(tmp_path: Path) -> None:
-    pixels = np.array([[0, 16384, 65535]], ">u2")
-    tags = [(256, 3), (257, 1), (258, 16), (259, 1), (262, 1), (273, 0), (277, 1), (278, 1)]
-    tags = [*tags, (279, 6)]
-    offset = 8 + 2 + 12 * len(tags) + 4
-    data = b"MM\0*" + struct.pack(">IH", 8, len(tags))
-    for tag, value in tags:
-        data += struct.pack(">HHII", tag, 4, 1, offset if tag == 273 else value)
-    (tmp_path / "a.tiff").write_bytes(data + bytes(4) + pixels.tobytes())
-    assert row(tmp_path / "a.tiff") == [0, 64, 255]
+def grey_tiff(path: Path, pixels: np.ndarray, photometric: int) -> Path:
+    """A TIFF written by hand, since Pillow writes neither big-endian nor inverted grey."""
+    order = ">" if pixels.dtype.byteorder == ">" else "<"
+    (height, width), form = pixels.shape, {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+    tags = {256: width, 257: height, 258: 8 * pixels.itemsize, 259: 1, 262: photometric}
+    tags |= {273: 14 + 12 * 10, 277: 1, 278: height, 279: pixels.nbytes, 339: form}
+    data = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(tags))
+    data += b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(data + bytes(4) + pixels.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4", ">i4", "<f4"])
+def test_grey_tiffs_of_every_number_and_order_are_scaled(tmp_path: Path, kind: str) -> None:
+    pixels = np.array([[0, 16384, 65535]], kind)
+    assert row(grey_tiff(tmp_path / "a.tiff", pixels, 1)) == [0, 64, 255]
+
+
+@pytest.mark.parametrize("kind", ["u1", "<u2", "<f4"])
+def test_grey_tiffs_in_which_zero_is_white_are_inverted(tmp_path: Path, kind: str) -> None:
+    pixels = np.array([[0, 64, 255]], kind)
+    assert row(grey_tiff(tmp_path / "a.tiff", pixels, 0)) == [255, 191, 0]
 
 
 def test_lab_and_palette_and_alpha_keep_their_colours(tmp_path: Path) -> None:

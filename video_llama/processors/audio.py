@@ -84,6 +84,7 @@ class AudioProcessor:
         if length < int(s.sample_rate * 0.025):
             reason = f"the sound lasts {1000 * length / s.sample_rate:.3g} ms"
             raise NoSoundError(path, f"{reason}, at least 25 ms are needed")
+        # Only the samples of the clips are resampled, however long the sound is.
         spans = clip_spans(length, s)
         clips = sound.read(spans, rate=s.sample_rate)
         return AudioClips(
@@ -98,6 +99,7 @@ class AudioProcessor:
 
 def _silent_channel(clips: list[Tensor]) -> str:
     """Return what to say of clips whose first channel is silent beside a loud one."""
+    # Of the clips that the model gets, since a channel may be silent elsewhere.
     peaks = torch.stack([clip.abs().amax(dim=1) for clip in clips]).amax(dim=0)
     if len(peaks) < 2 or peaks[0] > _SILENT or peaks.max() < _LOUD:
         return ""
@@ -144,6 +146,7 @@ def log_mel(clips: list[Tensor], settings: ClipOptions) -> Tensor:
     # One call for all clips: each is padded to a whole number of shifts, so that its windows are
     # where they would be if it stood alone; windows that reach into the padding are dropped.
     slot = -(-max(clip.shape[1] for clip in clips) // shift)
+    # The mean over all channels is what the original subtracts, also from the first alone.
     mono = [(c.mean(dim=0) if s.channels == "mean" else c[0]) - c.mean() for c in clips]
     padded = [pad(wave, (0, slot * shift - len(wave))) for wave in mono]
     mel = fbank(
@@ -157,6 +160,7 @@ def log_mel(clips: list[Tensor], settings: ClipOptions) -> Tensor:
         frame_length=25,
         frame_shift=10,
     )
+    # The original pads before it normalises, so the padding is not 0 in the end.
     values = torch.zeros(len(clips), 1, s.num_mel_bins, s.target_length)
     for index, clip in enumerate(clips):
         frames = min(1 + (clip.shape[1] - window) // shift, s.target_length)

@@ -68,6 +68,7 @@ def random_crop_box(
     Returns:
         The box; after ten misses the largest one in the middle with an allowed aspect ratio.
     """
+    # Ratios are drawn on a logarithmic scale, so that wide and tall boxes are equally likely.
     low, high = (math.log(ratio) for ratio in ASPECT_RATIOS)
     for _ in range(10):
         area = height * width * torch.empty(1).uniform_(*scale, generator=generator).item()
@@ -77,6 +78,7 @@ def random_crop_box(
             top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
             left = torch.randint(0, width - w + 1, (1,), generator=generator).item()
             return CropBox(int(top), int(left), h, w)
+    # Very long pictures: no box of an allowed ratio was drawn that fits.
     w = min(width, round(height * ASPECT_RATIOS[1]))
     h = min(height, round(width / ASPECT_RATIOS[0]))
     return CropBox((height - h) // 2, (width - w) // 2, h, w)
@@ -97,6 +99,7 @@ def crop_and_resize(frames: Tensor, box: CropBox, size: int) -> Tensor:
         (3, T, size, size) uint8.
     """
     part = frames[:, :, box.top : box.bottom, box.left : box.right].float()
+    # On float, because torch rounds on uint8 and the original truncated.
     resized = F.interpolate(part, size=(size, size), mode="bicubic", align_corners=False)
     return resized.clamp_(0, 255).to(torch.uint8)
 

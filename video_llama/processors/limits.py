@@ -47,7 +47,7 @@ def limit(name: str) -> int:
     """
     key = limit_key(name)
     value = os.environ.get(key, "").strip()
-    if not value:
+    if not value:  # also `VARIABLE= command`, which is how a shell takes a value away
         return LIMITS[name]
     if not value.isdecimal() or int(value) < 1:
         raise ConfigError(f"{key}: {value!r} given, a whole number above 0 expected")

@@ -192,16 +192,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Args:
         image: of any mode.
     """
+    # Tag 262 of a TIFF says what 0 means. Pillow heeds it for grey of 8 bits only.
+    zero_is_white = getattr(image, "tag_v2", {}).get(262) == 0
     # Before anything else is done to it: other pictures do not keep the mark.
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         # Pillow's own conversion clips at 255, which turns nearly every such picture white.
-        image = Image.fromarray(_scaled(np.array(image)))
-    if image.mode == "LAB":
+        grey = _scaled(np.array(image))
+        image = Image.fromarray(255 - grey if zero_is_white else grey)
+    if image.mode == "LAB":  # Pillow's own conversion knows no LAB
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         image = converted if converted is not None else image
     if image.has_transparency_data:
+        # As a page shows it; without this, what is hidden under transparency would come out.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
@@ -263,8 +267,10 @@ def _open(path: str | Path) -> Image.Image:
     """Open a picture of a known format; its pixels are read later."""
     absolute = Path(path).absolute()
     head = _head(absolute)
+    # Pillow has a limit of its own, at twice this number.
     if limit("picture_pixels") > 2 * (Image.MAX_IMAGE_PIXELS or limit("picture_pixels")):
         Image.MAX_IMAGE_PIXELS = limit("picture_pixels") // 2  # the user allows more than Pillow
+    # A file of AVIF's may begin with a brand that HEIC has too; its list of brands tells.
     if _HEIF.match(head) and b"avif" not in head[: int.from_bytes(head[:4], "big")]:
         if importlib.util.find_spec("pillow_heif") is None:
             hint = "pip install 'video-llama[heif]' makes it readable, or save it as JPEG"
@@ -285,7 +291,7 @@ def _without_large_texts(path: Path) -> Path | io.BytesIO:
     kept: list[tuple[int, int]] = [(0, 8)]
     size, place, allowed = path.stat().st_size, 8, 16 * _LARGE_TEXT
     with path.open("rb") as file:
-        while place < size:
+        while place < size:  # chunks: length, name, content, checksum
             file.seek(place)
             header = file.read(8)
             length = int.from_bytes(header[:4], "big")

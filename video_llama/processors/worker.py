@@ -10,10 +10,10 @@ The child is an ordinary program (`python -c`), not a fork and not multiprocessi
 works with threads and CUDA in the parent, under pytest, from `python -c`, and from a script whose
 main part has no guard. It lives until the parent ends.
 
-Cost, measured on two cores of 2.5 GHz: a child takes 2.5 s of one core to start, which
-`start_decoding` hides behind the loading of the model, and 180 MB of memory (300 MB with the
-libraries that it shares). A file costs 0.5 ms more than in the program itself, and eight frames of
-224 x 224 pixels 4 ms more, which is the way of 6 MB through a socket.
+Cost, measured on one core of an EPYC: a child takes 1.9 s of processor time to start, which
+`start_decoding` hides behind the loading of the model, and 180 MB of memory of its own (300 MB
+with the libraries that it shares). A file costs 0.3 ms more than in the program itself, and 2.5
+ms for each megabyte that it sends back (eight frames of 224 x 224 pixels are 6 MB).
 """
 
 from __future__ import annotations
