@@ -81,6 +81,32 @@ def test_tracks_in_an_unknown_codec_are_told(tmp_path: Path) -> None:
     assert not isinstance(error.value, NoSoundError)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "old", "tag"),
+    [
+        ("a.mp4", "libx264", {b"avc1": b"zzz1", b"avcC": b"zzzC"}, "zzz1"),
+        ("a.mov", "mjpeg", {b"jpeg": b"jxxg"}, "jxxg"),
+        ("a.avi", "mpeg4", {b"FMP4": b"QQQ4"}, "QQQ4"),
+        ("a.mkv", "libx264", {b"V_MPEG4/ISO/AVC": b"V_MPEG9/ISO/AVC"}, "V_MPEG9/ISO/AVC"),
+    ],
+)
+def test_a_clip_in_an_unknown_codec_does_not_become_a_sound(
+    tmp_path: Path, name: str, codec: str, old: dict[bytes, bytes], tag: str
+) -> None:
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = media.write_video(tmp_path / name, codec=codec, pix_fmt=pix_fmt, sound=media.tone(1))
+    data = path.read_bytes()
+    for known, unknown in old.items():
+        data = data.replace(known, unknown)
+    path.write_bytes(data)
+    info = probe(path)
+    assert (info.kind, info.has_video, info.has_audio) == ("video", True, True)
+    assert info.video_codec is None
+    with pytest.raises(MediaError, match=f"tag {tag}.*only its sound is heard"):
+        USES["video"](path)
+    USES["audio"](path)
+
+
 def test_an_animated_gif_is_a_video_and_a_still_one_a_picture(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests import media
-from tests.clips import assert_right_frames, load
+from tests.clips import assert_numbered, assert_right_frames, load
 from video_llama.processors.image import normalise
 from video_llama.processors.settings import VideoEvalSettings, VideoTrainSettings
 from video_llama.types import MediaError
@@ -80,3 +82,82 @@ def test_training_repeats_with_the_seed(tmp_path: Path) -> None:
     assert sum(index < 30 for index in clips[0].indices) == 4
     with pytest.raises(ValueError, match="got no generator"):
         processor(path)
+
+
+SLIDES = [0.0, 0.04, 0.08, 3.0, 3.04, 7.0, 7.04, 7.08, 20.0, 20.04]
+"""Times of frames with long pauses, all on the grid of 25 frames a second."""
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("a.mp4", {}),
+        ("a.mkv", {"ticks": 1000}),
+        ("a.webm", {"codec": "libvpx", "ticks": 1000}),
+        ("a.ts", {}),
+        ("a.flv", {"codec": "flv", "ticks": 1000}),
+        ("a.gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+        ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+        ("a.avi", {"codec": "mpeg4", "b_frames": 2}),
+        ("a.mov", {"codec": "mpeg4", "b_frames": 2}),
+    ],
+)
+def test_seconds_are_those_at_which_players_show_the_frames(
+    reader: str, tmp_path: Path, name: str, made: dict[str, Any]
+) -> None:
+    path = media.write_numbered(tmp_path / name, SLIDES, **made)
+    clip = assert_numbered(path, 10, n_frms=10)
+    assert clip.seconds == [round(time, 1) for time in SLIDES]
+    assert clip.duration == pytest.approx(20.1, abs=0.5)
+    assert assert_numbered(path, 10, start=3.02, end=7.05, n_frms=9).indices == [4, 5, 6]
+    assert assert_numbered(path, 10, sampling="fps", fps=0.2, n_frms=9).indices == [0, 4, 7, 8]
+    with pytest.raises(MediaError, match=r"the part from 30 s is empty, it lasts 20"):
+        load(path, start=30.0)
+
+
+def test_a_recording_of_a_browser_has_no_rate_but_times(reader: str, tmp_path: Path) -> None:
+    steps = np.clip(np.random.default_rng(0).normal(0.033, 0.008, 119), 0.01, 0.1)
+    times = [0.0, *np.cumsum(steps).tolist()]
+    path = media.write_numbered(
+        tmp_path / "a.webm", times, codec="libvpx", rate=1000, container={"live": "1"}
+    )
+    data = path.read_bytes()
+    place = data.find(b"\x23\xe3\x83")  # the duration of a frame, which browsers do not write
+    if place >= 0:
+        length = data[place + 3] & 0x7F
+        void = bytes([0xEC, 0x80 | (length + 2)]) + bytes(length + 2)
+        path.write_bytes(data[:place] + void + data[place + len(void) :])
+    clip = assert_numbered(path, 120)
+    assert clip.seconds == [round(times[i], 1) for i in clip.indices]
+    assert clip.fps == pytest.approx(119 / times[-1], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+@pytest.mark.parametrize(("picture", "sound", "first"), [(0, 2, 0.0), (2, 0, 2.0), (0, 0, 0.0)])
+def test_frames_are_timed_from_the_first_thing_that_is_shown_or_heard(
+    reader: str, tmp_path: Path, name: str, picture: float, sound: float, first: float
+) -> None:
+    times = [picture + i / 25 for i in range(25)]
+    heard = {"sound": media.tone(1, 48000), "sound_start": sound, "sound_rate": 48000}
+    path = media.write_numbered(tmp_path / name, times, ticks=1000, **heard)  # type: ignore[arg-type]
+    assert assert_numbered(path, 25, n_frms=5).seconds == [first + s / 5 for s in range(5)]
+
+
+def test_the_random_choice_is_the_same_where_frames_are_counted_first(tmp_path: Path) -> None:
+    steady = [i / 25 for i in range(50)]
+    processor = VideoTrainSettings(image_size=32, sampling="headtail").build()
+    made: dict[str, dict[str, Any]] = {
+        "a.mp4": {},
+        "a.avi": {"codec": "mpeg4", "b_frames": 2},
+        "empty.avi": {"codec": "mpeg4", "b_frames": 0},
+    }
+    states, chosen = [], []
+    for name, options in made.items():
+        path = media.write_numbered(tmp_path / name, steady, **options)
+        if name == "empty.avi":  # more packets than frames, so that the first guess is wrong
+            path = media.insert_empty_vops(path, tmp_path / "b.avi", [5, 9])
+        generator = torch.Generator().manual_seed(3)
+        chosen.append(processor(path, generator=generator).indices)
+        states.append(generator.get_state())
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert torch.equal(states[0], states[2])
