@@ -211,7 +211,9 @@ def require_video(container: InputContainer, path: str | Path) -> VideoStream:
         raise MediaError(path, "it has no video track that can be decoded")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1:
-        raise MediaError(path, "its video track cannot be decoded: the picture has no size")
+        # FFmpeg leaves the size open where it may not decode the first frame for its size.
+        reason = "its video track cannot be decoded: the picture has no size or is too large"
+        refuse_cost(path, reason, "frame_pixels", "pixels")
     check_frame_size(path, width, height)
     return stream
 

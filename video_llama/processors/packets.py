@@ -92,40 +92,39 @@ class PacketIndex:
     def _read(self, container: InputContainer, stream: VideoStream, budget: Budget) -> bool:
         """Read all packets; return whether their roles and times are sure."""
         classify = _classifier(stream, set(container.format.name.split(",")))
-        is_sure, last_dts, max_frames = classify is not None, None, limit("frames")
+        last_dts, max_frames, is_sure = -(2**63), limit("frames"), classify is not None
+        # This loop runs for every packet of a long film, so it asks for little.
         for packet in container.demux(stream):
             if not packet.size:
                 continue  # a capture program dropped this frame, or the end of the file
-            role = classify(packet) if is_sure and classify else _SHOWN
             pts, dts = packet.pts, packet.dts
-            if role is None or (role.is_shown and pts is None):
-                is_sure, role = False, _SHOWN
+            role = classify(packet) if classify is not None else _SHOWN
             # Times that fall back come from files that were glued together.
-            if dts is not None and last_dts is not None and dts < last_dts:
-                is_sure = False
-            last_dts = dts if dts is not None else last_dts
-            self.has_keys |= packet.is_keyframe
+            if role is None or pts is None or (dts is not None and dts < last_dts):
+                role, classify, is_sure = _SHOWN, None, False
+            last_dts = last_dts if dts is None else dts
+            self.has_keys = self.has_keys or packet.is_keyframe
             if pts is not None and role.is_entry:
                 self.entries.append(Entry(pts, pts if dts is None else min(pts, dts)))
-            if not self.entries:
+            if not role.is_shown:
+                self.all_shown = False
+            elif not packet.is_discard:  # the edit list of an mp4 leaves such frames out
+                self._add(pts, packet.duration or 0)
+                if not self.num_packets % 256:
+                    budget.check_time()
+                if self.num_packets > max_frames:
+                    refuse_cost(budget.path, "its video track is too long", "frames", "frames")
+            if is_sure and not self.entries:
                 is_sure = False  # it begins between key frames
-            self._count(packet, role)
-            if not self.num_packets % 256:
-                budget.check_time()
-            if self.num_packets > max_frames:
-                refuse_cost(budget.path, "its video track is too long", "frames", "frames")
         return is_sure
 
-    def _count(self, packet: Packet[VideoStream], role: PacketRole) -> None:
-        self.all_shown &= role.is_shown
-        if packet.is_discard or not role.is_shown:
-            return  # the edit list of an mp4 leaves such frames out
+    def _add(self, pts: int | None, duration: int) -> None:
+        """Count a packet that is shown."""
         self.num_packets += 1
-        if packet.pts is not None:
-            self.times.append(packet.pts)
-        end = (packet.pts or 0) + (packet.duration or 0)
-        if end > self.end:
-            self.end, self.last_duration = end, packet.duration or 0
+        if pts is not None:
+            self.times.append(pts)
+        if (pts or 0) + duration > self.end:
+            self.end, self.last_duration = (pts or 0) + duration, duration
 
 
 def _classifier(stream: VideoStream, containers: set[str]) -> Classify | None:
@@ -228,9 +227,14 @@ class H264Classifier:
 
     def __call__(self, packet: Packet[VideoStream]) -> PacketRole | None:
         """Classify a packet by the first slice in it: 5 is of an IDR picture, 1 and 2 of others."""
-        unit = _first_unit(
-            memoryview(packet), self._length_size, lambda byte: byte & 31 in (1, 2, 5)
-        )
+        data = memoryview(packet)
+        # Most packets begin with a slice.
+        if self._length_size and len(data) > self._length_size:
+            if (kind := data[self._length_size] & 31) == 1:
+                return _SHOWN
+            if kind == 5:
+                return _ENTRY
+        unit = _first_unit(data, self._length_size, lambda byte: byte & 31 in (1, 2, 5))
         if unit < 0:
             return _HIDDEN if unit == _NO_PICTURE else None
         return _ENTRY if unit & 31 == 5 else _SHOWN
