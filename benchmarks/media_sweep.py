@@ -246,11 +246,16 @@ def fault(case: Case, path: Path) -> str:
     # Half a frame, and the rounding of the seconds to 0.1 s.
     if off > 0.5 / RATE + 0.05:
         return f"times off by {off:.2f} s"
-    return "" if case.sound_start is None else sound_fault(case.sound_start, path)
+    if case.sound_start is None:
+        return ""
+    # A sound that comes first begins with silence of its encoder, which TS and FLV do not mark.
+    # The file's time line begins with it then, for sound and picture alike.
+    first = video_reader.PyAvReader(path, height=8, width=8).timeline.seconds[0]
+    return sound_fault(case.sound_start + first - case.times[0], path)
 
 
 def sound_fault(start: float, path: Path) -> str:
-    """Return how the bursts of a sound are misplaced, or `` if they are not."""
+    """Return how the bursts of a sound that begins at `start` are misplaced, or ``."""
     sound = open_sound(path)
     assert sound.kept is not None
     loud = np.abs(sound.kept[0].numpy()) > 0.15
@@ -291,6 +296,9 @@ carry their number, sounds have bursts at known times. ● is right: the frames 
 their number and their times are right (to half a frame), they are the right way up, and the sound
 is at its place (to 10 ms). *refused* is an error that says why; the reasons stand below the tables.
 An empty field cannot be written. {right} are right, {refused} refused, {wrong} wrong.
+
+What reading a file may cost is bounded: `video_llama/processors/limits.py` lists the limits and the
+environment variables that set them.
 """
 
 

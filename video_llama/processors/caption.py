@@ -28,6 +28,7 @@ class CaptionProcessor:
         Returns:
             One line, unless the caption holds a lone line break between two words.
         """
+        # The order matters: marks become spaces first, so that runs of both become one space.
         text = _PUNCTUATION.sub(" ", caption.lower())
         text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
         return self.prompt + " ".join(text.split(" ")[: self.max_words])

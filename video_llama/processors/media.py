@@ -171,6 +171,7 @@ def open_container(path: str | Path) -> Iterator[InputContainer]:
 
 def find_video(container: InputContainer) -> VideoStream | None:
     """Return the video track, or None; cover art or a track in an unknown codec does not count."""
+    # FFmpeg prefers a cover to a clip when the cover is larger.
     best = container.streams.best("video")
     candidates = [best, *container.streams.video] if isinstance(best, VideoStream) else []
     for stream in candidates:
@@ -209,6 +210,9 @@ def require_video(container: InputContainer, path: str | Path) -> VideoStream:
         raise MediaError(path, reason + hint)
     if stream is None:
         raise MediaError(path, "it has no video track that can be decoded")
+    # QuickTime has raw pictures in layouts that FFmpeg does not know.
+    if stream.codec_context.name == "rawvideo" and stream.codec_context.pix_fmt is None:
+        raise MediaError(path, "its raw pictures are in a pixel format that cannot be decoded")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1:
         # FFmpeg leaves the size open where it may not decode the first frame for its size.
@@ -220,6 +224,7 @@ def require_video(container: InputContainer, path: str | Path) -> VideoStream:
 
 def _unknown_codec(path: str | Path) -> str:
     """Return the tag of the unknown video codec, which FFmpeg tells in its messages only."""
+    # Messages are off otherwise: FFmpeg writes many, and none that a user could act on.
     level = av.logging.get_level()
     av.logging.set_level(av.logging.WARNING)
     try:
@@ -248,6 +253,7 @@ def duration_of(
     container: InputContainer, stream: VideoStream | AudioStream | None
 ) -> float | None:
     """Return the seconds of a track, or of its file where it says none; None if unknown."""
+    # The track comes first: a file is as long as its longest track.
     seconds = 0.0
     if stream is not None and stream.duration and stream.time_base:
         seconds = float(stream.duration * stream.time_base)
@@ -275,6 +281,7 @@ def presentation_start(container: InputContainer) -> float:
     Frames and sound are timed from there. It is the start of the picture, unless the sound starts
     more than `TOGETHER` earlier: then it is the start of the sound.
     """
+    # The first packets say this, so it holds for a track without an edit list too.
     starts = [
         float(stream.start_time * stream.time_base)
         for stream in (find_video(container), find_audio(container))

@@ -10,7 +10,7 @@ count packets that show nothing. The first bytes of the packets do. Where they l
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from av.container import InputContainer
@@ -50,6 +50,14 @@ class Entry(NamedTuple):
     seek: int
 
 
+def data_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Read the packets that hold data, and the one at the end that makes the decoder finish."""
+    for packet in container.demux(stream):
+        # A decoder takes an empty packet in the middle for the end.
+        if packet.size or packet.dts is None:
+            yield packet
+
+
 class PacketIndex:
     """The packets of a video track, read once from the start.
 
@@ -71,6 +79,7 @@ class PacketIndex:
         self.entries: list[Entry] = []
         self.has_keys, self.all_shown = False, True
         self.is_exact = self._read(container, stream, budget)
+        # Packets come in the order of decoding, frames are counted in the order of showing.
         self.times.sort()
         self.entries.sort()
         # Two frames at one time cannot be told apart.
@@ -83,6 +92,7 @@ class PacketIndex:
     def cost(self, indices: Sequence[int]) -> int:
         """Return how many frames have to be decoded for some, each from the entry before it."""
         frames, done = 0, -1
+        # Frames that lie in one group are decoded once.
         for index in sorted(indices):
             first = bisect_left(self.times, self.entry_before(self.times[index]).pts)
             frames += index - max(first - 1, done)
@@ -131,6 +141,7 @@ def _classifier(stream: VideoStream, containers: set[str]) -> Classify | None:
     """Return how to read a codec's packets; None where times or packets are not reliable."""
     context = stream.codec_context
     codec = context.codec.canonical_name
+    # These need no look into the packets.
     if context.codec.intra_only or codec in _ONE_TO_ONE:
         return _in_order
     if not containers & _TIMED_CONTAINERS:
@@ -198,6 +209,7 @@ def _first_unit(data: memoryview, length_size: int, is_picture: Callable[[int], 
     Returns:
         The byte, `_NO_PICTURE`, or `_DAMAGED` where a length is wrong.
     """
+    # MP4 and Matroska put the length of each unit in front of it.
     size, place = len(data), 0
     if length_size:
         while place + length_size < size:
@@ -208,6 +220,7 @@ def _first_unit(data: memoryview, length_size: int, is_picture: Callable[[int], 
             if place > begin and is_picture(data[begin]):
                 return data[begin]
         return _NO_PICTURE if place == size else _DAMAGED
+    # Streams part the units by start codes, which cannot occur inside one.
     text = bytes(data)
     while (place := text.find(b"\0\0\1", place) + 3) > 2 and place < size:
         if is_picture(text[place]):
@@ -263,6 +276,7 @@ class HevcClassifier:
         if 16 <= kind <= 21:
             self._num_entries += 1
             return _ENTRY
+        # Types 8 and 9 are shown before their entry and need the group in front of it.
         is_lost = kind in (8, 9) and self._num_entries == 1
         return _HIDDEN if is_lost else _SHOWN
 
@@ -285,10 +299,12 @@ def _vp9(packet: Packet[VideoStream]) -> PacketRole | None:
 
 def _vp9_frames(data: memoryview) -> list[int] | None:
     """Return the first bytes of the frames in a packet; None if its index is damaged."""
+    # The index stands at the end of the packet, between two equal bytes.
     last = data[-1]
     if last & 0xE0 != 0xC0:
         return [data[0]]
     count, width = (last & 7) + 1, (last >> 3 & 3) + 1
+    # A frame may by chance end like an index. Then the two bytes differ.
     start = len(data) - 2 - count * width
     if start < 0 or data[start] != last:
         return [data[0]]
@@ -321,6 +337,7 @@ _SMALLEST_VOP = 20
 
 def _mpeg4(packet: Packet[VideoStream]) -> PacketRole | None:
     """Classify a packet of MPEG-4 part 2; DivX packs two pictures into one packet."""
+    # Start codes cannot occur inside a picture, so counting them is enough.
     text = bytes(packet)
     if text.count(_VOP) != 1 or len(text) < _SMALLEST_VOP:
         return None

@@ -47,6 +47,7 @@ def timeline(
     """
     count, offset = len(times), max(0.0, times[0] - start)
     seconds = np.asarray(times, np.float64) - times[0]
+    # Most containers say how long the last frame is shown. Else it is as long as most others.
     if last <= 0:
         last = float(np.median(np.diff(seconds))) if count > 1 else 1 / (fps or 1.0)
     duration = float(seconds[-1]) + last
@@ -88,6 +89,7 @@ def frame_window(timeline: Timeline, *, start: float = 0.0, end: float | None = 
             length = f"it lasts {timeline.end:.4g} s"
             raise ValueError(f"the part from {start:g} s is empty, {length}")
         first = count - 1
+    # The end is exclusive: a frame that begins there belongs to what follows.
     last = count if end is None else bisect_left(timeline.seconds, end - _SLACK)
     return range(first, max(first + 1, last))
 
@@ -99,6 +101,7 @@ def uniform(window: range, count: int) -> list[int]:
         window: frames to choose from.
         count: frames wanted; a shorter window gives all of its frames.
     """
+    # Whole numbers, as rounding would give a frame too many or miss one now and then.
     count = min(count, len(window))
     return [window[i * len(window) // count] for i in range(count)]
 
@@ -115,6 +118,7 @@ def headtail(window: range, count: int, generator: torch.Generator) -> list[int]
     """
     count = min(count, len(window))
     half = len(window) // 2
+    # The order of the two draws is part of what a seed means.
     head = torch.randperm(half, generator=generator)[: count // 2]
     tail = half + torch.randperm(len(window) - half, generator=generator)[: count - count // 2]
     return sorted(window[i] for i in torch.cat([head, tail]).tolist())

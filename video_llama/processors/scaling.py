@@ -67,6 +67,8 @@ def _orientation(frame: VideoFrame) -> Orientation:
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return _UPRIGHT
+    # Nine fixed-point numbers; signs and places of the largest four are all that matters, as the
+    # frame is resized anyway.
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(cast(Buffer, side))[:36])
     # A turn by an odd angle goes to the nearest quarter, as players without that ability do.
     if abs(a) + abs(d) >= abs(b) + abs(c):
@@ -76,6 +78,7 @@ def _orientation(frame: VideoFrame) -> Orientation:
 
 def _graph(frame: VideoFrame, orientation: Orientation, height: int, width: int) -> Graph:
     """Return filters that turn and resize frames like this one, those that decord uses."""
+    # decord has these filters in this order: turning after resizing gives other pixels.
     graph = Graph()
     last = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base

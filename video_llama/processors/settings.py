@@ -60,6 +60,7 @@ class PictureSettings(ProcessorSettings):
         """Check the values; see `ConfigError`."""
         at_least(self, 1, "image_size")
         at_most(self, MAX_SIDE, "image_size")
+        # A YAML gives lists; tuples compare equal to the defaults.
         self.mean = _three(self, "mean")
         self.std = _three(self, "std")
         if min(self.std) <= 0:
@@ -99,6 +100,7 @@ class VideoSettings(PictureSettings):
             raise ConfigError(
                 f"end: {self.end:g} s given, more than start ({self.start:g} s) expected"
             )
+        # A rate without its sampling, or the other way round, would be ignored without a word.
         if (self.sampling == "fps") != (self.fps is not None):
             raise ConfigError(
                 f"fps: {self.fps} given with sampling: {self.sampling}; give both or neither "
@@ -113,6 +115,7 @@ class VideoSettings(PictureSettings):
         Args:
             auto_sampling: what `sampling: auto` means to the caller.
         """
+        # Imported here, as torch takes seconds to load and settings are read by quick commands.
         from video_llama.processors.video import VideoProcessor
 
         sampling = auto_sampling if self.sampling == "auto" else self.sampling
@@ -256,6 +259,7 @@ class AudioSettings(ProcessorSettings):
             raise ConfigError(f"mean: {self.mean} given, a finite number expected")
         if not (math.isfinite(self.std) and self.std > 0):
             raise ConfigError(f"std: {self.std} given, a number above 0 expected")
+        # The original cut what did not fit without saying so.
         frames = self.clip_frames
         if frames > self.target_length:
             raise ConfigError(
@@ -271,6 +275,7 @@ class AudioSettings(ProcessorSettings):
     @property
     def clip_frames(self) -> int:
         """Spectrogram frames of one clip: windows of 25 ms every 10 ms that fit in whole."""
+        # As torchaudio rounds them.
         window, shift = int(self.sample_rate * 0.025), int(self.sample_rate * 0.01)
         return max(0, 1 + (int(self.clip_samples) - window) // shift)
 
@@ -283,6 +288,7 @@ class AudioSettings(ProcessorSettings):
 
 def _three(settings: object, name: str) -> tuple[float, float, float]:
     """Return red, green and blue of a setting; three finite numbers are required."""
+    # NaN passes every comparison with a limit, so it is asked for by name.
     values = getattr(settings, name)
     if len(values) != 3 or not all(math.isfinite(value) for value in values):
         raise ConfigError(f"{name}: {list(values)} given, three finite numbers expected")

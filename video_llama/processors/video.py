@@ -86,6 +86,7 @@ class VideoProcessor:
             return self.choose(timeline, path=path, generator=generator)
 
         reading = read_frames(path, choose, height=size, width=size)
+        # The model takes colours first. A copy, so that each colour lies in one piece.
         frames = torch.from_numpy(reading.frames.transpose(3, 0, 1, 2).copy())
         timeline = reading.timeline
         return VideoClip(
@@ -123,6 +124,7 @@ class VideoProcessor:
             raise MediaError(path, str(error)) from error
         if self.sampling == "headtail":
             return headtail(window, s.n_frms, require_generator(generator, "sampling: headtail"))
+        # `fps` is set when the sampling asks for it; the settings check that.
         if self.sampling == "fps" and s.fps is not None:
             return at_rate(timeline, window, s.n_frms, rate=s.fps)
         return uniform(window, s.n_frms)
@@ -140,6 +142,7 @@ class VideoProcessor:
         s = self.settings
         if (scale := s.crop_scale) is not None:
             random = require_generator(generator, s.name)
+            # One box for all frames: a crop that jumps about would look like motion.
             height, width = frames.shape[-2:]
             box = random_crop_box(height, width, scale=scale, generator=random)
             frames = crop_and_resize(frames, box, s.image_size)

@@ -25,7 +25,6 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -38,7 +37,7 @@ from video_llama.processors.media import (
     presentation_start,
     require_video,
 )
-from video_llama.processors.packets import Entry, PacketIndex
+from video_llama.processors.packets import Entry, PacketIndex, data_packets
 from video_llama.processors.sampling import Timeline, timeline
 from video_llama.processors.scaling import FrameScaler, is_upright
 from video_llama.types import MediaError
@@ -79,12 +78,7 @@ class DecordError(MediaError):
 
 
 class DecordReader:
-    """A video opened by decord.
-
-    Args:
-        path: of the file.
-        height: of the frames read, in pixels.
-        width: likewise.
+    """A video opened by decord; height and width are those of the frames read, in pixels.
 
     Raises:
         DecordError: decord is not installed or cannot read the file.
@@ -95,6 +89,7 @@ class DecordReader:
         decord = decord_module()
         if decord is None:
             raise DecordError(path, "decord is not installed")
+        # A missing or garbled file is a RuntimeError, a corrupt stream a DECORDError.
         self._failures = (RuntimeError, decord.DECORDError, UnicodeError)
         try:
             self._reader: Any = decord.VideoReader(
@@ -129,6 +124,8 @@ def read_frames(path: str | Path, choose: Choose, *, height: int, width: int) ->
     Raises:
         MediaError: the file is no video, the frames cannot be decoded, or this costs too much.
     """
+    # PyAV looks at every file: decord takes cover art for a video, and some damaged headers make
+    # it end the process.
     reader = PyAvReader(path, height=height, width=width)
     reader.check_complete()
     if not reader.is_exact:
@@ -148,6 +145,7 @@ def _read(
     try:
         if (frames := reader.skim(indices)) is not None:
             return frames
+    # What is too expensive one way is too expensive every way.
     except CostError:
         raise
     except MediaError:
@@ -187,6 +185,7 @@ def _read_by_decord(
     path: str | Path, num_frames: int, indices: Sequence[int], height: int, width: int
 ) -> np.ndarray:
     reader = DecordReader(path, height=height, width=width)
+    # A reader that counts other frames would also hand over other frames.
     if reader.num_frames != num_frames:
         raise DecordError(path, f"decord counts {reader.num_frames} frames of {num_frames}")
     return reader.read(indices)
@@ -215,6 +214,7 @@ class PyAvReader:
 
     def __init__(self, path: str | Path, *, height: int, width: int) -> None:
         self._path, self._scaler = path, FrameScaler(height=height, width=width)
+        # Frames that were decoded on the way, while all were counted.
         self._found: dict[int, np.ndarray] = {}
         self._expected: set[int] = set()
         self._budget = Budget(path)
@@ -231,6 +231,7 @@ class PyAvReader:
             self.promised = float((stream.duration or 0) * self._tick)
             self.promised_frames = stream.frames
             track_start = (stream.start_time or 0) * self._tick
+            # This pass reads the file but decodes nothing.
             self.packets = PacketIndex(container, stream, self._budget)
         self.is_exact = self.packets.is_exact
         self._track_seconds = self.packets.end * self._tick - track_start
@@ -251,6 +252,7 @@ class PyAvReader:
         """Raise `MediaError` for a track without frames or one that was cut short."""
         if self.packets.num_packets < 1:
             raise MediaError(self._path, "its video track has no frames")
+        # Headers round, so a little less than promised is complete.
         end, promised = self._track_seconds, self.promised
         if end < 0.9 * promised and end < promised - 0.5:
             reason = f"its video track ends at {end:.4g} s of {promised:.4g} s"
@@ -271,6 +273,7 @@ class PyAvReader:
         Raises:
             MediaError: it is damaged, holds no frame or costs too much to decode.
         """
+        # A bomb is refused here, before its first frame is decoded.
         self._budget.expect(self.packets.num_packets * self._pixels)
         shown: list[int | None] = []
         decoded: list[int | None] = []
@@ -348,6 +351,7 @@ class PyAvReader:
         """Return when frames are shown, from their times in ticks; without ticks, from the rate."""
         if not ticks:
             return Timeline(seconds=[], end=0.0, fps=self._rate or 1.0)
+        # Until all is counted there are only numbers; the rate makes seconds of them.
         if not tick:
             rate = self._rate or len(ticks) / max(self._track_seconds, 0.001)
             return timeline([index / rate for index in ticks], fps=rate, tick=1e-3, last=0, start=0)
@@ -386,6 +390,8 @@ class PyAvReader:
         skip: bool = False,
     ) -> None:
         """Decode frames from the entry before each, and put them into `found`."""
+        # Frames are recognised by their times, so that it does not matter how many a decoder holds
+        # back or where a seek ends.
         times = self.packets.times
         wanted = {times[index] for index in indices} if skip or self._is_intra else None
         frames = self._decoded(container, stream, self.packets.entries[0], wanted)
@@ -420,7 +426,9 @@ class PyAvReader:
             wanted: times of frames; others are left out if none is made from them. None: all.
         """
         is_there = False
-        for packet in _packets(container, stream):
+        for packet in data_packets(container, stream):
+            # Seeks end somewhere near. Decoding starts at the entry itself, or the first frames
+            # would be made from pictures that the decoder has not seen.
             if not is_there:
                 is_there = packet.pts == entry.pts
                 if packet.dts is not None and packet.dts > entry.pts:
@@ -429,6 +437,7 @@ class PyAvReader:
                     continue
             if wanted is not None and packet.size:
                 is_wanted = packet.pts in wanted
+                # No other frame is made from this one.
                 if self._is_intra and not is_wanted:
                     continue
                 stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
@@ -443,6 +452,7 @@ class PyAvReader:
         if not self.is_exact:
             yield from enumerate(self._whole_frames(container, stream))
             return
+        # The decoder may show frames that an edit list leaves out; those have no number.
         numbers = {time: index for index, time in enumerate(self.packets.times)}
         for frame in self._whole_frames(container, stream):
             if frame.pts in numbers:
@@ -451,8 +461,10 @@ class PyAvReader:
     def _whole_frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         """Decode all frames from the first whole one on; errors count from there on only."""
         is_waiting, has_begun = self.packets.has_keys, False
-        for packet in _packets(container, stream):
+        for packet in data_packets(container, stream):
             self._budget.check_time()
+            # Before the first key frame there is nothing to make frames from. Decoders differ in
+            # what they do there: grey pictures, errors, or nothing.
             is_waiting = is_waiting and not packet.is_keyframe
             if is_waiting and packet.size:
                 continue
@@ -474,14 +486,6 @@ class PyAvReader:
                 reason = f"frame {index} of {self.num_frames} cannot be decoded"
                 raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
         return np.stack([found[index] for index in indices])
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Read the packets that hold data, and the one at the end that makes the decoder finish."""
-    for packet in container.demux(stream):
-        # A decoder takes an empty packet in the middle for the end.
-        if packet.size or packet.dts is None:
-            yield packet
 
 
 def _is_rising(times: Sequence[int | None]) -> bool:
