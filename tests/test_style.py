@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from statistics import median
 
 from tests.sources import package_sources
@@ -11,6 +14,22 @@ from tests.sources import package_sources
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 12
+
+VAGUE_WORDS = {
+    "shelf",
+    "pace",
+    "ahead",
+    "watch",
+    "shrink",
+    "modes",
+    "eyes",
+    "told",
+    "asked",
+    "heard",
+}
+"""Not in names: the field has terms for what they stood for."""
+
+NAMES_OF_ONE_THING = {"Item", "Kind", "Plan", "Prompt", "Sample", "World", "Guard", "Recipe"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -97,3 +116,19 @@ def test_the_library_does_not_print() -> None:
         for node in ast.walk(source.tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ] == []
+
+
+def test_names_use_the_terms_of_the_field() -> None:
+    assert [
+        f"{source.at(node)} {node.name}"
+        for source in package_sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, Function | ast.ClassDef)
+        and VAGUE_WORDS & set(re.findall("[a-z]+", re.sub("([A-Z])", r"_\1", node.name).lower()))
+    ] == []
+
+
+def test_a_name_has_one_meaning() -> None:
+    bodies = chain.from_iterable(source.tree.body for source in package_sources())
+    counts = Counter(node.name for node in bodies if isinstance(node, ast.ClassDef))
+    assert {name: counts[name] for name in NAMES_OF_ONE_THING if counts[name] > 1} == {}

@@ -296,7 +296,7 @@ class MediaEncoder:
         # The header first: it says whether the model can take the file at all.
         info = self._call(probe, path)
         item = MediaItem(Path(path), key.kind or info.kind, key=key)
-        is_heard = self._is_heard(item, info, use_audio)
+        is_heard = self._takes_sound(item, info, use_audio)
         video = self._video_settings(key) if item.kind == "video" else self.processing.video
         audio = self._audio_settings(key).build() if is_heard else None
         (progress or _silent)(0.0, f"reading {item.path.name}")
@@ -416,7 +416,7 @@ class MediaEncoder:
     def _hears(self) -> bool:
         return self.model.audio_branch is not None
 
-    def _is_heard(self, item: MediaItem, info: MediaInfo, use_audio: bool) -> bool:
+    def _takes_sound(self, item: MediaItem, info: MediaInfo, use_audio: bool) -> bool:
         """Find whether the sound of a file is to be decoded.
 
         Raises:
