@@ -15,7 +15,10 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 12
 
-VAGUE_WORDS = set("shelf pace ahead watch shrink modes eyes told asked heard".split())
+VAGUE_WORDS = {
+    *("shelf", "pace", "ahead", "watch", "shrink", "modes"),
+    *("eyes", "told", "asked", "heard"),
+}
 """Not in names: the field has terms for what they stood for."""
 
 NAMES_OF_ONE_THING = {"Item", "Kind", "Plan", "Prompt", "Sample", "World", "Guard", "Recipe"}
