@@ -57,6 +57,7 @@ check: test ## The same as `make test`
 
 test: lint ## Run lint, types and the tests (at most 10 minutes on two cores)
 	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
+	@if nvidia-smi -L >/dev/null 2>&1; then $(BIN)/python -m pytest -m gpu -n 0; fi
 
 test-slow: $(STAMP) ## Run the long tests: wheel, kill, fuzz and browser
 	@$(BIN)/python -m pytest -m slow -n 0

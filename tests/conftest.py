@@ -15,6 +15,19 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import video_llama.common.compat
 
 import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs, which `run.device: auto` would take, from all tests but those marked `gpu`."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is no GPU."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU: `pytest -m gpu` on a machine with one")
 
 
 @pytest.fixture
