@@ -135,7 +135,7 @@ def from_disk(files: Path, size: str, device: str, result: dict[str, Any]) -> No
         "run.max_epoch": 1,
         "run.batch_size_train": 4 if size == "tiny" else 32,
         "run.num_workers": 1 if size == "tiny" else 14,
-        "run.log_freq": 1 if size == "tiny" else 10,
+        "run.log_every": 1 if size == "tiny" else 10,
         "run.feature_cache": "null",
         "run.device": device,
     }
