@@ -131,8 +131,14 @@ class _MediaBatch:
     bad_items: list[BadItem] = field(default_factory=list)
 
     def to(self: BatchT, device: torch.device | str) -> BatchT:
-        """Copy the batch with its tensors to `device`."""
-        return _with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy the batch with its media to `device`.
+
+        The text stays where it is: the model looks at its values, which on a GPU would have to be
+        waited for.
+        """
+        return _with_tensors(
+            self, lambda tensor: tensor.to(device, non_blocking=True), without=TEXT_TENSORS
+        )
 
     def pin_memory(self: BatchT) -> BatchT:
         """Copy the batch to memory from which a GPU copies while it computes."""
@@ -140,13 +146,17 @@ class _MediaBatch:
 
 
 BatchT = TypeVar("BatchT", bound=_MediaBatch)
+TEXT_TENSORS = frozenset({"input_ids", "attention_mask", "labels"})
+"""Fields of a batch that stay on the host."""
 
 
-def _with_tensors(batch: BatchT, change: Callable[[Tensor], Tensor]) -> BatchT:
+def _with_tensors(
+    batch: BatchT, change: Callable[[Tensor], Tensor], *, without: frozenset[str] = frozenset()
+) -> BatchT:
     tensors: dict[str, Any] = {
         f.name: change(value)
         for f in fields(batch)
-        if hasattr(value := getattr(batch, f.name), "pin_memory")
+        if f.name not in without and hasattr(value := getattr(batch, f.name), "pin_memory")
     }
     return replace(batch, **tensors)
 

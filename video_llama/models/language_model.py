@@ -229,18 +229,23 @@ def causal_loss(
             hidden = packed_hidden_states(model, inputs_embeds, kept)
             following = following[kept]
         else:
-            mask = None if _right_padded(attention_mask) else attention_mask
+            padded = attention_mask.to(inputs_embeds.device)
+            mask = None if _right_padded(attention_mask) else padded
             hidden = model.model(
                 inputs_embeds=inputs_embeds, attention_mask=mask, use_cache=False
             ).last_hidden_state.flatten(0, 1)
-        targets = following.flatten().to(hidden.device)
+        # Labels are looked at where they lie: on a CPU nobody waits for the GPU.
+        targets = following.flatten()
         (rows,) = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
         if len(rows) == 0:
             raise ValueError(
                 "no position of the batch has a label; were the answers truncated away? "
                 "(max_txt_len for captions, max_length for conversations)"
             )
-        loss = linear_cross_entropy(hidden, model.lm_head.weight, targets[rows], rows)
+        wanted, places = (
+            tensor.to(hidden.device, non_blocking=True) for tensor in (targets[rows], rows)
+        )
+        loss = linear_cross_entropy(hidden, model.lm_head.weight, wanted, places)
     return loss, len(rows)
 
 

@@ -49,12 +49,12 @@ def packed_hidden_states(model: LlamaForCausalLM, embeddings: Tensor, mask: Tens
     """
     # Rotary positions count anew in each segment, so that a row does not depend on its place.
     lengths = mask.sum(dim=1)
-    positions = mask.long().cumsum(dim=1)[mask] - 1
+    positions = (mask.long().cumsum(dim=1)[mask] - 1).to(embeddings.device)
     packed: Tensor = model.model(
         inputs_embeds=embeddings[mask][None],
         position_ids=positions[None],
         # Of the shape that transformers takes as it is: the segments say what a mask would.
-        attention_mask=mask.new_ones(1, 1, 1, 1),
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings.device),
         use_cache=False,
         segments=lengths[lengths > 0].tolist(),
     ).last_hidden_state

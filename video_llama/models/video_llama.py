@@ -248,7 +248,7 @@ class VideoLlama(nn.Module):
         token_id = self.media_token_id
         # <ImageHere> has no row in the embedding table: the vocabulary was never enlarged.
         text = embed_tokens(self.language_model, input_ids.masked_fill(input_ids == token_id, 0))
-        return text if media is None else splice(text, input_ids.to(text.device), media, token_id)
+        return text if media is None else splice(text, input_ids, media, token_id)
 
     @property
     def media_token_id(self) -> int:

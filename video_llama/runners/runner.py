@@ -59,7 +59,7 @@ class Runner:
         self._processes = processes
         self._accelerator = accelerator
         self._last_update = 0
-        self._losses: list[float] = []
+        self._losses: list[Tensor] = []
         self._parameters = [parameter for _, parameter in components.trainable]
         self._trained = accelerator.prepare(TrainedPart(components.task, self._parameters))
         self._evaluator = Evaluator(
@@ -199,7 +199,7 @@ class Runner:
         with context(self._trained):
             loss = self._trained(run.batch)
             self._accelerator.backward(loss)  # divides by accum_grad_iters
-        self._losses.append(float(loss.detach()))
+        self._losses.append(loss.detach())
 
     def _update(self) -> None:
         run, scaler = self.state, self._accelerator.scaler
@@ -207,8 +207,9 @@ class Runner:
         run.evaluations, run.validation_loss = [], None
         # One reduction for everything that the processes have to agree on: the loss, whether it is
         # finite, and the figures of the hooks. All processes then decide alike.
-        finite = [loss for loss in self._losses if math.isfinite(loss)]
-        figures = {"loss": math.fsum(finite), "finite": len(finite), "steps": len(self._losses)}
+        losses = torch.stack(self._losses).tolist()  # waits for the device, once per update
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        figures = {"loss": math.fsum(finite), "finite": len(finite), "steps": len(losses)}
         for hook in self.hooks:
             figures |= hook.measure(run)
         run.sums = self._processes.sum(figures)
