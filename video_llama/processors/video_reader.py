@@ -28,6 +28,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from video_llama.processors.image import FrameScaler, is_upright
 from video_llama.processors.limits import Budget, CostError, limit
 from video_llama.processors.media import (
     TOGETHER,
@@ -39,7 +40,6 @@ from video_llama.processors.media import (
 )
 from video_llama.processors.packets import Entry, PacketIndex, data_packets
 from video_llama.processors.sampling import Timeline, timeline
-from video_llama.processors.scaling import FrameScaler, is_upright
 from video_llama.types import MediaError
 
 _DECORD_CONTAINERS = {"matroska", "mov", "mp4", "webm"}

@@ -34,9 +34,9 @@ from video_llama.common.io import atomic_write, read_file
 from video_llama.datasets.prepare.workers import Progress, parallel
 from video_llama.datasets.records import Record, Records
 from video_llama.datasets.shards import NOT_MEDIA, open_index
+from video_llama.processors.image import FrameScaler
 from video_llama.processors.media import find_audio, open_container, presentation_start, probe
 from video_llama.processors.picture_file import load_image
-from video_llama.processors.scaling import FrameScaler
 from video_llama.processors.video_reader import PyAvReader
 from video_llama.types import ConfigError, MediaError
 
