@@ -73,6 +73,7 @@ def _llm_problems(cfg: Config) -> Iterator[str]:
     tokenizer = folder / "tokenizer.model"
     if not tokenizer.is_file():
         yield f"model.llama_model: {folder} has no tokenizer.model; the download is incomplete"
+    # A whole-model checkpoint may bring the LLM's weights instead of its folder.
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if not weights and not cfg.model.random_init and not cfg.model.ckpt:
         yield (
