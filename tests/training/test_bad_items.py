@@ -47,7 +47,7 @@ def cut_short(path: Path) -> None:
 BROKEN: dict[str, Callable[[Path], object]] = {
     "the file is empty": lambda path: path.write_bytes(b""),
     "header is damaged": lambda path: truncate(write_video(path), 0.5),
-    "it is not a media file": lambda path: path.write_text("this is not a clip\n" * 50),
+    "it is text, not a media file": lambda path: path.write_text("this is not a clip\n" * 50),
     "it has no video track": lambda path: write_audio(path, tone(0.5), codec="aac"),
     "has no frames": header_only,
     "cut short": cut_short,
