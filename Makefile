@@ -66,7 +66,7 @@ quickstart: $(STAMP) ## Make data, train, score, ask; FAST=1: with shipped weigh
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m video_llama.synthetic.quickstart \
 	  --out $(QUICKSTART) $(if $(filter-out 0,$(FAST)),--fast) $(QUICKSTART_OPTIONS)
 
-bench: $(STAMP) ## Run the benchmarks and renew the README's table and plot
+bench: $(STAMP) ## Run the benchmarks and renew the tables and plot of docs/speed.md
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.table
 

@@ -1,7 +1,7 @@
 """One table and one plot of everything that was measured: `python -m benchmarks.table`.
 
-Reads every file in `benchmarks/results/`, writes the table between the marks in README.md and
-`docs/speed.png`, and the estimates of `benchmarks.costs` into docs/speed.md. A file has either
+Reads every file in `benchmarks/results/`, writes the tables `measured` and `estimates` (those of
+`benchmarks.costs`) between their marks in docs/speed.md, and `docs/speed.png`. A file has either
 `comparisons` (see `benchmarks.harness`) or a `table` of rows with `what`, `value` and `measured`;
 the others have a function below.
 """
@@ -18,8 +18,7 @@ from benchmarks import costs
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-README, PAGE, PLOT = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "speed.png"
-BEGIN, END = "<!-- table of benchmarks/table.py -->", "<!-- end of the table -->"
+PAGE, PLOT = ROOT / "docs" / "speed.md", ROOT / "docs" / "speed.png"
 HEAD = ("what", "measured", "where")
 
 
@@ -47,7 +46,7 @@ def rows(folder: Path = RESULTS) -> list[Row]:
         content = json.loads(path.read_text("utf-8"))
         if "study" in content:  # what is learnt, not how fast: in docs/study.md
             continue
-        where = f"{_machine(content)}: [{path.stem}](benchmarks/results/{path.name})"
+        where = f"{_machine(content)}: [{path.stem}](../benchmarks/results/{path.name})"
         found += _rows_of(path.stem, content, where)
     return found
 
@@ -140,25 +139,30 @@ KNOWN: dict[str, Callable[[dict[str, Any], str], Iterator[Row]]] = {
 
 
 def markdown(lines: list[Row]) -> str:
-    """The table as it stands in the README."""
+    """Return the table of what was measured."""
     cells = [HEAD, ("---",) * len(HEAD), *((row.what, row.value, row.where) for row in lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def table_in(text: str) -> str:
-    """What stands between the marks of a README.
+def table_in(text: str, name: str) -> str:
+    """Return the table between the marks of a name.
 
     Raises:
         ValueError: a mark is missing.
     """
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    start, end = _marked(text, name)
     return text[start:end].strip()
 
 
-def with_table(text: str, table: str) -> str:
-    """A README with another table between its marks."""
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+def with_table(text: str, name: str, table: str) -> str:
+    """Return a page with another table between the marks of a name."""
+    start, end = _marked(text, name)
     return f"{text[:start]}\n{table}\n{text[end:]}"
+
+
+def _marked(text: str, name: str) -> tuple[int, int]:
+    begin, end = f"<!-- table: {name} -->", f"<!-- /table: {name} -->"
+    return text.index(begin) + len(begin), text.index(end)
 
 
 def plot(lines: list[Row], path: Path) -> None:
@@ -184,10 +188,10 @@ def plot(lines: list[Row], path: Path) -> None:
 
 
 def main() -> None:
-    """Rewrite the README's table, that of docs/speed.md and the plot."""
+    """Rewrite both tables of docs/speed.md and the plot."""
     lines = rows()
-    for page, table in ((README, markdown(lines)), (PAGE, costs.markdown())):
-        page.write_text(with_table(page.read_text("utf-8"), table), "utf-8")
+    page = with_table(PAGE.read_text("utf-8"), "measured", markdown(lines))
+    PAGE.write_text(with_table(page, "estimates", costs.markdown()), "utf-8")
     plot(lines, PLOT)
 
 

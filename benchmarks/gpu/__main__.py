@@ -65,7 +65,7 @@ def run_part(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
 
 
 def table(parts: dict[str, dict[str, Any]], where: str) -> list[dict[str, str]]:
-    """Return the lines for the README: every figure beside the one that was estimated."""
+    """Return the lines for docs/speed.md: every figure beside the one that was estimated."""
     estimates = parts.get("estimate", {}).get("figures", {})
     rows = []
     for name, part in parts.items():

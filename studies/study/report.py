@@ -21,6 +21,8 @@ Shares = dict[tuple[str, str, str, str], list[float]]
 """Share of right answers of each seed, by arm, split, type and condition."""
 
 CONTROLS = ("all", "withheld", "other", "picture", "sound", "shuffled")
+HEADLINE = ("kind", "motion", "hear", "hear, contradictory")
+"""Types of questions of the README's table."""
 CURVES = "scales.png"
 """Name of the picture in docs/."""
 
@@ -88,16 +90,28 @@ def _block(name: str, results: Path) -> str:
     return make(read_result(path))
 
 
-def split_table(result: Result, split: str) -> str:
-    """Tabulate `seeds` on one split: types of questions downwards, controls across."""
+def split_table(
+    result: Result,
+    split: str,
+    *,
+    kinds: Sequence[str] = (),
+    controls: Sequence[str] = CONTROLS,
+) -> str:
+    """Tabulate `seeds` on one split: types of questions downwards, controls across.
+
+    Args:
+        kinds: types of questions to show; default: all that have an answer on the split.
+    """
     shares, chances = _shares(result), _chances(result)
     # Types in the order of the scores; those without an answer on a split have no line.
-    kinds = dict.fromkeys(
-        key[2] for key in shares if key[0] == "trained" and key[1] == split and key[3] == "all"
+    kinds = kinds or tuple(
+        dict.fromkeys(
+            key[2] for key in shares if key[0] == "trained" and key[1] == split and key[3] == "all"
+        )
     )
-    rows = [["question", "chance", *CONTROLS, "random branches"]]
+    rows = [["question", "chance", *controls, "random branches"]]
     for kind in kinds:
-        cells = [_cell(shares.get(("trained", split, kind, name))) for name in CONTROLS]
+        cells = [_cell(shares.get(("trained", split, kind, name))) for name in controls]
         untrained = _cell(shares.get(("untrained", split, kind, "all")))
         rows.append([f"`{kind}`", _percent(chances[kind]), *cells, untrained])
     return _markdown(rows, note=_note(result))
@@ -218,6 +232,10 @@ def _curves(result: Result) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
+    "headline": (
+        "seeds",
+        partial(split_table, split="test", kinds=HEADLINE, controls=("all", "withheld", "other")),
+    ),
     "seeds": ("seeds", partial(split_table, split="test")),
     "seeds-pairs": ("seeds", partial(split_table, split="test_pairs")),
     "scales": ("scales", partial(arm_table, columns=_HEARD)),

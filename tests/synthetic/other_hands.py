@@ -9,6 +9,7 @@ lengths, containers, codecs and sample rates.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -471,4 +472,10 @@ def write_films(out: Path, seed: int = 0) -> Path:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{write_films(Path(sys.argv[1]))}\n")
+    parser = argparse.ArgumentParser(
+        description="Write clips of the world by other means, to ask about."
+    )
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    sys.stdout.write(f"{write_films(arguments.out, arguments.seed)}\n")

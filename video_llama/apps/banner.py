@@ -13,7 +13,7 @@ from video_llama.synthetic.scene import KINDS
 
 TINY = (
     f"Tiny demo model: knows {', '.join(f'{kind}s' for kind in KINDS[:-1])} and {KINDS[-1]}s of a "
-    "drawn world; for real weights see README.md, Released weights"
+    "drawn world; for real weights see docs/weights.md"
 )
 
 

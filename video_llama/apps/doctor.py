@@ -140,8 +140,8 @@ def _weight_problems(cfg: Config) -> Iterator[str]:
             yield f"model.{key}: {path} is a folder, give the file; the folder holds {held}"
         elif not (path.exists() or path.is_symlink()):
             yield (
-                f"model.{key}: {_absent(value)}; the README's table of weights says where to get "
-                "it, or correct the path"
+                f"model.{key}: {_absent(value)}; README.md and docs/weights.md say where "
+                "to get it, or correct the path"
             )
         else:
             yield from _content_problems(f"model.{key}", path)
