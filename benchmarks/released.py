@@ -3,7 +3,8 @@
     python -m benchmarks.released OUT [--size tiny|7b|13b] [--device cuda]
 
 They show whether a machine can load and run a model before 30 GB are downloaded, and are what the
-GPU benchmark loads. The answers are nonsense. The unused towers of ImageBind are left out.
+GPU benchmark loads. The answers are nonsense. At 7b and 13b the files hold what the model never
+uses, too: EVA's 40th block and head, ImageBind's other towers, buffers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests import full_model
 from video_llama.common.io import package_file, resource
 from video_llama.config.load import load_config
 from video_llama.models.build import build_video_llama
@@ -43,7 +46,7 @@ GROUPS_OF_FILES = {
     "ckpt": ({"video_branch", "video_proj"}, ""),
     "ckpt_2": ({"audio_branch"}, ""),
 }
-"""Key of the setting: the groups of weights in its file, and the prefix that its names lack."""
+"""Setting of a tiny file: the groups of weights in it, and the prefix that its names lack."""
 SHARD_BYTES = 5e9
 VOCABULARY = 32000
 
@@ -84,25 +87,44 @@ def write(folder: Path, size: str, device: str) -> None:
         (partial / "imagebind_path").mkdir(parents=True)
         found = paths(partial, size)
         _write_llm(found["llama_model"], size, device)
-        settings = load_config(configuration(size), []).model
-        settings = _settings(settings, found["llama_model"])
-        for key, (groups, prefix) in GROUPS_OF_FILES.items():
-            dtype = torch.float16 if key == "vit_ckpt" else torch.float32
-            shapes = dict(_shapes(settings, groups))
-            state = {
-                name.removeprefix(prefix): _random(name, shape, dtype, device)
-                for name, shape in shapes.items()
-            }
-            # EVA's and ImageBind's files are bare, all others have a "model" entry.
-            torch.save(state if prefix else {"model": state}, found[key])
+        for key, content in contents(size, found["llama_model"]).items():
+            state = content.get("model", content)
+            filled = {name: _random(name, tensor, device) for name, tensor in state.items()}
+            torch.save(content | {"model": filled} if "model" in content else filled, found[key])
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _settings(settings: ModelSettings, llm: Path) -> ModelSettings:
-    settings.llama_model = str(llm)
-    return settings
+def contents(size: str, llm: Path) -> dict[str, dict[str, Any]]:
+    """Return what each file but the LLM's holds, by its setting; the tensors take no memory.
+
+    Args:
+        llm: the folder of the LLM, which has been written.
+    """
+    if size == "tiny":
+        return dict(_tiny_contents(llm))
+    width = RELEASED_SIZES[size]["hidden_size"]
+    return {
+        "vit_ckpt": full_model.eva_vit_g(),
+        "q_former_model": full_model.blip2_flant5xxl(),
+        "llama_proj_model": full_model.minigpt4(width),
+        "imagebind_ckpt_path": full_model.imagebind_huge(),
+        "ckpt": full_model.branch_file("video", width),
+        "ckpt_2": full_model.branch_file("audio", width),
+    }
+
+
+def _tiny_contents(llm: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    settings = load_config(configuration("tiny"), [f"model.llama_model={llm}"]).model
+    for key, (groups, prefix) in GROUPS_OF_FILES.items():
+        dtype = torch.float16 if key == "vit_ckpt" else torch.float32
+        state = {
+            name.removeprefix(prefix): torch.empty(shape, dtype=dtype, device="meta")
+            for name, shape in _shapes(settings, groups)
+        }
+        # EVA's and ImageBind's files are bare, all others have a "model" entry.
+        yield key, state if prefix else {"model": state}
 
 
 def _shapes(settings: ModelSettings, groups: set[str]) -> Iterator[tuple[str, torch.Size]]:
@@ -114,15 +136,17 @@ def _shapes(settings: ModelSettings, groups: set[str]) -> Iterator[tuple[str, to
             yield original, parameter.shape
 
 
-def _random(name: str, shape: torch.Size, dtype: torch.dtype, device: str) -> Tensor:
+def _random(name: str, tensor: Tensor, device: str) -> Tensor:
     """Norms that leave their input as it is, biases of 0, and small random numbers elsewhere."""
-    low = name.lower()
+    low, shape = name.lower(), tensor.shape
+    if not tensor.is_floating_point():  # position_ids
+        return torch.arange(tensor.numel(), dtype=tensor.dtype).view(shape)
     make: Callable[..., Tensor] = torch.randn
     if name.endswith("bias"):
         make = torch.zeros
     elif "norm" in low or "ln_" in low:
         make = torch.ones
-    values = make(shape, device=device, dtype=dtype)
+    values = make(shape, device=device, dtype=tensor.dtype)
     return (values.mul_(0.02) if make is torch.randn else values).cpu()
 
 
@@ -137,9 +161,12 @@ def _write_llm(folder: Path, size: str, device: str) -> None:
         values["max_position_embeddings"] = 4096
     (folder / "config.json").write_text(json.dumps(values, indent=1), "utf-8")
     (folder / "tokenizer.model").write_bytes((shipped / "tokenizer.model").read_bytes())
-    settings = _settings(load_config(configuration(size), []).model, folder)
+    settings = load_config(configuration(size), [f"model.llama_model={folder}"]).model
     prefix = "llama_model."
-    shapes = {n.removeprefix(prefix): s for n, s in _shapes(settings, {"language_model"})}
+    shapes = {
+        name.removeprefix(prefix): torch.empty(shape, dtype=torch.float16, device="meta")
+        for name, shape in _shapes(settings, {"language_model"})
+    }
     shards: list[list[str]] = [[]]
     held = 0
     for name, shape in shapes.items():
@@ -147,14 +174,14 @@ def _write_llm(folder: Path, size: str, device: str) -> None:
             shards.append([])
             held = 0
         shards[-1].append(name)
-        held += 2 * shape.numel()
+        held += shape.nbytes
     places: dict[str, str] = {}
     for index, names in enumerate(shards, start=1):
         file = f"model-{index:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {n: _random(n, shapes[n], torch.float16, device).contiguous() for n in names}
+        tensors = {name: _random(name, shapes[name], device).contiguous() for name in names}
         save_file(tensors, folder / file, {"format": "pt"})
         places |= dict.fromkeys(names, file)
-    total = 2 * sum(shape.numel() for shape in shapes.values())
+    total = sum(shape.nbytes for shape in shapes.values())
     table = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(table, indent=1), "utf-8")
 

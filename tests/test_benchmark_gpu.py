@@ -40,13 +40,24 @@ def test_types_are_the_released_ones(files: Path) -> None:
     assert {branch.tensor(name).dtype for name in branch.shapes} == {torch.float32}
 
 
-def test_names_and_shapes_are_the_released_ones() -> None:
-    settings = load_config(released.configuration("7b"), []).model
-    settings.llama_model = "no-such-folder/7b"
+@pytest.mark.parametrize(("size", "width"), [("7b", 4096), ("13b", 5120)])
+def test_names_and_shapes_are_the_released_ones(size: str, width: int, tmp_path: Path) -> None:
+    found = released.contents(size, tmp_path)
+    eva, bind = found["vit_ckpt"], found["imagebind_ckpt_path"]
+    assert "blocks.39.attn.qkv.weight" in eva
+    assert {t.dtype for t in eva.values()} == {torch.float16}
+    assert any(".thermal." in name for name in bind)
+    branch = found["ckpt"]["model"]
+    assert branch["llama_proj.weight"].shape == (width, 768)
+    assert branch.keys() == dict.fromkeys(full_model().saved("video")).keys()
+
+
+def test_the_language_model_has_the_shapes_of_its_size() -> None:
+    options = ["model.llama_model=no-such-folder/7b"]
+    settings = load_config(released.configuration("7b"), options).model
     expected = full_model().parameters()
-    for groups, _ in released.GROUPS_OF_FILES.values():
-        for name, shape in released._shapes(settings, groups):
-            assert expected[name] == list(shape)
+    for name, shape in released._shapes(settings, {"language_model"}):
+        assert expected[name] == list(shape)
 
 
 def test_nothing_is_left_of_files_that_were_not_finished(
