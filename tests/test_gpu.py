@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.bench_train import our_step
-from benchmarks.gpu import parts, training
+from benchmarks.gpu import checks, training
 from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config
 from video_llama.models.video_llama import VideoLlama
@@ -24,7 +24,7 @@ def model() -> VideoLlama:
 
 def test_answers_and_gradients_are_those_of_the_cpu(tmp_path: Path) -> None:
     result: dict[str, dict[str, float]] = {"figures": {}}
-    parts.correctness(tmp_path / "files", "tiny", "cuda", result)
+    checks.correctness(tmp_path / "files", "tiny", "cuda", result)
     assert result["figures"]["correctness: answers equal to the CPU's"] == 1
 
 

@@ -32,14 +32,16 @@ PARTS = {
     "greedy": 200,
     "training_video": 240,
     "training_audio": 240,
+    "compiled_step": 240,
     "packing": 150,
     "small_cards": 150,
     "from_disk": 240,
     "correctness": 200,
+    "resume": 200,
     "estimate": 120,
 }
 """Part and its time limit, seconds."""
-SLOW = {"answers_int8", "greedy", "packing", "training_audio"}
+SLOW = {"answers_int8", "compiled_step", "greedy", "packing", "resume", "training_audio"}
 """Left out by `--quick`."""
 
 
@@ -77,6 +79,30 @@ def table(parts: dict[str, dict[str, Any]], where: str) -> list[dict[str, str]]:
     return rows
 
 
+def shares(parts: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return what share of the card's measured limits the figures reach.
+
+    Steps are held against its products (model-FLOPs utilisation: those of the forward and backward
+    pass, counted by torch, nothing computed twice), eager and compiled decoding against reading the
+    LLM's weights once per token.
+    """
+    figures = {k: v for part in parts.values() for k, v in part.get("figures", {}).items()}
+    costs = [
+        (parts_cost, limit)
+        for part in parts.values()
+        for parts_cost, limit in (
+            (part.get("operations", {}), "card: products, TFLOP/s"),
+            (part.get("bytes", {}), "card: memory, TB/s"),
+        )
+    ]
+    return {
+        name: figures[name] * cost / (figures[limit] * 1e12)
+        for named, limit in costs
+        for name, cost in named.items()
+        if name in figures and limit in figures
+    }
+
+
 def main() -> int:
     """Make the files, run the parts, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -109,6 +135,7 @@ def main() -> int:
         "machine": facts,
         "size": args.size,
         "parts": {"files": files, **parts},
+        "shares": shares(parts),
         "table": table(parts, f"{facts['device'] or 'CPU'}, {args.size}"),
     }
     args.out.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,13 @@ def answers(storage: str, files: Path, size: str, device: str, result: dict[str,
     figures[f"{storage}: tokens/s, eager"] = warm["rate"]
     if device == "cuda":
         figures[f"{storage}: peak, GB"] = peak_gb()
+    # A token reads every weight of the LLM but the word table.
+    llm = chat.model.language_model
+    table = sum(p.nbytes for p in llm.get_input_embeddings().parameters())
+    read = sum(p.nbytes for p in llm.parameters()) - table
+    result["bytes"] = {f"{storage}: tokens/s, eager": read}
     if storage == "bf16":
+        result["bytes"]["bf16: tokens/s, compiled"] = read
         ask(compiled=True)
         figures["bf16: tokens/s, compiled"] = ask(compiled=True)["rate"]
         _turns(chat, clip, figures, turns=10)

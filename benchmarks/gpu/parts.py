@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks import released
-from benchmarks.bench_train import our_step
-from benchmarks.gpu import answers, training
+from benchmarks.gpu import answers, checks, training
 from benchmarks.harness import timed
 from video_llama.apps.estimate.hardware import (
     GPUS,
@@ -26,14 +25,7 @@ from video_llama.apps.estimate.hardware import (
 )
 from video_llama.apps.estimate.measure import meta_model
 from video_llama.apps.estimate.plan import plan_chat, plan_training
-from video_llama.chat.engine import Chat
-from video_llama.common.io import default_config_path
-from video_llama.config.build import build_model
 from video_llama.config.load import load_config
-
-QUESTIONS = ("What do you see?", "What do you hear?", "Which colour is it?")
-TOLERANCE = 1e-3
-"""Largest difference of a loss or a gradient in fp32, relative to the largest value."""
 
 
 def limits(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
@@ -48,43 +40,6 @@ def limits(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
     result["figures"]["card: products, TFLOP/s"] = 2 * side**3 / seconds / 1e12
     seconds = min(timed(copy, device)[0] for _ in range(5))
     result["figures"]["card: memory, TB/s"] = 2 * x.nbytes / seconds / 1e12
-
-
-def correctness(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
-    """Compare answers, loss and gradients of the tiny preset on the device with the CPU's."""
-    clip = answers.clip_of(files.parent / "clips_correctness")
-    texts: dict[str, list[str]] = {}
-    for place in dict.fromkeys(("cpu", device)):
-        chat = Chat(build_model(load_config(default_config_path(), [f"run.device={place}"])))
-        texts[place] = []
-        for question in QUESTIONS:
-            with chat.start(video=clip) as session:
-                texts[place].append("".join(session.ask(question, temperature=0.0)))
-    result["answers"] = texts
-    equal = sum(a == b for a, b in zip(texts["cpu"], texts[device], strict=True))
-    result["figures"]["correctness: answers equal to the CPU's"] = equal / len(QUESTIONS)
-    # The same batch, forwards and backwards in fp32.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    found = [_gradients(place) for place in ("cpu", device)]
-    largest = max(float(value.abs().max()) for value in found[0].values())
-    off = max(float((found[1][name] - value).abs().max()) for name, value in found[0].items())
-    result["figures"]["correctness: largest difference of a gradient"] = off / largest
-    if off > TOLERANCE * largest:
-        raise AssertionError(f"gradients differ by {off / largest:.2g} of the largest")
-
-
-def _gradients(device: str) -> dict[str, torch.Tensor]:
-    """Return the gradients of one batch."""
-    options = ["model.frozen_video_Qformer=false", "model.frozen_llama_proj=false"]
-    cfg = load_config(default_config_path(), options)
-    # Dropout draws other numbers on another device.
-    model = training.model_of(cfg, device).eval()
-    our_step(model, training.captions(cfg, 2, device, frames=4))
-    return {
-        name: parameter.grad.cpu()
-        for name, parameter in model.trainable_parameters()
-        if parameter.grad is not None
-    }
 
 
 def estimate(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
@@ -137,10 +92,12 @@ PARTS: dict[str, Callable[[Path, str, str, dict[str, Any]], None]] = {
     **{f"answers_{name}": partial(answers.answers, name) for name in ("bf16", "int8", "nf4")},
     "greedy": answers.greedy,
     **{f"training_{name}": partial(training.training, name) for name in ("video", "audio")},
+    "compiled_step": training.compiled_step,
     "packing": training.packing,
     "small_cards": training.small_cards,
     "from_disk": training.from_disk,
-    "correctness": correctness,
+    "correctness": checks.correctness,
+    "resume": checks.resume,
     "estimate": estimate,
 }
 

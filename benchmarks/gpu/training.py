@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench_train, released
 from benchmarks.gpu.answers import peak_gb, synchronize
@@ -60,7 +61,7 @@ def captions(cfg: Config, rows: int, device: str, *, frames: int = 8) -> Caption
 
 
 def training(branch: str, files: Path, size: str, device: str, result: dict[str, Any]) -> None:
-    """Measure steps of stage 1: plain, from cached features, compiled, beside the reference."""
+    """Measure steps of stage 1: plain and from cached features, beside the reference."""
     cfg = configuration(files, size, branch, 1)
     rows, repeats = (4, 1) if size == "tiny" else (32, 3)
     figures, name = result["figures"], "VL" if branch == "video" else "AL"
@@ -77,11 +78,26 @@ def training(branch: str, files: Path, size: str, device: str, result: dict[str,
     for what, found in (("", step), (", cached features", fast)):
         figures[f"{name} stage 1{what}: samples/s"] = rows / found.ours.median
         figures[f"{name} stage 1{what}: times the reference"] = found.speedup
-    if size != "tiny":  # compiling takes longer than the rehearsal of all parts
-        compile_blocks(model, ["vision_encoder", "qformers", "language_model"])
+    with FlopCounterMode(display=False) as counter:
         bench_train.our_step(model, batch)
-        times = [timed(partial(bench_train.our_step, model, batch), device)[0] for _ in range(3)]
-        figures[f"{name} stage 1, compiled: samples/s"] = rows / statistics.median(times)
+    result["operations"] = {f"{name} stage 1: samples/s": counter.get_total_flops() / rows}
+
+
+def compiled_step(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
+    """Measure steps of the video branch with compiled blocks, and that no new shape recompiles."""
+    cfg = configuration(files, size, "video", 1)
+    model, rows = model_of(cfg, device), 4 if size == "tiny" else 32
+    compile_blocks(model, ["vision_encoder", "qformers", "language_model"])
+    for caption in (bench_train.CAPTION, bench_train.CAPTION * 2):
+        batch = replace(captions(cfg, rows, device), captions=[caption] * rows)
+        bench_train.our_step(model, batch)
+    # The second length was the last that may compile: the third runs what there is.
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    batch = replace(batch, captions=[f"{bench_train.CAPTION} and on"] * rows)
+    times = [timed(partial(bench_train.our_step, model, batch), device)[0] for _ in range(3)]
+    result["figures"]["VL stage 1, compiled: samples/s"] = rows / statistics.median(times)
+    if torch._dynamo.utils.counters["stats"]["unique_graphs"] != graphs:
+        raise AssertionError("another length of text was compiled anew")
 
 
 def packing(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
@@ -121,44 +137,65 @@ def small_cards(files: Path, size: str, device: str, result: dict[str, Any]) -> 
 
 def from_disk(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
     """Run train.py on made clips with all cores decoding, and read its own figures."""
-    folder = files.parent / "world"
-    steps, clips = (6, 16) if size == "tiny" else (40, 256)
-    command = [sys.executable, "-m", "video_llama.apps.cli.main", "data", "synth"]
-    command += ["--out", str(folder), "--num-clips", str(clips), "--split", "train"]
-    _checked([*command, "--size", "96" if size == "tiny" else "224"])
-    options = {
-        "datasets.webvid.build_info.anno_dir": folder / "train/webvid",
-        "datasets.webvid.build_info.videos_dir": folder / "train/clips",
-        "datasets.cc_sbu_align": "null",
-        "run.output_dir": files.parent / "run",
-        "run.iters_per_epoch": steps,
-        "run.max_epoch": 1,
-        "run.batch_size_train": 4 if size == "tiny" else 32,
-        "run.num_workers": 1 if size == "tiny" else 14,
-        "run.log_every": 1 if size == "tiny" else 10,
-        "run.feature_cache": "null",
-        "run.device": device,
-    }
+    tiny = size == "tiny"
+    made = world(files.parent / "world", clips=16 if tiny else 256, side=96 if tiny else 224)
     cfg = configuration(files, size, "video", 1)
-    chosen = [f"{key}={value}" for key, value in options.items()]
-    chosen += [
-        f"model.{key}={getattr(cfg.model, key)}"
-        for key in ("llama_model", "vit_ckpt", "q_former_model", "precision", "vit_precision")
+    keys = ("llama_model", "vit_ckpt", "q_former_model", "precision", "vit_precision")
+    options = [
+        *options_of_run(made, device),
+        f"run.output_dir={files.parent / 'run'}",
+        f"run.iters_per_epoch={6 if tiny else 40}",
+        f"run.batch_size_train={4 if tiny else 32}",
+        f"run.num_workers={1 if tiny else 14}",
+        f"run.log_every={1 if tiny else 10}",
+        *(f"model.{key}={getattr(cfg.model, key)}" for key in keys),
+        "model.llama_proj_model=null",
+        "model.random_init=true",
     ]
-    kind = "tiny/" if size == "tiny" else ""
-    path = resource(f"train_configs/{kind}visionbranch_stage1_pretrain.yaml")
-    chosen += ["model.llama_proj_model=null", "model.random_init=true"]
-    done = _checked([sys.executable, "train.py", "--cfg-path", str(path), "--options", *chosen])
+    printed = checked(train_command(size, options))
     # The last line of the log says how long the steps before it waited for data.
-    found = re.findall(r"([\d.,]+) samples/s, waiting for data (\d+)%", done)
+    found = re.findall(r"([\d.,]+) samples/s, waiting for data (\d+)%", printed)
     if not found:
-        raise AssertionError(f"no figures in the log: {done[-1500:]}")
+        raise AssertionError(f"no figures in the log: {printed[-1500:]}")
     rate, waiting = found[-1]
     result["figures"]["from disk: samples/s"] = float(rate.replace(",", ""))
     result["figures"]["from disk: share of time waiting for data"] = int(waiting) / 100
 
 
-def _checked(command: list[str]) -> str:
+def world(folder: Path, *, clips: int, side: int) -> Path:
+    """Make clips with captions."""
+    command = [sys.executable, "-m", "video_llama.apps.cli.main", "data", "synth"]
+    command += ["--out", str(folder), "--num-clips", str(clips), "--split", "train"]
+    checked([*command, "--size", str(side)])
+    return folder
+
+
+def options_of_run(made: Path, device: str) -> list[str]:
+    """Return the options of a run of one epoch on made clips alone."""
+    info = "datasets.webvid.build_info"
+    return [
+        f"{info}.anno_dir={made / 'train/webvid'}",
+        f"{info}.videos_dir={made / 'train/clips'}",
+        "datasets.cc_sbu_align=null",
+        "run.max_epoch=1",
+        "run.feature_cache=null",
+        f"run.device={device}",
+    ]
+
+
+def train_command(size: str, options: list[str]) -> list[str]:
+    """Return the command that trains stage 1 of the video branch."""
+    kind = "tiny/" if size == "tiny" else ""
+    path = resource(f"train_configs/{kind}visionbranch_stage1_pretrain.yaml")
+    return [sys.executable, "train.py", "--cfg-path", str(path), "--options", *options]
+
+
+def checked(command: list[str]) -> str:
+    """Run a command; return what it prints.
+
+    Raises:
+        RuntimeError: its exit status is not 0.
+    """
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{json.dumps(command[:6])}: {done.stderr[-1500:]}")
