@@ -1,7 +1,8 @@
 """One table and one plot of everything that was measured: `python -m benchmarks.table`.
 
 Reads every file in `benchmarks/results/`, writes the tables `measured` and `estimates` (those of
-`benchmarks.costs`) between their marks in docs/speed.md, and `docs/speed.png`. A file has either
+`benchmarks.costs`) between their marks in docs/speed.md, `docs/speed.png`, and, of cards,
+`docs/limits.png`. A file has either
 `comparisons` (see `benchmarks.harness`) or a `table` of rows with `what`, `value` and `measured`;
 the others have a function below.
 """
@@ -187,12 +188,36 @@ def plot(lines: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
+def limits(folder: Path = RESULTS) -> dict[str, float]:
+    """Return the shares of the cards' limits of every result file of `benchmarks.gpu`."""
+    found = {}
+    for path in sorted(folder.glob("gpu_*.json")):
+        content = json.loads(path.read_text("utf-8"))
+        card = f"{content['machine']['device'] or 'CPU'}, {content['size']}"
+        found |= {f"{card}: {name}": share for name, share in content["shares"].items()}
+    return found
+
+
+def plot_limits(shares: dict[str, float], path: Path) -> None:
+    """Draw what share of the card's products or bandwidth the figures reach; half is the goal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.9 + 0.3 * len(shares)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([*reversed(shares)], [100 * share for share in reversed(shares.values())])
+    axes.axvline(50, color="#cc3311", linewidth=1)
+    axes.set(xlim=(0, 100), xlabel="percent of the card's products (steps) or bandwidth (tokens)")
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+
+
 def main() -> None:
     """Rewrite both tables of docs/speed.md and the plot."""
     lines = rows()
     page = with_table(PAGE.read_text("utf-8"), "measured", markdown(lines))
     PAGE.write_text(with_table(page, "estimates", costs.markdown()), "utf-8")
     plot(lines, PLOT)
+    if shares := limits():
+        plot_limits(shares, PLOT.with_name("limits.png"))
 
 
 if __name__ == "__main__":

@@ -107,6 +107,22 @@ def test_figures_stand_beside_their_estimates() -> None:
     assert [row["value"] for row in driver.table(found, "H200, 7b")] == ["70 (estimated 66)", "2"]
 
 
+def test_shares_of_the_limits_are_those_of_the_card() -> None:
+    found = {
+        "limits": {"figures": {"card: products, TFLOP/s": 800.0, "card: memory, TB/s": 4.0}},
+        "training_video": {
+            "figures": {"VL stage 1: samples/s": 70.0},
+            "operations": {"VL stage 1: samples/s": 5.6e12},
+        },
+        "answers_bf16": {
+            "figures": {"bf16: tokens/s, eager": 100.0},
+            "bytes": {"bf16: tokens/s, eager": 13e9, "bf16: tokens/s, compiled": 13e9},
+        },
+    }
+    shares = driver.shares(found)
+    assert shares == pytest.approx({"VL stage 1: samples/s": 0.49, "bf16: tokens/s, eager": 0.325})
+
+
 def test_training_takes_the_released_files(files: Path) -> None:
     cfg = training.configuration(files, "tiny", "audio", 1, "run.batch_size_train=3")
     assert cfg.model.trained_branch == "audio"

@@ -71,3 +71,12 @@ def test_plotting(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     table.plot(table.rows(ROOT / "benchmarks" / "results"), tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 5000
+
+
+def test_shares_of_a_cards_limits_are_drawn(tmp_path: Path) -> None:
+    content = {"machine": {"device": "H200"}, "size": "7b", "shares": {"VL stage 1": 0.5}}
+    (tmp_path / "gpu_h200.json").write_text(json.dumps(content))
+    shares = table.limits(tmp_path)
+    assert shares == {"H200, 7b: VL stage 1": 0.5}
+    table.plot_limits(shares, tmp_path / "limits.png")
+    assert (tmp_path / "limits.png").read_bytes().startswith(b"\x89PNG")
