@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from video_llama.apps.cli.options import answer_options
 from video_llama.apps.doctor import check_paths
 from video_llama.common.io import check_file, default_config_path, one_line, shown, without_controls
 from video_llama.config.load import load_config
@@ -225,15 +226,6 @@ def _add(session: Session, file: str, args: Namespace) -> MediaItem:
     return session.add(
         file, use_audio=not args.no_audio, num_frames=args.num_frames, num_clips=args.num_clips
     )
-
-
-def answer_options(args: Namespace) -> dict[str, Any]:
-    """Return the options of `GenerationSettings` that a command was given."""
-    names = (
-        *("temperature", "top_p", "num_beams", "max_new_tokens", "min_new_tokens"),
-        *("repetition_penalty", "length_penalty", "seed", "compiled"),
-    )
-    return {name: getattr(args, name) for name in names}
 
 
 def _print_answer(pieces: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from video_llama.apps.cli.ask import answer_options
+from video_llama.apps.cli.options import answer_options
 from video_llama.apps.doctor import check_paths
 from video_llama.chat.requests import BatchRequest, RequestDefaults, read_requests
 from video_llama.common.io import default_config_path, one_line
@@ -223,7 +223,7 @@ def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) 
     left = [output.failed, list(range(first, len(requests)))]
     wrong = all(requests[number].error for numbers in left for number in numbers)
     answer = _refuse if wrong else _answerer(args, cfg).answer
-    with tqdm(total=sum(map(len, left)), unit="question", disable=not args.progress) as bar:
+    with tqdm(total=sum(map(len, left)), unit="question", disable=args.no_progress) as bar:
         for numbers in left:
             for start in range(0, len(numbers), window):
                 chosen = numbers[start : start + window]

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_llama.common.io import one_line, positive, shown
-from video_llama.datasets.base import DATASETS, SPLITS, BuildInfo, DatasetSettings
+from video_llama.common.io import one_line, shown
+from video_llama.datasets.base import DATASETS, BuildInfo, DatasetSettings
 from video_llama.types import ConfigError, VideoLlamaError
 
 if TYPE_CHECKING:
@@ -27,45 +25,6 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 20
 """Findings of a data set that the terminal shows; the report has all."""
-
-EPILOG = """examples:
-  video-llama data check train_configs/visionbranch_stage1_pretrain.yaml --sample 500
-  video-llama data check webvid --anno-dir clips.csv --videos-dir clips/ --json report.json
-  video-llama data pack webvid packed/ --anno-dir clips.csv --videos-dir clips/ --size 224
-  video-llama data synth --out data/world --num-clips 1000 --seed 0
-"""
-
-
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the commands `data check`, `data pack` and `data synth`.
-
-    Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
-
-    Returns:
-        The parser of `data`. Its commands set `handler` to the `module:function` that takes the
-        parsed arguments and returns the exit status.
-    """
-    data: argparse.ArgumentParser = subparsers.add_parser(
-        "data",
-        help="check, pack or make data sets",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="look for missing, corrupt, silent and equal media")
-    _add_source(check)
-    check.add_argument("--sample", type=positive, help="items to read of each set; default: all")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write a report with all findings")
-    check.set_defaults(handler="video_llama.apps.cli.data:check")
-    pack = commands.add_parser("pack", help="write webdataset tars, with an index beside each")
-    _add_source(pack)
-    pack.add_argument("out", type=Path, help="folder of the tars; a folder in it for each data set")
-    pack.add_argument("--size", type=positive, help="scale down: pixels of the shorter side")
-    pack.add_argument("--samples-per-shard", type=positive, default=1000, help="default: 1000")
-    pack.set_defaults(handler="video_llama.apps.cli.data:pack")
-    _add_synth(commands)
-    return data
 
 
 def check(args: argparse.Namespace) -> int:
@@ -131,24 +90,6 @@ def pack(args: argparse.Namespace) -> int:
         storage = shown(f"build_info.storage: {report.storage}")
         console.print(storage, markup=False, soft_wrap=True)
     return 1 if errors or any(report.failed for report in reports) else 0
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help=f"a YAML, or one of {', '.join(DATASETS)}")
-    parser.add_argument(
-        "--options",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting of the YAML; several may follow",
-    )
-    parser.add_argument("--data-set", help="only this data set of the YAML")
-    parser.add_argument("--split", default="train", choices=list(SPLITS), help="default: train")
-    for key in ("anno_dir", "videos_dir", "storage"):
-        parser.add_argument(f"--{key.replace('_', '-')}", help=f"build_info.{key}, without a YAML")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: all cores"
-    )
 
 
 def _entries(args: argparse.Namespace) -> dict[str, DatasetSettings]:
@@ -252,35 +193,6 @@ def _show_check(reports: list[CheckReport]) -> None:
             console.print(f"{report.name}: {len(report.findings) - MAX_SHOWN} more (see --json)")
 
 
-def _add_synth(commands: Any) -> None:
-    synth = commands.add_parser(
-        "synth",
-        help="write the synthetic world: clips, pictures, sounds, questions",
-        description="Write clips, pictures and sounds of the synthetic world (docs/world.md) in "
-        "the formats of the real data sets, with questions to score a model with.",
-    )
-    synth.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-    synth.add_argument(
-        "--num-clips", type=int, required=True, metavar="N", help="clips of the training split"
-    )
-    synth.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
-    synth.add_argument(
-        "--size", type=int, default=96, help="pixels of the shorter side (default: 96)"
-    )
-    synth.add_argument("--fps", type=float, default=8.0, help="frames per second (default: 8)")
-    synth.add_argument(
-        "--split",
-        action="append",
-        dest="splits",
-        metavar="NAME",
-        help="train, valid, test or test_pairs; may be repeated (default: all of them)",
-    )
-    synth.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: all cores"
-    )
-    synth.set_defaults(handler="video_llama.apps.cli.data:synth")
-
-
 def synth(args: argparse.Namespace) -> int:
     """Write the world that `args` describe, and say what came of it."""
     from tqdm import tqdm
@@ -289,7 +201,7 @@ def synth(args: argparse.Namespace) -> int:
     from video_llama.synthetic.splits import SPLITS
     from video_llama.synthetic.write import write_world
 
-    unknown = [name for name in args.splits or () if name not in SPLITS]
+    unknown = [name for name in args.split if name not in SPLITS]
     if unknown:
         raise ConfigError(f"--split {unknown[0]}: one of {', '.join(SPLITS)} expected")
     begin = time.monotonic()
@@ -303,7 +215,7 @@ def synth(args: argparse.Namespace) -> int:
             args.out,
             num_clips=args.num_clips,
             world=World(seed=args.seed, size=args.size, fps=args.fps),
-            splits=[name for name in SPLITS if name in (args.splits or SPLITS)],
+            splits=[name for name in SPLITS if name in (args.split or SPLITS)],
             num_workers=args.workers,
             progress=show,
         )

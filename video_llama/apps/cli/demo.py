@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from video_llama.apps.doctor import check_paths
 from video_llama.apps.page.options import ServerOptions, parse_auth
@@ -22,66 +22,6 @@ from video_llama.config.schema import Config
 
 if TYPE_CHECKING:
     from video_llama.apps.page.server import Page
-
-DEFAULTS = ServerOptions()
-
-
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the command `demo`, but for the options of the model."""
-    demo: argparse.ArgumentParser = subparsers.add_parser(
-        "demo",
-        help="a conversation in the browser",
-        description="Serve the chat page. It stays on this machine unless --server-name or "
-        "--share says otherwise. Also: python demo_audiovideo.py",
-    )
-    demo.add_argument(
-        "--model_type",
-        "--model-type",
-        choices=["vicuna", "llama_v2"],
-        help="format of the conversation (default: that of the configuration)",
-    )
-    demo.add_argument(
-        "--gpu-id", type=int, metavar="N", help="which GPU (default: run.device of the YAML)"
-    )
-    page = demo.add_argument_group("page")
-    page.add_argument(
-        "--server-name",
-        default=DEFAULTS.server_name,
-        metavar="ADDRESS",
-        help="where to listen (default %(default)s: this machine only; 0.0.0.0: the network)",
-    )
-    page.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a further name by which browsers open the page, such as that of a proxy; may be "
-        "repeated (loopback names, --server-name and the --share address are allowed anyway)",
-    )
-    page.add_argument(
-        "--port", type=int, metavar="N", help="TCP port (default: the first free one from 7860)"
-    )
-    page.add_argument(
-        "--share",
-        action="store_true",
-        help="also a public address, through a tunnel of Gradio's makers",
-    )
-    page.add_argument("--auth", metavar="USER:PASSWORD", help="visitors must log in")
-    limits = {
-        "max_file_mb": "largest file, MB",
-        "max_upload_gb": "most that one address may upload in a day, GB",
-        "max_minutes": "longest clip or sound, minutes",
-        "max_queue": "most visitors who wait for their turn",
-        "concurrency": "most visitors who are served at the same time",
-    }
-    # Defaults and types are those of ServerOptions, which also checks the values.
-    for name, text in limits.items():
-        value = getattr(DEFAULTS, name)
-        flag = "--" + name.replace("_", "-")
-        help_text = f"{text} (default {value:g})"
-        page.add_argument(flag, type=type(value), default=value, metavar="N", help=help_text)
-    demo.set_defaults(handler="video_llama.apps.cli.demo:demo")
-    return demo
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -22,7 +22,6 @@ from video_llama.common.io import (
     check_file,
     default_config_path,
     one_line,
-    positive,
     shown,
 )
 from video_llama.config.load import load_config
@@ -37,48 +36,6 @@ Failure = dict[str, str]
 """A question that was not answered: item_id, question, reason, and the condition if not all."""
 
 _LISTED_REASONS = 10
-
-
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Add the command `evaluate`; the options of the model are for the caller to add.
-
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returned.
-    """
-    evaluate: argparse.ArgumentParser = commands.add_parser(
-        "evaluate",
-        help="score answers about clips",
-        description="Exact match by type of question, with chance and 95 % intervals, and what is "
-        "left of it without media, with other media, with frames shuffled in time.",
-    )
-    evaluate.add_argument("questions", type=Path, metavar="JSON", help="questions with answers")
-    evaluate.add_argument(
-        "--media-dir", type=Path, metavar="DIR", help="where the clips lie (default: by the JSON)"
-    )
-    evaluate.add_argument("--limit", type=positive, metavar="N", help="most questions of a type")
-    evaluate.add_argument(
-        "--condition",
-        action="append",
-        dest="conditions",
-        metavar="NAME",
-        help="what to give the model: all, withheld, other, picture, sound or shuffled; "
-        "may be repeated (default: each in turn)",
-    )
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="JSON of scores and answers")
-    evaluate.add_argument(
-        "--picture", type=Path, metavar="FILE", help="PNG, SVG or PDF of the scores"
-    )
-    evaluate.add_argument(
-        "--page", type=Path, metavar="FILE", help="HTML page of ten clips with their answers"
-    )
-    evaluate.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of shuffled frames and of the page"
-    )
-    evaluate.add_argument(
-        "--no-progress", dest="progress", action="store_false", help="show no progress bar"
-    )
-    evaluate.set_defaults(handler="video_llama.apps.cli.evaluate:evaluate")
-    return evaluate
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -136,8 +93,8 @@ def _check(args: argparse.Namespace) -> None:
     from video_llama.apps.evaluate.questions import CONDITIONS
 
     # A typing error must not be found after an hour of decoding.
-    args.conditions = list(dict.fromkeys(args.conditions or CONDITIONS))
-    unknown = [name for name in args.conditions if name not in CONDITIONS]
+    args.condition = list(dict.fromkeys(args.condition or CONDITIONS))
+    unknown = [name for name in args.condition if name not in CONDITIONS]
     if unknown:
         raise ConfigError(f"--condition {unknown[0]}: one of {', '.join(CONDITIONS)} expected")
     for option in ("out", "picture", "page"):
@@ -195,7 +152,7 @@ def _answer(
     # Left out of every condition, so that all scores are of the same questions.
     left_out = {failure["item_id"] for failure in failures}
     questions = [question for question in questions if question.item_id not in left_out]
-    quiet, clips, problems = not args.progress, {}, {}
+    quiet, clips, problems = args.no_progress, {}, {}
     for path in tqdm(
         dict.fromkeys(question.path for question in questions), desc="clips", disable=quiet
     ):
@@ -205,8 +162,8 @@ def _answer(
             problems[path] = str(error)
     failures += [_failure(q, problems[q.path]) for q in questions if q.path in problems]
     questions = [question for question in questions if question.path in clips]
-    with tqdm(total=len(questions) * len(args.conditions), desc="answers", disable=quiet) as bar:
-        for condition in args.conditions:
+    with tqdm(total=len(questions) * len(args.condition), desc="answers", disable=quiet) as bar:
+        for condition in args.condition:
             for answer in examiner.ask(questions, clips, condition):
                 answers.append(answer)
                 bar.update()

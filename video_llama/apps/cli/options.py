@@ -1,73 +1,103 @@
-"""Groups of options that several commands share, and the parsing of `--options`."""
+"""Options of commands: how they are described, which ones several share, and `--options`."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from video_llama.common.io import default_config_path
+from video_llama.models.generation.settings import GenerationSettings
 
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 """How a value of `--options` begins."""
 
-_ANSWER_OPTIONS: tuple[tuple[str, type, Any, str, str], ...] = (
-    (
-        *("--temperature", float, 0.0, "T"),
-        "0 (default): the likeliest answer, always the same; higher: more varied",
-    ),
-    ("--seed", int, None, "N", "with a temperature: the same N, the same answer"),
-    (
-        *("--top-p", float, 0.9, "P"),
-        "with a temperature: only the likeliest words that make up P together (default 0.9)",
-    ),
-    (
-        *("--num-beams", int, 1, "N"),
-        "search over N answers at once: slower, not streamed (default 1)",
-    ),
-    ("--max-new-tokens", int, 300, "N", "longest answer (default 300)"),
-    ("--min-new-tokens", int, 1, "N", "shortest answer (default 1)"),
-    (
-        *("--repetition-penalty", float, 1.0, "R"),
-        "above 1: words that the answer has had become less likely (default 1)",
-    ),
-    (
-        *("--length-penalty", float, 1.0, "L"),
-        "of beams: above 0 favours long answers, below 0 short ones (default 1)",
-    ),
-)
-"""Flag, type, default, name of the value, help."""
+
+Option = tuple[list[str], dict[str, Any]]
+"""Flags, and settings for `add_argument`."""
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--cfg-path` and `--options`."""
-    parser.add_argument(
-        "--cfg-path",
-        default=None,
-        metavar="YAML",
-        help="configuration of the model "
-        f"(default: {default_config_path().name}, which knows a small synthetic world only)",
-    )
-    add_overrides(parser)
+@dataclass(frozen=True)
+class Command:
+    """A command of the program.
+
+    Attributes:
+        handler: `module:function` in `apps/cli`; empty for one that only holds other commands.
+        summary: its line in the list of commands.
+        description: what its own help begins with.
+        options: in the order of `--help`.
+        groups: further options, by the heading that they stand under.
+        parser: further settings of its `ArgumentParser`.
+    """
+
+    handler: str
+    summary: str
+    description: str | None = None
+    options: Sequence[Option] = ()
+    groups: dict[str, Sequence[Option]] = field(default_factory=dict)
+    parser: dict[str, Any] = field(default_factory=dict)
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add `--options`; `spread_overrides` lets several values follow one flag."""
-    parser.add_argument(
-        "--options",
-        action="append",
-        type=_override,
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting, such as model.precision=fp16; several may follow",
-    )
+def option(name: str, value: Any, text: str, **settings: Any) -> Option:
+    """Describe an option.
+
+    Args:
+        name: as `--help` shows it: flags, then what stands for the value, as in `--seed N`.
+        value: the default, or the type where there is none; False makes a switch, and a list an
+            option that may be repeated.
+        text: the line of `--help`, to which the default is added.
+        settings: further ones of `add_argument`.
+    """
+    words = name.split()
+    flags = [word for word in words if word.startswith("-")] or words[:1]
+    if len(words) > len(flags):
+        settings["metavar"] = words[-1]
+    if value is False:
+        settings["action"] = "store_true"
+    elif isinstance(value, list):
+        settings |= {"action": "append", "default": value}
+    elif callable(value):
+        settings["type"] = value
+    else:
+        settings = {"type": type(value), "default": value} | settings
+        shown = f"{value:g}" if isinstance(value, float) else value
+        text += "" if "default" in text else f" (default {shown})"
+    return flags, {**settings, "help": text}
 
 
 def _override(value: str) -> str:
     if "=" not in value:
         raise argparse.ArgumentTypeError(f"{value!r} given, KEY=VALUE expected")
     return value
+
+
+CHANGE = "change a setting, such as model.precision=fp16; several may follow"
+OVERRIDES = option("--options KEY=VALUE", [], CHANGE, type=_override)
+DEFAULT = f"(default: {default_config_path().name}, which knows a small synthetic world only)"
+MODEL = (option("--cfg-path YAML", str, f"configuration of the model {DEFAULT}"), OVERRIDES)
+# The defaults are greedy, unlike those of a session in Python: a command should repeat itself.
+ANSWERS = (
+    option("--no-audio", False, "do not listen to clips"),
+    option("--num-frames N", int, "frames taken of a clip (default: as configured)"),
+    option("--num-clips N", int, "segments taken of a sound (default: likewise)"),
+    option("--temperature T", 0.0, "0: the likeliest answer, always the same; above: more varied"),
+    option("--seed N", int, "with a temperature: the same N, the same answer"),
+    option("--top-p P", 0.9, "with a temperature: the likeliest words that make up P together"),
+    option("--num-beams N", 1, "search over N answers at once: slower, not streamed"),
+    option("--max-new-tokens N", 300, "longest answer"),
+    option("--min-new-tokens N", 1, "shortest answer"),
+    option("--repetition-penalty R", 1.0, "above 1: words are less likely that the answer has had"),
+    option("--length-penalty L", 1.0, "of beams: above 0 favours long answers, below 0 short ones"),
+    option("--compiled", False, "compile the decoding: a later first answer, faster others"),
+)
+"""What is taken of media, and `GenerationSettings` by their names."""
+
+
+def answer_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `GenerationSettings` that a command was given."""
+    return {each.name: getattr(args, each.name) for each in fields(GenerationSettings)}
 
 
 def spread_overrides(argv: Sequence[str]) -> list[str]:
@@ -91,26 +121,3 @@ def spread_overrides(argv: Sequence[str]) -> list[str]:
             inside = False
             spread.append(word)
     return spread
-
-
-def add_answer_options(parser: argparse.ArgumentParser) -> None:
-    """Add what is taken of media, and the options of `GenerationSettings`."""
-    # The defaults are greedy, unlike those of a session in Python: a command should repeat itself.
-    group = parser.add_argument_group("answers")
-    group.add_argument("--no-audio", action="store_true", help="do not listen to clips")
-    group.add_argument(
-        "--num-frames",
-        type=int,
-        metavar="N",
-        help="frames taken of a clip (default: as configured)",
-    )
-    group.add_argument(
-        "--num-clips", type=int, metavar="N", help="segments taken of a sound (default: likewise)"
-    )
-    for flag, kind, default, metavar, text in _ANSWER_OPTIONS:
-        group.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)
-    group.add_argument(
-        "--compiled",
-        action="store_true",
-        help="compile the decoding: the first answer comes later, the others faster",
-    )

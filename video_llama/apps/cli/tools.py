@@ -1,20 +1,15 @@
-"""`video-llama doctor` and `video-llama convert` in a terminal.
-
-`video-llama estimate` in a terminal.
-"""
+"""`video-llama doctor`, `convert` and `estimate` in a terminal."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from video_llama.apps.doctor import path_problems
-from video_llama.common.io import one_line, positive
+from video_llama.common.io import one_line
 from video_llama.config.load import load_config
 from video_llama.types import VideoLlamaError
 
@@ -59,72 +54,6 @@ def convert(args: Namespace) -> int:
     for reason, count in dropped.items():
         print(f"  {count} of {reason} left out")
     return 0
-
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-
-def add_parser(
-    commands: Commands, add_overrides: Callable[[argparse.ArgumentParser], None]
-) -> None:
-    """Add the command.
-
-    Args:
-        commands: of the program.
-        add_overrides: adds `--options`.
-    """
-    parser = commands.add_parser(
-        "estimate",
-        help="what a configuration costs: memory, time, arithmetic",
-        description="Parameters, arithmetic, memory, samples per second and hours of a training "
-        "YAML, or memory and tokens per second of a chat YAML. Needs no weights. "
-        "Example: video-llama estimate X.yaml --gpus 8 --gpu a100-80g",
-    )
-    parser.add_argument("cfg_path", metavar="YAML", help="the configuration")
-    parser.add_argument(
-        "--gpu",
-        default="a100-80g",
-        metavar="NAME",
-        help="a100-40g, a100-80g, h100, h200, rtx3090, rtx4090, l4, v100, t4, or cpu: this "
-        "machine, measured now (default a100-80g)",
-    )
-    parser.add_argument(
-        "--gpus", type=positive, default=1, metavar="N", help="how many (default 1)"
-    )
-    parser.add_argument(
-        "--llama",
-        choices=("7b", "13b"),
-        help="size of the LLM (default: model.llama_model/config.json, else by the folder's name)",
-    )
-    parser.add_argument(
-        "--text-tokens",
-        type=positive,
-        metavar="N",
-        help="tokens of a row beside its media (default: typical ones of its data set)",
-    )
-    parser.add_argument(
-        "--new-tokens",
-        type=positive,
-        default=128,
-        metavar="N",
-        help="length of a chat's answer (default 128)",
-    )
-    parser.add_argument(
-        "--cores",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="processor cores that decode for one GPU (default 8)",
-    )
-    parser.add_argument(
-        "--feature-cache",
-        action="store_true",
-        help="as from the second epoch of run.feature_cache on, when the encoders rest",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_overrides(parser)
-    parser.set_defaults(handler="video_llama.apps.cli.tools:estimate")
 
 
 def estimate(args: Namespace) -> int:
