@@ -89,7 +89,7 @@ def _ask(
 
 def _turns(chat: Chat, clip: Path, figures: dict[str, float], *, turns: int) -> None:
     """Ask on and on: the last turn's first token, with the keys and values kept and without."""
-    options = {"temperature": 0.0, "max_new_tokens": 4, "min_new_tokens": 4}
+    options = {"temperature": 0.0, "max_new_tokens": 4, "min_new_tokens": 4, "compiled": False}
     for name, other in (("kept cache", chat), ("no cache", Chat(chat.model, cache_mb=0))):
         with other.start(video=clip) as session:
             for turn in range(turns):

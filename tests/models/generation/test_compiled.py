@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tests.golden_model import build_golden
 from video_llama.models.generation import compiled as compiled_decoding
+from video_llama.models.generation import generate as generating
 from video_llama.models.generation.cache import PrefixCache
 from video_llama.models.generation.compiled import CompiledDecoder, decoder_of
 from video_llama.models.generation.generate import Row, generate
@@ -111,6 +113,37 @@ def test_an_answer_that_is_stopped_leaves_the_decoder_free(model: VideoLlama) ->
     assert len(row.cache.marks) == 20 + 2
     assert not decoder_of(model.language_model)._free.locked()
     assert begun == answer(model, row.inputs_embeds)[:3]
+
+
+def test_what_cannot_be_compiled_is_decoded_eagerly_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("no kernel for this card")
+
+    built = build_golden()
+    decoder = CompiledDecoder(built.language_model, backend=broken)
+    vars(built.language_model)[compiled_decoding._ATTRIBUTE] = decoder
+    row = row_of(prompt(built), compiled=True)
+    assert run(built, row) == answer(built, row.inputs_embeds, compiled=True)
+    assert row.ids == answer(built, row.inputs_embeds, compiled=False)
+    (record,) = [r for r in caplog.records if "without a compiled graph" in r.message]
+    assert "no kernel for this card" in record.message
+    assert row.cache is not None
+    assert row.cache.states(built.language_model.config).get_seq_length() == 20 + 23
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cuda", True), ("cpu", False)])
+def test_it_is_the_default_on_a_gpu_only(
+    device: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    model = SimpleNamespace(device=torch.device(device))
+    decoder = SimpleNamespace(steps=lambda *_: opened.append(True))
+    monkeypatch.setattr(generating, "decoder_of", lambda _: decoder)
+    rows = [SimpleNamespace(settings=GenerationSettings())]
+    generating._compiled_steps(model, rows, PrefixCache())  # type: ignore[arg-type]
+    assert bool(opened) is wanted
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,9 @@ def ask(args: Namespace) -> int:
     session = engine.start()
     for file in files:
         _add(session, file, args)
-    pieces = session.ask(question, **answer_options(args))
+    # One answer does not make up for the compiler's half a minute.
+    options = answer_options(args) | {"compiled": bool(args.compiled)}
+    pieces = session.ask(question, **options)
     if args.json:
         answer = "".join(pieces)
         print(json.dumps(_details(session, answer, loaded), ensure_ascii=False, indent=2))

@@ -45,8 +45,8 @@ def option(name: str, value: Any, text: str, **settings: Any) -> Option:
 
     Args:
         name: as `--help` shows it: flags, then what stands for the value, as in `--seed N`.
-        value: the default, or the type where there is none; False makes a switch, and a list an
-            option that may be repeated.
+        value: the default, or the type where there is none; False makes a switch, None
+            one that `--no-` turns off, and a list an option that may be repeated.
         text: the line of `--help`, to which the default is added.
         settings: further ones of `add_argument`.
     """
@@ -56,6 +56,8 @@ def option(name: str, value: Any, text: str, **settings: Any) -> Option:
         settings["metavar"] = words[-1]
     if value is False:
         settings["action"] = "store_true"
+    elif value is None:
+        settings["action"] = argparse.BooleanOptionalAction
     elif isinstance(value, list):
         settings |= {"action": "append", "default": value}
     elif callable(value):
@@ -90,7 +92,11 @@ ANSWERS = (
     option("--min-new-tokens N", 1, "shortest answer"),
     option("--repetition-penalty R", 1.0, "above 1: words are less likely that the answer has had"),
     option("--length-penalty L", 1.0, "of beams: above 0 favours long answers, below 0 short ones"),
-    option("--compiled", False, "compile the decoding: a later first answer, faster others"),
+    option(
+        "--compiled",
+        None,
+        "compile decoding: a later first answer, faster others (default: on a GPU, but for ask)",
+    ),
 )
 """What is taken of media, and `GenerationSettings` by their names."""
 

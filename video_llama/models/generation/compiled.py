@@ -7,10 +7,12 @@ step is recorded as a CUDA graph, which takes Python out of it; on a CPU it beco
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import video_llama.common.compat
@@ -22,11 +24,13 @@ from transformers import LlamaForCausalLM, StaticCache
 from video_llama.models.generation.cache import PrefixCache, cache_arguments
 from video_llama.types import RequestError
 
+logger = logging.getLogger(__name__)
+
 LEAST_ROOM = 256
 """Positions of the smallest static cache; larger ones double, because each is compiled anew."""
 
-Step = Callable[[Tensor], Tensor]
-"""The (1,) id of a chosen token to the (1, V) logits of the next one."""
+Step = Callable[[Tensor], Tensor | None]
+"""The (1,) id of a chosen token to the (1, V) logits of the next one; None: it failed."""
 
 _ATTRIBUTE = "_compiled_decoder"
 """Where a language model keeps its decoder, so that both are freed together."""
@@ -55,13 +59,16 @@ class CompiledDecoder:
         backend: of `torch.compile`.
     """
 
-    def __init__(self, model: LlamaForCausalLM, backend: str = "inductor") -> None:
+    def __init__(
+        self, model: LlamaForCausalLM, backend: str | Callable[..., Any] = "inductor"
+    ) -> None:
         recorded = backend == "inductor" and model.device.type == "cuda"
         self._config = model.config
         self._free = threading.Lock()
         self._room = 0
         self._cache: Any = None
         self._ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        self._has_failed = False
         self._forward: Any = torch.compile(
             model.forward,
             backend=backend,
@@ -78,14 +85,14 @@ class CompiledDecoder:
             most: how many steps there may be.
 
         Yields:
-            The step, or None while another answer is being decoded.
+            The step, or None while another answer is being decoded and where compiling has failed.
         """
-        if not self._free.acquire(blocking=False):
+        if self._has_failed or not self._free.acquire(blocking=False):
             yield None
             return
         try:
             self._enter(cache, most)
-            yield self._step
+            yield partial(self._try_step, cache)
         finally:
             if self._cache is not None:
                 self._leave(cache)
@@ -109,6 +116,18 @@ class CompiledDecoder:
             fixed.keys[:, :, :length] = keys
             fixed.values[:, :, :length] = values
             fixed.cumulative_length.fill_(length)
+
+    def _try_step(self, cache: PrefixCache, token: Tensor) -> Tensor | None:
+        """Compute a step; where compiling or recording fails, give the cache back as it stands."""
+        try:
+            return self._step(token)
+        except RuntimeError as error:  # the base of what compiling, recording and memory raise
+            # What there is still answers: slower, which a line says once.
+            self._has_failed = True
+            reason = " ".join(str(error).split())[:200]
+            logger.warning("decoding goes on without a compiled graph: %s", reason)
+            self._leave(cache)
+            return None
 
     def _step(self, token: Tensor) -> Tensor:
         # Into the same tensor: a recorded graph reads the address that it has seen.

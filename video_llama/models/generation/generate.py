@@ -195,7 +195,10 @@ def _decode(model: LlamaForCausalLM, rows: list[Row], lock: ModelLock) -> Iterat
                 chosen = chosen[torch.tensor(running, device=chosen.device)]
             # Held for one step: with several conversations each waits for one token of the others.
             with lock.turn():
-                logits = compiled(chosen) if compiled else batch.step(chosen)
+                logits = compiled(chosen) if compiled else None
+                # Without a compiler, or where it has failed, the step is computed eagerly.
+                if logits is None:
+                    compiled, logits = None, batch.step(chosen)
             batch.note_tokens()
 
 
@@ -203,7 +206,10 @@ def _compiled_steps(
     model: LlamaForCausalLM, rows: list[Row], cache: PrefixCache | None
 ) -> AbstractContextManager[Step | None]:
     """Open compiled steps where a lone row wants them and nobody else is using them."""
-    if cache is None or not rows[0].settings.compiled:
+    wanted = rows[0].settings.compiled
+    if wanted is None:  # a GPU waits for Python in eager decoding; a CPU hardly does
+        wanted = model.device.type == "cuda"
+    if cache is None or not wanted:
         return nullcontext()
     return decoder_of(model).steps(cache, rows[0].settings.max_new_tokens)
 

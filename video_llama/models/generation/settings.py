@@ -41,9 +41,9 @@ class GenerationSettings:
     """Above 0 favours long beams, below 0 short ones."""
     seed: int | None = None
     """Start of the random numbers; None: another answer each time."""
-    compiled: bool = False
+    compiled: bool | None = None
     """Decode through a compiled graph: the first answer waits for the compiler, the others are
-    faster. No effect on beams and on several answers at once."""
+    faster. None: on a GPU only. No effect on beams and on several answers at once."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in (_WHOLE_RANGES | _REAL_RANGES).items():
@@ -57,8 +57,8 @@ class GenerationSettings:
                 raise RequestError(
                     f"{name}: {value!r} given, {noun} from {low:,} to {high:,} expected"
                 )
-        if not isinstance(self.compiled, bool):
-            raise RequestError(f"compiled: {self.compiled!r} given, true or false expected")
+        if not isinstance(self.compiled, bool | None):
+            raise RequestError(f"compiled: {self.compiled!r} given, true, false or null expected")
         if self.min_new_tokens > self.max_new_tokens:
             raise RequestError(
                 f"min_new_tokens: {self.min_new_tokens} given, at most max_new_tokens "
