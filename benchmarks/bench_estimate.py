@@ -25,10 +25,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import RESULTS, machine
-from video_llama.apps.estimate.hardware import cpu_rates, forget_rates, on_cpu
-from video_llama.apps.estimate.measure import BACKWARD, BatchRow, measure_training, meta_model
-from video_llama.apps.estimate.plan import seconds_of, training_rows
+from benchmarks import harness
+from video_llama.apps.estimate.hardware import on_cpu, this_machine
+from video_llama.apps.estimate.measure import BACKWARD, measure_training, meta_model
+from video_llama.apps.estimate.plan import seconds_of
+from video_llama.apps.estimate.rows import BatchRow, training_rows
 from video_llama.common.io import default_config_path, package_file
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
@@ -124,9 +125,8 @@ class Step:
 
     def predicted_seconds(self) -> float:
         """Of one step, from the machine as it is now."""
-        forget_rates()
-        rates = cpu_rates()
-        return sum(seconds_of(cost, rates).total for cost in self.cost.parts.values())
+        machine = this_machine()
+        return sum(sum(seconds_of(cost, machine)) for cost in self.cost.parts.values())
 
     def flops(self) -> int:
         """Of one step, counted by torch; its counter sees attention only in plain products."""
@@ -192,9 +192,9 @@ def main() -> None:
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         rows = [measure(size, args.repeats, Path(folder)) for size in SIZES]
-    content = {"machine": machine("cpu"), "rows": ROWS, "frames": FRAMES, "sizes": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "estimate.json").write_text(json.dumps(content, indent=1) + "\n")
+    content = {"machine": harness.machine("cpu"), "rows": ROWS, "frames": FRAMES, "sizes": rows}
+    harness.RESULTS.mkdir(exist_ok=True)
+    (harness.RESULTS / "estimate.json").write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content, indent=1))
 
 

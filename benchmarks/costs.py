@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from video_llama.apps.estimate.hardware import GPUS, gpu_rates
+from video_llama.apps.estimate.hardware import GPUS
 from video_llama.apps.estimate.measure import meta_model
 from video_llama.apps.estimate.plan import TrainingPlan, communication, plan_training
 from video_llama.common.io import resource
@@ -37,7 +37,7 @@ def plan(
         f"run.num_workers={CORES}",
     )
     options = {"gpus": 1, "cores": CORES, "features_cached": cached}
-    return plan_training(cfg, _model(size), GPUS[GPU], gpu_rates(GPUS[GPU]), **options)
+    return plan_training(cfg, _model(size), GPUS[GPU], **options)
 
 
 def markdown() -> str:

@@ -17,9 +17,6 @@ from benchmarks.harness import timed
 from video_llama.apps.estimate.hardware import (
     GPUS,
     Gpu,
-    Rates,
-    cpu_rates,
-    gpu_rates,
     on_cpu,
     this_machine,
 )
@@ -44,7 +41,7 @@ def limits(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
 
 def estimate(files: Path, size: str, device: str, result: dict[str, Any]) -> None:
     """Predict the figures of the other parts, under their names."""
-    gpu, rates = _card(device)
+    gpu = _card(device)
     figures = result["figures"]
     result["gpu"] = gpu.name
     options = [*released.overrides(files, size), "model.precision=bf16"]
@@ -52,7 +49,7 @@ def estimate(files: Path, size: str, device: str, result: dict[str, Any]) -> Non
         quantised = [] if storage == "bf16" else [f"model.quantization={storage}"]
         cfg = load_config(released.configuration(size), [*options, *quantised])
         cfg = on_cpu(cfg) if device == "cpu" else cfg
-        chat = plan_chat(cfg, meta_model(cfg), gpu, rates)
+        chat = plan_chat(cfg, meta_model(cfg), gpu)
         figures[f"{storage}: first token of a new clip, s"] = (
             chat.decoding_seconds + chat.first_token_seconds
         )
@@ -68,23 +65,22 @@ def estimate(files: Path, size: str, device: str, result: dict[str, Any]) -> Non
         cfg = on_cpu(cfg) if device == "cpu" else cfg
         model, one = meta_model(cfg), {"gpus": 1, "cores": 1000.0}
         for what, cached in (("", False), (", cached features", True)):
-            plan = plan_training(cfg, model, gpu, rates, features_cached=cached, **one)
+            plan = plan_training(cfg, model, gpu, features_cached=cached, **one)
             figures[f"{name} stage 1{what}: samples/s"] = plan.samples_per_second
             if not cached:
                 figures[f"{name} stage 1: peak, GB"] = plan.memory.total / 1e9
 
 
-def _card(device: str) -> tuple[Gpu, Rates]:
+def _card(device: str) -> Gpu:
     """Find the card in the estimate's table, by the words of its name."""
     if device == "cpu":
-        return this_machine(), cpu_rates()
+        return this_machine()
     name = torch.cuda.get_device_name().lower()
     memory = torch.cuda.get_device_properties(0).total_memory
     fitting = [gpu for gpu in GPUS.values() if gpu.name.split("-")[0] in name.replace(" ", "")]
     if not fitting:
-        raise LookupError(f"{name} is not in the table of estimate/hardware.py; add its data sheet")
-    gpu = min(fitting, key=lambda gpu: abs(gpu.memory - memory))
-    return gpu, gpu_rates(gpu)
+        raise LookupError(f"{name} is not in estimate/hardware.yaml; add its data sheet")
+    return min(fitting, key=lambda gpu: abs(gpu.memory - memory))
 
 
 PARTS: dict[str, Callable[[Path, str, str, dict[str, Any]], None]] = {

@@ -8,6 +8,7 @@ import pytest
 
 from tests.reference import ROOT
 from video_llama.apps.cli.main import main
+from video_llama.apps.estimate.hardware import GPUS
 
 STAGE_1 = str(ROOT / "train_configs/visionbranch_stage1_pretrain.yaml")
 
@@ -34,6 +35,13 @@ def test_this_machine_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(capsys.readouterr().out)
     assert values["gpu"]["peaks"]["fp32"] > 1e8
     assert values["first_token_seconds"] > 0
+
+
+def test_the_help_lists_every_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["estimate", "--help"])
+    listed = " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(GPUS)}, or cpu" in listed
 
 
 @pytest.mark.parametrize(

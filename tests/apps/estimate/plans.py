@@ -9,21 +9,15 @@ from unittest import mock
 
 from tests.reference import ROOT
 from video_llama.apps.estimate import plan
-from video_llama.apps.estimate.hardware import find_gpu, gpu_rates
+from video_llama.apps.estimate.hardware import find_gpu
 from video_llama.apps.estimate.measure import (
-    BatchRow,
     StepCost,
     measure_answer,
     measure_training,
     meta_model,
 )
-from video_llama.apps.estimate.plan import (
-    ChatPlan,
-    TrainingPlan,
-    plan_chat,
-    plan_training,
-    question_row,
-)
+from video_llama.apps.estimate.plan import ChatPlan, TrainingPlan, plan_chat, plan_training
+from video_llama.apps.estimate.rows import BatchRow, question_row
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
 from video_llama.models.video_llama import VideoLlama
@@ -66,7 +60,7 @@ def train(
     cfg, device = config(name, *options), find_gpu(gpu)
     model = model_of(name, size, *(option for option in options if option.startswith("model.")))
     with mock.patch.object(plan, "measure_training", _measured):
-        return plan_training(cfg, model, device, gpu_rates(device), **{"gpus": 8, **values})
+        return plan_training(cfg, model, device, **{"gpus": 8, **values})
 
 
 @cache
@@ -82,4 +76,4 @@ def _remembered_answer(size: str, *_: Any, new_tokens: int) -> tuple[StepCost, S
 def chat(*options: str, gpu: str = "a100-40g", size: str = "7b", **values: Any) -> ChatPlan:
     cfg, device = config(CHAT, *options), find_gpu(gpu)
     with mock.patch.object(plan, "measure_answer", partial(_remembered_answer, size)):
-        return plan_chat(cfg, model_of(CHAT, size, *options), device, gpu_rates(device), **values)
+        return plan_chat(cfg, model_of(CHAT, size, *options), device, **values)

@@ -14,14 +14,13 @@ from tests.reference import ROOT
 from video_llama.apps.estimate.hardware import on_cpu
 from video_llama.apps.estimate.measure import (
     BACKWARD,
-    BatchRow,
     OperationCounter,
     StepCost,
     measure_answer,
     measure_training,
     meta_model,
 )
-from video_llama.apps.estimate.plan import question_row, training_rows
+from video_llama.apps.estimate.rows import BatchRow, question_row, training_rows
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
 from video_llama.models.build import build_video_llama
@@ -203,8 +202,8 @@ def test_memory_is_followed_until_it_is_given_back() -> None:
 def test_lookups_touch_their_rows_only() -> None:
     counter = OperationCounter(torch.nn.Module())
     table, ids = torch.empty(100_000, 8, device="meta"), torch.empty(2, device="meta")
-    with counter, counter.part("lookup"):
-        torch.nn.functional.embedding(ids.long(), table)
+    with counter:
+        counter.run("lookup", lambda ids: torch.nn.functional.embedding(ids.long(), table), ids)
     cost = counter.step.parts["lookup"]
     assert cost.traffic < 1000
     assert cost.kernels == 2

@@ -8,17 +8,16 @@ import pytest
 
 from tests.apps.estimate.plans import CHAT, STAGE_1, STAGE_2, chat, config, model_of, train
 from tests.reference import ROOT
-from video_llama.apps.estimate.hardware import BYTES, GPUS, gpu_rates
+from video_llama.apps.estimate.hardware import BYTES, GPUS
 from video_llama.apps.estimate.measure import Cost
 from video_llama.apps.estimate.memory import layer_matrices
 from video_llama.apps.estimate.plan import (
     Seconds,
     communication,
     plan_training,
-    question_row,
     seconds_of,
-    training_rows,
 )
+from video_llama.apps.estimate.rows import question_row, training_rows
 from video_llama.config.load import load_config
 from video_llama.types import ConfigError
 
@@ -97,24 +96,24 @@ def test_a_compiled_token_takes_the_reading_of_the_weights() -> None:
 
 
 def test_a_precision_that_a_card_lacks_is_computed_in_fp32() -> None:
-    rates = gpu_rates(GPUS["v100"])
+    gpu = GPUS["v100"]
     half, unknown = (Cost(products=1e12, precision=name) for name in ("fp16", "bf16"))
-    assert seconds_of(unknown, rates).total > 5 * seconds_of(half, rates).total
+    assert sum(seconds_of(unknown, gpu)) > 5 * sum(seconds_of(half, gpu))
 
 
 def test_quantised_weights_are_read_faster_and_computed_slower() -> None:
-    rates = gpu_rates(GPUS["a100-80g"])
+    gpu = GPUS["a100-80g"]
     token = Cost(products=1e9, weights=1e9, shape=(1, 4096, 4096), precision="bf16")
     batch = replace(token, products=1e13, shape=(4096, 4096, 4096))
-    plain, small = seconds_of(token, rates), seconds_of(token, rates, storage="nf4")
+    plain, small = seconds_of(token, gpu), seconds_of(token, gpu, storage="nf4")
     assert small.memory == pytest.approx(plain.memory * 0.516 / 2)
-    assert seconds_of(batch, rates, storage="int8").compute == 2 * seconds_of(batch, rates).compute
+    assert seconds_of(batch, gpu, storage="int8").compute == 2 * seconds_of(batch, gpu).compute
 
 
 def test_launches_show_where_they_take_longer_than_the_work() -> None:
-    rates = gpu_rates(GPUS["h100"])
-    assert seconds_of(Cost(traffic=1e12, kernels=10), rates).launches == 0
-    assert seconds_of(Cost(kernels=10), rates) == Seconds(launches=10 * rates.launch)
+    gpu = GPUS["h100"]
+    assert seconds_of(Cost(traffic=1e12, kernels=10), gpu).launches == 0
+    assert seconds_of(Cost(kernels=10), gpu) == Seconds(launches=10 * gpu.launch)
 
 
 def test_text_lengths_can_be_given() -> None:
@@ -135,4 +134,4 @@ def test_an_empty_data_section_is_an_error() -> None:
     cfg = replace(config(STAGE_1), datasets={})
     gpu = GPUS["h100"]
     with pytest.raises(ConfigError, match="datasets: empty"):
-        plan_training(cfg, model_of(STAGE_1, "7b"), gpu, gpu_rates(gpu), gpus=1)
+        plan_training(cfg, model_of(STAGE_1, "7b"), gpu, gpus=1)

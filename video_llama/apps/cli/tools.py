@@ -58,40 +58,26 @@ def convert(args: Namespace) -> int:
 
 def estimate(args: Namespace) -> int:
     """Print what `args.cfg_path` costs on `args.gpus` of `args.gpu`."""
-    from video_llama.apps.estimate.hardware import (
-        cpu_rates,
-        find_gpu,
-        gpu_rates,
-        on_cpu,
-        this_machine,
-    )
+    from video_llama.apps.estimate.hardware import find_gpu, on_cpu
     from video_llama.apps.estimate.measure import meta_model
     from video_llama.apps.estimate.plan import ChatPlan, TrainingPlan, plan_chat, plan_training
     from video_llama.apps.estimate.report import as_text, as_values
 
-    cfg = load_config(args.cfg_path, args.options)
-    if args.gpu == "cpu":
-        gpu, rates, cfg = this_machine(), cpu_rates(), on_cpu(cfg)
-    else:
-        gpu = find_gpu(args.gpu)
-        rates = gpu_rates(gpu)
+    cfg, gpu = load_config(args.cfg_path, args.options), find_gpu(args.gpu)
+    cfg = on_cpu(cfg) if args.gpu == "cpu" else cfg
     model, text = meta_model(cfg, args.llama), args.text_tokens
     plan: TrainingPlan | ChatPlan
     if cfg.model.trained_branch is None or cfg.run.evaluate:
-        plan = plan_chat(cfg, model, gpu, rates, text_tokens=text, new_tokens=args.new_tokens)
+        plan = plan_chat(cfg, model, gpu, text_tokens=text, new_tokens=args.new_tokens)
     else:
         plan = plan_training(
             cfg,
             model,
             gpu,
-            rates,
             gpus=args.gpus,
             text_tokens=text,
             cores=args.cores,
             features_cached=True if args.feature_cache else None,
         )
-    if args.json:
-        print(json.dumps(as_values(plan, gpu), indent=1))
-    else:
-        print(as_text(plan, gpu))
+    print(json.dumps(as_values(plan, gpu), indent=1) if args.json else as_text(plan, gpu))
     return 0

@@ -12,6 +12,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import video_llama.common.compat
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import DynamicCache, LlamaForCausalLM
 
+from video_llama.apps.estimate.rows import BatchRow
 from video_llama.config.schema import Config
 from video_llama.models.audio_encoder import MEL_SHAPE, Modality
 from video_llama.models.build import build_video_llama
@@ -89,36 +91,6 @@ class StepCost:
     peak: float = 0.0
 
 
-@dataclass(frozen=True)
-class BatchRow:
-    """What one row of a batch is made of.
-
-    Attributes:
-        name: the data set.
-        share: of the batches, 0 to 1.
-        frames: frames of a clip, 1 for a picture, 0 for a sound.
-        segments: segments of sound.
-        media_tokens: positions of the language model that the media take.
-        text_tokens: all other positions.
-        labelled: positions with a loss.
-        core_seconds: seconds of one processor core to read it.
-    """
-
-    name: str
-    share: float
-    frames: int
-    segments: int
-    media_tokens: int
-    text_tokens: int
-    labelled: int
-    core_seconds: float
-
-    @property
-    def length(self) -> int:
-        """Positions of the language model."""
-        return self.media_tokens + self.text_tokens
-
-
 class OperationCounter(TorchDispatchMode):
     """Counts every operation while it is active, and the bytes of all living tensors.
 
@@ -134,12 +106,31 @@ class OperationCounter(TorchDispatchMode):
         self._weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._known = set(self._weights)
 
-    @contextlib.contextmanager
-    def part(self, name: str, *, amp: torch.dtype | None = None) -> Iterator[None]:
-        """Count what follows under `name`, with the arithmetic of a GPU under autocast to `amp`."""
-        self._cost = self.step.parts.setdefault(name, Cost())
+    def run(
+        self,
+        name: str,
+        forward: Callable[[Tensor], Tensor],
+        inputs: Tensor,
+        amp: torch.dtype | None = None,
+    ) -> Tensor:
+        """Run a part and count it under `name`, and its backward pass when that comes.
+
+        Args:
+            name: of the part.
+            forward: what it does.
+            inputs: of the part before it.
+            amp: what autocast lowers the arithmetic to on a GPU; None: off.
+        """
+        self._begin(name)
         with _gpu_arithmetic(amp, self._weights):
-            yield
+            outputs = forward(inputs)
+        if outputs.requires_grad:
+            # The part's backward pass begins with the gradient of its outputs.
+            outputs.register_hook(lambda _: self._begin(name + BACKWARD))
+        return outputs
+
+    def _begin(self, name: str) -> None:
+        self._cost = self.step.parts.setdefault(name, Cost())
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -282,10 +273,6 @@ def meta_model(cfg: Config, llama: str | None = None) -> VideoLlama:
     return model.to("meta").train(settings.trained_branch is not None)
 
 
-_Part = tuple[str, torch.dtype | None, Callable[[Tensor], Tensor]]
-"""Name, autocast and forward pass."""
-
-
 def measure_training(
     cfg: Config, model: VideoLlama, row: BatchRow, *, features_cached: bool
 ) -> StepCost:
@@ -297,22 +284,33 @@ def measure_training(
         row: what each row consists of.
         features_cached: whether the frozen encoders' features are read instead of computed.
     """
-    rows, audio = cfg.run.batch_size_train, cfg.model.trained_branch == "audio"
+    rows, llm = cfg.run.batch_size_train, model.language_model
     amp = torch.bfloat16 if cfg.run.amp else None
     counter = OperationCounter(model)
-    recomputed = _recomputation(model.language_model, enabled=cfg.model.use_grad_checkpoint)
-    with counter, recomputed, _dropped_gradients(model):
+    with counter, _in_training(model, recomputed=cfg.model.use_grad_checkpoint):
+        batch = _sounds(row, rows) if row.segments else _clips(cfg, row, rows)
         if features_cached:
-            parts, media = [], _cached_features(cfg, model, row)
-        elif audio:
-            # The audio branch is trained on the frames of clips where there is no sound.
-            parts = _audio_parts(model, "audio" if row.segments else "vision")
-            media = _frames(cfg, row, rows).unflatten(0, (rows, -1))
-            media = _sounds(row, rows) if row.segments else media
+            features = batch = _cached_features(cfg, model, row)
+        elif cfg.model.trained_branch == "audio":
+            features = _hear(model, counter, batch)
         else:
-            parts, media = _vision_parts(cfg, model, rows, amp), _frames(cfg, row, rows)
-        parts.append(_branch(model, amp, audio=audio))
-        _run(counter, parts + _loss_parts(model.language_model, row, rows), media)
+            features = _see(model, counter, batch, amp)
+        branch = cfg.model.trained_branch or "video"
+        media = counter.run(f"{branch}_branch", getattr(model, f"{branch}_branch"), features, amp)
+
+        def layers(media: Tensor) -> Tensor:
+            text = _empty(rows, row.text_tokens, media.shape[2], dtype=llm.dtype)
+            embeddings = torch.cat([text, media.to(llm.dtype)], dim=1)
+            return _hidden_states(llm, embeddings, use_cache=False).flatten(0, 1)
+
+        def loss(hidden: Tensor) -> Tensor:
+            labels = _empty(rows * row.labelled, dtype=torch.int64)
+            return linear_cross_entropy(hidden, llm.lm_head.weight, labels, labels)
+
+        hidden = counter.run("language_model", layers, media)
+        result = counter.run("output_layer", loss, hidden)
+        counter.step.kept = counter.live
+        result.backward()
     return counter.step
 
 
@@ -329,94 +327,59 @@ def measure_answer(
     """
     llm = model.language_model
     with torch.no_grad(), OperationCounter(model) as first:
-        video = [*_vision_parts(cfg, model, 1, None), _branch(model, None, audio=False)]
-        _run(first, video, _frames(cfg, row, 1))
+        first.run("video_branch", model.video_branch, _see(model, first, _clips(cfg, row, 1)))
         if row.segments:
-            sound = [*_audio_parts(model, "audio"), _branch(model, None, audio=True)]
-            _run(first, sound, _sounds(row, 1))
+            assert model.audio_branch is not None
+            first.run("audio_branch", model.audio_branch, _hear(model, first, _sounds(row, 1)))
         prompt = _empty(1, row.length, llm.config.hidden_size, dtype=llm.dtype)
-        _run(first, _decoder_parts(llm, DynamicCache(config=llm.config)), prompt)
+        _decode(first, llm, prompt, DynamicCache(config=llm.config))
     past = DynamicCache(config=llm.config)
     heads, width = llm.config.num_key_value_heads or 1, llm.config.head_dim or 1
     states = _empty(1, heads, row.length + new_tokens // 2 - 1, width, dtype=llm.dtype)
     for layer in range(llm.config.num_hidden_layers):
         past.update(states, states, layer)
     with torch.no_grad(), OperationCounter(model) as token:
-        _run(token, _decoder_parts(llm, past), prompt[:, :1])
+        _decode(token, llm, prompt[:, :1], past)
     return first.step, token.step
 
 
-def _run(counter: OperationCounter, parts: list[_Part], inputs: Tensor) -> None:
-    """Run parts one after the other, then backwards through those that autograd has followed."""
-    ran: list[tuple[str, torch.dtype | None, Tensor, Tensor]] = []
-    value = inputs
-    for name, amp, forward in parts:
-        # Cut the graph between the parts, so that each backward pass is counted by itself.
-        start = value.detach().requires_grad_(value.requires_grad)
-        with counter.part(name, amp=amp):
-            value = forward(start)
-        if value.requires_grad:
-            ran.append((name, amp, start, value))
-    counter.step.kept = counter.live
-    gradient: Tensor | None = None
-    while ran:
-        name, amp, start, value = ran.pop()
-        with counter.part(name + BACKWARD, amp=amp):
-            torch.autograd.backward(value, gradient)
-        gradient = start.grad
-        # Give their memory back before the next backward pass, as a training step does.
-        del start, value
-
-
-def _vision_parts(
-    cfg: Config, model: VideoLlama, rows: int, amp: torch.dtype | None
-) -> list[_Part]:
-    vision, qformer = model.vision_encoder, model.frame_qformer
+def _see(
+    model: VideoLlama, counter: OperationCounter, clips: Tensor, amp: torch.dtype | None = None
+) -> Tensor:
+    """Run the frozen half of the video branch on (B, T, 3, H, W)."""
+    vision, qformer, dtype = model.vision_encoder, model.frame_qformer, model.vision_precision.dtype
     assert vision is not None
     assert qformer is not None
-    dtype = model.vision_precision.dtype
-    lowered = dtype if dtype is not torch.float32 else None
-    return [
-        ("vision_encoder", None if cfg.model.freeze_vit else amp, vision),
-        (
-            "frame_qformer",
-            lowered if cfg.model.freeze_vit else amp,
-            lambda patches: qformer(patches).unflatten(0, (rows, -1)),
-        ),
-    ]
+    # Frozen encoders compute in their own precision, whatever the autocast of the step.
+    frozen, lowered = model.settings.freeze_vit, dtype if dtype is not torch.float32 else None
+    patches = counter.run("vision_encoder", vision, clips.flatten(0, 1), None if frozen else amp)
+    queries = counter.run("frame_qformer", qformer, patches, lowered if frozen else amp)
+    return queries.view(len(clips), -1, *queries.shape[1:])
 
 
-def _audio_parts(model: VideoLlama, modality: Modality) -> list[_Part]:
+def _hear(model: VideoLlama, counter: OperationCounter, inputs: Tensor) -> Tensor:
+    """Run the frozen half of the audio branch on sounds, or on clips where there is no sound."""
     encoder = model.audio_encoder
     assert encoder is not None
-    return [("audio_encoder", None, lambda inputs: encoder(inputs, modality).unsqueeze(2))]
+    modality: Modality = "audio" if inputs.shape[2] == 1 else "vision"
+    return counter.run("audio_encoder", partial(encoder, modality=modality), inputs).unsqueeze(2)
 
 
-def _branch(model: VideoLlama, amp: torch.dtype | None, *, audio: bool) -> _Part:
-    branch = model.audio_branch if audio else model.video_branch
-    assert branch is not None
-    return ("audio_branch" if audio else "video_branch", amp, branch)
+def _clips(cfg: Config, row: BatchRow, rows: int) -> Tensor:
+    return _empty(rows, row.frames, 3, cfg.model.image_size, cfg.model.image_size)
 
 
-def _loss_parts(llm: LlamaForCausalLM, row: BatchRow, rows: int) -> list[_Part]:
-    def layers(media: Tensor) -> Tensor:
-        text = _empty(rows, row.text_tokens, media.shape[2], dtype=llm.dtype)
-        embeddings = torch.cat([text, media.to(llm.dtype)], dim=1)
-        return _hidden_states(llm, embeddings, use_cache=False).flatten(0, 1)
-
-    def loss(hidden: Tensor) -> Tensor:
-        labels = _empty(rows * row.labelled, dtype=torch.int64)
-        return linear_cross_entropy(hidden, llm.lm_head.weight, labels, labels)
-
-    return [("language_model", None, layers), ("output_layer", None, loss)]
+def _sounds(row: BatchRow, rows: int) -> Tensor:
+    return _empty(rows, row.segments, 1, *MEL_SHAPE)
 
 
-def _decoder_parts(llm: LlamaForCausalLM, past: DynamicCache) -> list[_Part]:
-    """Return the layers with their cache, and the logits of the last position."""
-    return [
-        ("language_model", None, lambda x: _hidden_states(llm, x, **cache_arguments(past))),
-        ("output_layer", None, lambda x: llm.lm_head(x[:, -1])),
-    ]
+def _decode(
+    counter: OperationCounter, llm: LlamaForCausalLM, inputs: Tensor, past: DynamicCache
+) -> None:
+    """Run the layers with their cache, and the logits of the last position."""
+    layers = partial(_hidden_states, llm, **cache_arguments(past))
+    hidden = counter.run("language_model", layers, inputs)
+    counter.run("output_layer", lambda states: llm.lm_head(states[:, -1]), hidden)
 
 
 def _hidden_states(llm: LlamaForCausalLM, embeddings: Tensor, **options: Any) -> Tensor:
@@ -427,14 +390,6 @@ def _hidden_states(llm: LlamaForCausalLM, embeddings: Tensor, **options: Any) ->
         inputs_embeds=embeddings, attention_mask=mask, **options
     ).last_hidden_state
     return hidden
-
-
-def _frames(cfg: Config, row: BatchRow, rows: int) -> Tensor:
-    return _empty(rows * row.frames, 3, cfg.model.image_size, cfg.model.image_size)
-
-
-def _sounds(row: BatchRow, rows: int) -> Tensor:
-    return _empty(rows, row.segments, 1, *MEL_SHAPE)
 
 
 def _cached_features(cfg: Config, model: VideoLlama, row: BatchRow) -> Tensor:
@@ -452,27 +407,24 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @contextlib.contextmanager
-def _recomputation(llm: LlamaForCausalLM, *, enabled: bool) -> Iterator[None]:
-    """Recompute activations for a while: the model is measured again with other batches."""
-    if enabled:
-        recompute_activations(llm)
-    try:
-        yield
-    finally:
-        for layer in llm.model.layers:
-            vars(layer).pop("forward", None)
+def _in_training(model: VideoLlama, *, recomputed: bool) -> Iterator[None]:
+    """Let a model compute as in training for a while: it is measured again with other batches.
 
-
-@contextlib.contextmanager
-def _dropped_gradients(model: VideoLlama) -> Iterator[None]:
-    """Drop each weight's gradient when it is complete: they are counted with the optimiser."""
+    Each weight's gradient is dropped when it is complete: they are counted with the optimiser.
+    """
 
     def drop(parameter: Tensor) -> None:
         parameter.grad = None
 
     handles = [p.register_post_accumulate_grad_hook(drop) for _, p in model.trainable_parameters()]
+    if recomputed:
+        recompute_activations(model.language_model)
     try:
-        yield
+        # Layers that are recomputed in the backward pass take a GPU's attention there, too.
+        with _gpu_arithmetic(None, set()):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+        for layer in model.language_model.model.layers:
+            vars(layer).pop("forward", None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from video_llama.apps.estimate.hardware import BYTES, RESERVED_BYTES
-from video_llama.apps.estimate.measure import BatchRow, StepCost, precision_name
+from video_llama.apps.estimate.hardware import ASSUMED, BYTES
+from video_llama.apps.estimate.measure import StepCost, precision_name
+from video_llama.apps.estimate.rows import BatchRow
 from video_llama.config.schema import Config
 from video_llama.models.build import VISION_GROUPS
 from video_llama.models.settings import ModelSettings
@@ -22,8 +23,6 @@ class Memory:
 
     Attributes:
         weights: by part.
-        gradients: of what trains.
-        optimiser: AdamW's two moments.
         activations: kept for the backward pass, or keys and values of a chat.
         temporary: the largest tensors beside them.
         reserved: the device's own needs.
@@ -34,7 +33,7 @@ class Memory:
     optimiser: float = 0.0
     activations: float = 0.0
     temporary: float = 0.0
-    reserved: float = RESERVED_BYTES
+    reserved: float = ASSUMED["reserved_gigabytes"] * 1e9
     total: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,13 +43,7 @@ class Memory:
 
 @dataclass
 class PartWeights:
-    """The weights of one part.
-
-    Attributes:
-        parameters: their number.
-        bytes: as they are stored.
-        precision: of most of them, by the names of `hardware.BYTES`.
-    """
+    """The weights of one part: their number, bytes as they are stored, and the type of most."""
 
     parameters: int = 0
     bytes: float = 0.0
@@ -87,13 +80,7 @@ def part_weights(model: VideoLlama, *, quantization: str = "none") -> dict[str, 
 def weight_bytes(
     settings: ModelSettings, model: VideoLlama, *, shards: int = 1
 ) -> dict[str, float]:
-    """Bytes of the weights of every part on one GPU.
-
-    Args:
-        settings: of the model.
-        model: on the meta device.
-        shards: GPUs that the LLM's layers are spread over (FSDP).
-    """
+    """Return the bytes of every part on one GPU; FSDP spreads the LLM's layers over `shards`."""
     parts = part_weights(model, quantization=settings.quantization)
     stored = {name: part.bytes for name, part in parts.items()}
     # The audio branch trains without the vision encoder, unless files are given for it.
@@ -111,9 +98,8 @@ def weight_bytes(
 def llm_bytes(model: VideoLlama, precision: str) -> float:
     """Return the bytes of the language model in another precision, or quantised."""
     weights = part_weights(model, quantization=precision)["language_model"]
-    if precision in ("int8", "nf4"):
-        return weights.bytes
-    return weights.parameters * BYTES[precision]
+    quantised = precision in ("int8", "nf4")
+    return weights.bytes if quantised else weights.parameters * BYTES[precision]
 
 
 def layer_matrices(model: VideoLlama) -> int:
@@ -128,14 +114,7 @@ def trained_parameters(model: VideoLlama) -> int:
 
 
 def training_memory(cfg: Config, model: VideoLlama, cost: StepCost, *, shards: int) -> Memory:
-    """Add up the memory of a training step.
-
-    Args:
-        cfg: with a branch that trains.
-        model: on the meta device.
-        cost: of the step.
-        shards: GPUs that the LLM is spread over.
-    """
+    """Add up the memory of a training step, whose LLM is spread over `shards` GPUs."""
     trained = trained_parameters(model)
     return Memory(
         weights=weight_bytes(cfg.model, model, shards=shards),
@@ -149,20 +128,11 @@ def training_memory(cfg: Config, model: VideoLlama, cost: StepCost, *, shards: i
 def chat_memory(
     cfg: Config, model: VideoLlama, cost: StepCost, row: BatchRow, *, new_tokens: int
 ) -> Memory:
-    """Add up the memory of a chat about one item.
-
-    Args:
-        cfg: the configuration.
-        model: on the meta device.
-        cost: of the answer up to its first token.
-        row: what is asked about.
-        new_tokens: of the answer.
-    """
+    """Add up the memory of an answer, whose cost up to the first token is given."""
     llm = model.language_model.config
     heads = llm.num_key_value_heads or llm.num_attention_heads
     width = llm.head_dim or llm.hidden_size // llm.num_attention_heads
-    numbers = 2 * llm.num_hidden_layers * heads * width
-    states = numbers * model.language_model.dtype.itemsize
+    states = 2 * llm.num_hidden_layers * heads * width * model.language_model.dtype.itemsize
     return Memory(
         weights=weight_bytes(cfg.model, model),
         activations=states * (row.length + new_tokens),

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from video_llama.apps.estimate.hardware import (
-    BYTES,
-    COMPILED_LAUNCH_SECONDS,
-    GPUS_PER_NODE,
-    INT8_SLOWDOWN,
-    LINK_EFFICIENCY,
-    NODE_BANDWIDTH,
-    QUANTISED_LAUNCHES,
-    Gpu,
-    Rates,
-)
-from video_llama.apps.estimate.measure import (
-    BatchRow,
-    Cost,
-    StepCost,
-    measure_answer,
-    measure_training,
-)
+from video_llama.apps.estimate.hardware import ASSUMED, BYTES, Gpu
+from video_llama.apps.estimate.measure import Cost, StepCost, measure_answer, measure_training
 from video_llama.apps.estimate.memory import (
     Memory,
     chat_memory,
@@ -31,109 +17,12 @@ from video_llama.apps.estimate.memory import (
     trained_parameters,
     training_memory,
 )
+from video_llama.apps.estimate.rows import BatchRow, question_row, training_rows
 from video_llama.config.schema import Config
-from video_llama.datasets.base import DatasetSettings
 from video_llama.models.video_llama import VideoLlama
-from video_llama.processors.settings import AudioSettings, PictureSettings, VideoSettings
-from video_llama.types import ConfigError
-
-# Lengths of texts are not known before annotations are read: typical ones are assumed.
-CAPTION_TOKENS = 24
-"""Assumed length of a short caption, padded to the longest of its batch."""
-LONG_CAPTION_TOKENS = 110
-"""The same of a caption of stage 2, which describes in detail."""
-CONVERSATION_TOKENS = 320
-"""The same of a conversation, its questions included."""
-PROMPT_TOKENS = 36
-"""Assumed tokens of the text around the media of a caption prompt."""
-QUESTION_TOKENS = 64
-"""Assumed tokens of a chat's template and question."""
-NEW_TOKENS = 128
-"""Assumed length of an answer."""
-ANSWER_SHARE = 0.7
-"""Assumed part of a conversation's tokens that has labels."""
-CORE_SECONDS = {"clip": 0.28, "picture": 0.012, "sound": 0.12}
-"""Processor seconds to read an item and transform it. Clips: `benchmarks/results/data.json`
-(596 x 336, 25 frames a second, 12 s, 8 frames taken); pictures of 640 x 480 and sounds of 10 s:
-measured in the same way."""
-CORES_PER_GPU = 8
-"""Assumed processor cores that decode for one GPU."""
-MANY_ROWS = 8
-"""Rows from which nf4 weights are written out in the computing precision before the product."""
 
 
-def training_rows(cfg: Config, text_tokens: int | None = None) -> list[BatchRow]:
-    """Describe a typical row of each data set.
-
-    Args:
-        cfg: with a branch that trains.
-        text_tokens: tokens of a row beside its media; None: as assumed.
-
-    Raises:
-        ConfigError: no data set.
-    """
-    if not cfg.datasets:
-        raise ConfigError("datasets: empty; name the data sets to train on")
-    ratios = {name: entry.sample_ratio for name, entry in cfg.datasets.items()}
-    shares = {name: 1.0 if ratio is None else ratio for name, ratio in ratios.items()}
-    total, audio = sum(shares.values()), cfg.model.trained_branch == "audio"
-    rows = []
-    for name, entry in cfg.datasets.items():
-        frames, segments = _frames(entry), 0
-        if entry.data_type.startswith("audio"):
-            frames, segments = 0, _segments(entry.audio_processor.train)
-        text, labelled = _text(cfg, entry, text_tokens)
-        media = cfg.model.num_audio_query_token if audio else cfg.model.num_video_query_token
-        seconds = CORE_SECONDS["sound" if segments else "clip" if frames > 1 else "picture"]
-        share = shares[name] / total
-        rows.append(BatchRow(name, share, frames, segments, media, text, labelled, seconds))
-    return rows
-
-
-def question_row(cfg: Config, text_tokens: int | None = None) -> BatchRow:
-    """Describe what a chat is asked about: the first data set's clip, with sound if it is heard.
-
-    Args:
-        cfg: any configuration.
-        text_tokens: tokens of the prompt beside its media; None: as assumed.
-    """
-    entry = next(iter(cfg.datasets.values()), None)
-    pictures = entry.vis_processor.train if entry else None
-    frames = pictures.n_frms if isinstance(pictures, VideoSettings) else 8
-    segments, tokens = 0, cfg.model.num_video_query_token
-    if cfg.model.equip_audio_branch:
-        sound = entry.audio_processor.train if entry else None
-        segments = _segments(sound) or cfg.model.max_audio_clips
-        tokens += cfg.model.num_audio_query_token
-    seconds = CORE_SECONDS["clip"] + (CORE_SECONDS["sound"] if segments else 0)
-    text = text_tokens or QUESTION_TOKENS
-    return BatchRow("question", 1.0, frames, segments, tokens, text, 0, seconds)
-
-
-def _frames(entry: DatasetSettings) -> int:
-    pictures: PictureSettings | None = entry.vis_processor.train
-    clip = entry.data_type.startswith("video")
-    return pictures.n_frms if clip and isinstance(pictures, VideoSettings) else 1
-
-
-def _segments(sound: AudioSettings | None) -> int:
-    return sound.clips_per_video if sound is not None else 0
-
-
-def _text(cfg: Config, entry: DatasetSettings, given: int | None) -> tuple[int, int]:
-    """Return the tokens of text and those with labels."""
-    if entry.has_conversations:
-        most = entry.max_length - (entry.num_video_query_token or 0)
-        tokens = given or min(CONVERSATION_TOKENS, most)
-        return tokens, max(1, round(ANSWER_SHARE * tokens))
-    around = 1 + (PROMPT_TOKENS if cfg.model.prompt_path else 0)
-    typical = LONG_CAPTION_TOKENS if cfg.model.prompt_path else CAPTION_TOKENS
-    caption = max(1, (given or around + min(typical, cfg.model.max_txt_len)) - around)
-    return around + caption, caption
-
-
-@dataclass(frozen=True)
-class Seconds:
+class Seconds(NamedTuple):
     """Where the time of a pass, or of several, goes."""
 
     compute: float = 0.0
@@ -141,32 +30,15 @@ class Seconds:
     launches: float = 0.0
 
     @property
-    def total(self) -> float:
-        """All of it."""
-        return self.compute + self.memory + self.launches
-
-    def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(
-            self.compute + other.compute,
-            self.memory + other.memory,
-            self.launches + other.launches,
-        )
-
-    def __mul__(self, factor: float) -> Seconds:
-        return Seconds(self.compute * factor, self.memory * factor, self.launches * factor)
-
-    @property
     def bottleneck(self) -> str:
         """What takes most of it."""
-        takes = {
-            "compute": self.compute,
-            "memory bandwidth": self.memory,
-            "starting operations from Python": self.launches,
-        }
-        return max(takes, key=lambda name: takes[name])
+        names = ("compute", "memory bandwidth", "starting operations from Python")
+        return names[self.index(max(self))]
 
 
-def seconds_of(cost: Cost, rates: Rates, *, storage: str = "none") -> Seconds:
+def seconds_of(
+    cost: Cost, gpu: Gpu, *, storage: str = "none", launch: float | None = None
+) -> Seconds:
     """Apply the roofline model to one pass of one part.
 
     A product takes as long as its arithmetic or the reading of its weights, whichever is longer;
@@ -175,19 +47,21 @@ def seconds_of(cost: Cost, rates: Rates, *, storage: str = "none") -> Seconds:
 
     Args:
         cost: what is done.
-        rates: of the device.
+        gpu: where.
         storage: quantisation of the weights.
+        launch: seconds per operation; None: those of the device.
     """
-    precision = rates.computed(cost.precision)
-    slowdown = INT8_SLOWDOWN if storage == "int8" else 1.0
-    arithmetic = cost.products / rates.matmul(precision, *cost.shape) * slowdown
-    attention = cost.attention / rates.attention(precision)
-    traffic = cost.traffic / rates.moved
-    launching = cost.kernels * QUANTISED_LAUNCHES[storage] * rates.launch
-    if not rates.overlaps:
+    precision = gpu.computed(cost.precision)
+    slowdown = ASSUMED["int8_slowdown"] if storage == "int8" else 1.0
+    arithmetic = cost.products / gpu.product_rate(precision, *cost.shape) * slowdown
+    attention = cost.attention / (gpu.peaks[precision] * gpu.attention_efficiency)
+    traffic = cost.traffic / gpu.moved
+    operations = cost.kernels * ASSUMED["quantised_launches"][storage]
+    launching = operations * (gpu.launch if launch is None else launch)
+    if not gpu.overlaps:
         # Reading the weights is part of the product's measured time.
         return Seconds(arithmetic + attention, traffic, launching)
-    reading = _stored_bytes(cost, storage) / rates.stream
+    reading = _stored_bytes(cost, storage) / gpu.stream
     compute = attention + (arithmetic if arithmetic >= reading else 0.0)
     memory = traffic + (reading if reading > arithmetic else 0.0)
     return Seconds(compute, memory, max(0.0, launching - compute - memory))
@@ -198,14 +72,52 @@ def _stored_bytes(cost: Cost, storage: str) -> float:
     if storage == "none":
         return cost.weights
     stored = BYTES[storage] / BYTES[cost.precision]
-    if storage == "nf4" and cost.shape[0] > MANY_ROWS:
+    if storage == "nf4" and cost.shape[0] > ASSUMED["nf4_rows"]:
         stored += 2
     return cost.weights * stored
 
 
-def _storage(cfg: Config, part: str) -> str:
-    """Return the quantisation of the weights of a part, its backward pass included."""
-    return cfg.model.quantization if _is_llm(part) else "none"
+@dataclass(frozen=True)
+class _Pass:
+    """One pass of a part, in a share of the steps."""
+
+    part: str
+    share: float
+    cost: Cost
+    moved: float
+    seconds: Seconds
+
+
+def _passes(
+    cfg: Config, step: StepCost, gpu: Gpu, share: float = 1.0, launch: float | None = None
+) -> list[_Pass]:
+    passes = []
+    for part, cost in step.parts.items():
+        # Of all parts only the language model may be quantised.
+        storage = cfg.model.quantization if _is_llm(part) else "none"
+        seconds = seconds_of(cost, gpu, storage=storage, launch=launch)
+        moved = _stored_bytes(cost, storage) + cost.traffic
+        passes.append(_Pass(part, share, cost, moved, seconds))
+    return passes
+
+
+def _is_llm(part: str) -> bool:
+    return part.startswith("language_model")
+
+
+def _by_part(passes: Sequence[_Pass], value: Callable[[_Pass], float]) -> dict[str, float]:
+    sums: defaultdict[str, float] = defaultdict(float)
+    for each in passes:
+        sums[each.part] += each.share * value(each)
+    return dict(sums)
+
+
+def _spent(passes: Sequence[_Pass]) -> Seconds:
+    return Seconds(*(sum(p.share * p.seconds[n] for p in passes) for n in range(3)))
+
+
+def _parameters(model: VideoLlama) -> dict[str, int]:
+    return {name: part.parameters for name, part in part_weights(model).items()}
 
 
 @dataclass(frozen=True)
@@ -245,47 +157,17 @@ class TrainingPlan:
     utilisation: float
     bottleneck: str
     fits: bool
-    items: list[BatchRow]
-
-
-@dataclass
-class _StepMeans:
-    """Means of a step over the data sets, by part and pass."""
-
-    flops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    moved: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    spent: Seconds = field(default_factory=Seconds)
-    costs: list[StepCost] = field(default_factory=list)
-
-    def add(self, cfg: Config, step: StepCost, row: BatchRow, rates: Rates) -> None:
-        # Each batch comes from one data set, in proportion to its share.
-        self.costs.append(step)
-        for part, cost in step.parts.items():
-            self._add_part(part, cost, rates, storage=_storage(cfg, part), share=row.share)
-
-    def add_optimiser(self, updated: float, rates: Rates) -> None:
-        # AdamW reads weight, gradient and two moments and writes all but the gradient, in fp32.
-        cost = Cost(traffic=7 * 4 * updated, kernels=60)
-        self._add_part("optimiser", cost, rates, storage="none", share=1.0)
-
-    def _add_part(self, part: str, cost: Cost, rates: Rates, *, storage: str, share: float) -> None:
-        needed = seconds_of(cost, rates, storage=storage) * share
-        self.spent += needed
-        self.seconds[part] += needed.total
-        self.flops[part] += share * cost.flops
-        self.moved[part] += share * (_stored_bytes(cost, storage) + cost.traffic)
+    items: Sequence[BatchRow]
 
 
 def plan_training(
     cfg: Config,
     model: VideoLlama,
     gpu: Gpu,
-    rates: Rates,
     *,
     gpus: int,
     text_tokens: int | None = None,
-    cores: float = CORES_PER_GPU,
+    cores: float = 8,
     features_cached: bool | None = None,
 ) -> TrainingPlan:
     """Estimate a run.
@@ -294,7 +176,6 @@ def plan_training(
         cfg: with a branch that trains.
         model: of `meta_model`.
         gpu: the device.
-        rates: how fast it works.
         gpus: how many.
         text_tokens: of a row beside its media; None: as assumed.
         cores: that load for one GPU.
@@ -302,63 +183,55 @@ def plan_training(
     """
     cached = cfg.run.feature_cache is not None if features_cached is None else features_cached
     rows, size = training_rows(cfg, text_tokens), cfg.run.batch_size_train
-    means = _StepMeans()
+    shards = gpus if cfg.run.fsdp else 1
+    # Each batch comes from one data set, in proportion to its share.
+    passes: list[_Pass] = []
+    needs: list[Memory] = []
     for row in rows:
-        means.add(cfg, measure_training(cfg, model, row, features_cached=cached), row, rates)
+        step = measure_training(cfg, model, row, features_cached=cached)
+        passes += _passes(cfg, step, gpu, row.share)
+        needs.append(training_memory(cfg, model, step, shards=shards))
+    # AdamW reads weight, gradient and two moments and writes all but the gradient, in fp32.
     trained = trained_parameters(model)
-    means.add_optimiser(trained / cfg.run.accum_grad_iters, rates)
+    update = Cost(traffic=7 * 4 * trained / cfg.run.accum_grad_iters, kernels=60)
+    passes += _passes(cfg, StepCost({"optimiser": update}), gpu)
+    spent, seconds = _spent(passes), _by_part(passes, lambda p: sum(p.seconds))
+    flops = _by_part(passes, lambda p: p.cost.flops)
+    # Exchange gradients, then see whether the device or the loading of data is slower.
+    hidden = sum(time for part, time in seconds.items() if _is_llm(part))
+    volume, waiting = communication(cfg, model, gpu, gpus=gpus, hidden_behind=hidden)
     workers = min(max(1, cfg.run.num_workers), cores)
     loading = sum(0 if cached else row.share * size * row.core_seconds / workers for row in rows)
-    # Exchange gradients, then see whether the device or the loading of data is slower.
-    memory = _largest_memory(cfg, model, means.costs, shards=gpus if cfg.run.fsdp else 1)
-    hidden = sum(t for part, t in means.seconds.items() if _is_llm(part))
-    volume, waiting = communication(cfg, model, gpu, gpus=gpus, hidden_behind=hidden)
-    step = max(means.spent.total + waiting, loading)
-    peak = gpu.peaks.get(rates.computed(cfg.model.precision), gpu.peaks["fp32"])
+    time = max(sum(spent) + waiting, loading)
+    memory = max(needs, key=lambda need: need.total)
     return TrainingPlan(
         gpus=gpus,
         parameters=_parameters(model),
         trained=trained,
-        flops_per_sample={part: value / size for part, value in means.flops.items()},
-        bytes_per_sample={part: value / size for part, value in means.moved.items()},
-        seconds_per_step=dict(means.seconds),
+        flops_per_sample={part: value / size for part, value in flops.items()},
+        bytes_per_sample=_by_part(passes, lambda p: p.moved / size),
+        seconds_per_step=seconds,
         memory=memory,
-        compute_seconds=means.spent.compute,
-        memory_seconds=means.spent.memory,
-        launch_seconds=means.spent.launches,
+        compute_seconds=spent.compute,
+        memory_seconds=spent.memory,
+        launch_seconds=spent.launches,
         loading_seconds=loading,
         communication_seconds=waiting,
         communication_bytes=volume,
-        step_seconds=step,
-        samples_per_second=gpus * size / step,
-        hours=cfg.run.max_epoch * cfg.run.iters_per_epoch * step / 3600,
-        utilisation=sum(means.flops.values()) / step / peak,
-        bottleneck=_limit(means.spent, loading, waiting),
+        step_seconds=time,
+        samples_per_second=gpus * size / time,
+        hours=cfg.run.max_epoch * cfg.run.iters_per_epoch * time / 3600,
+        utilisation=sum(flops.values()) / time / gpu.peaks[gpu.computed(cfg.model.precision)],
+        bottleneck=_limit(spent, loading, waiting),
         fits=memory.total <= gpu.memory,
         items=rows,
     )
 
 
-def _largest_memory(
-    cfg: Config, model: VideoLlama, costs: list[StepCost], *, shards: int
-) -> Memory:
-    needs = [training_memory(cfg, model, cost, shards=shards) for cost in costs]
-    return max(needs, key=lambda need: need.total)
-
-
-def _parameters(model: VideoLlama) -> dict[str, int]:
-    return {name: part.parameters for name, part in part_weights(model).items()}
-
-
-def _is_llm(part: str) -> bool:
-    return part.startswith("language_model")
-
-
 def _limit(spent: Seconds, loading: float, waiting: float) -> str:
-    if loading > spent.total + waiting:
+    if loading > sum(spent) + waiting:
         return "decoding"
-    longest = max(spent.compute, spent.memory, spent.launches)
-    return "communication" if waiting > longest else spent.bottleneck
+    return "communication" if waiting > max(spent) else spent.bottleneck
 
 
 def communication(
@@ -368,27 +241,21 @@ def communication(
 
     Gradients are summed over a ring, inside each machine and between machines, once per update. The
     branch lies in front of the language model, so that its gradients are the last ones: nothing
-    hides their exchange. FSDP gathers the LLM's layers twice a step, while others compute.
-
-    Args:
-        cfg: with a branch that trains.
-        model: of `meta_model`.
-        gpu: whose link is used.
-        gpus: how many.
-        hidden_behind: seconds of the LLM's arithmetic.
+    hides their exchange. FSDP gathers the LLM's layers twice a step, while others compute for
+    `hidden_behind` seconds.
     """
     if gpus == 1:
         return 0.0, 0.0
     part = (gpus - 1) / gpus
     # The slowest link of a ring through all GPUs decides.
-    slowest = min(gpu.link, NODE_BANDWIDTH) if gpus > GPUS_PER_NODE else gpu.link
-    bandwidth = slowest * LINK_EFFICIENCY
+    several = gpus > ASSUMED["gpus_per_node"]
+    slowest = min(gpu.link, ASSUMED["node_gigabytes"] * 1e9) if several else gpu.link
+    bandwidth = slowest * ASSUMED["link_efficiency"]
     volume = 2 * part * 4 * trained_parameters(model) / cfg.run.accum_grad_iters
     waiting = volume / bandwidth
     if cfg.run.fsdp:
         depth = model.language_model.config.num_hidden_layers
-        layers = depth * layer_matrices(model) * BYTES[cfg.model.precision]
-        gathered = 2 * part * layers
+        gathered = 2 * part * depth * layer_matrices(model) * BYTES[cfg.model.precision]
         volume += gathered
         waiting += max(0.0, gathered / bandwidth - hidden_behind)
     return volume, waiting
@@ -425,10 +292,9 @@ def plan_chat(
     cfg: Config,
     model: VideoLlama,
     gpu: Gpu,
-    rates: Rates,
     *,
     text_tokens: int | None = None,
-    new_tokens: int = NEW_TOKENS,
+    new_tokens: int = 128,
 ) -> ChatPlan:
     """Estimate an answer.
 
@@ -436,37 +302,29 @@ def plan_chat(
         cfg: any configuration.
         model: of `meta_model`.
         gpu: the device.
-        rates: how fast it works.
         text_tokens: of the prompt beside its media; None: as assumed.
         new_tokens: of the answer.
     """
     row = question_row(cfg, text_tokens)
     first, token = measure_answer(cfg, model, row, new_tokens=new_tokens)
-    seconds = {name: _seconds(cfg, name, cost, rates).total for name, cost in first.parts.items()}
-    flops = {name: cost.flops for name, cost in first.parts.items()}
-    eager = _total(cfg, token, rates)
+    passes, eager = _passes(cfg, first, gpu), _spent(_passes(cfg, token, gpu))
+    seconds = _by_part(passes, lambda p: sum(p.seconds))
     # A recorded graph starts the same operations without Python.
-    recorded = replace(rates, launch=min(rates.launch, COMPILED_LAUNCH_SECONDS))
+    launch = min(gpu.launch, ASSUMED["compiled_launch_microseconds"] * 1e-6)
+    compiled = _spent(_passes(cfg, token, gpu, launch=launch))
+    flops = _by_part(passes, lambda p: p.cost.flops)
     memory = chat_memory(cfg, model, first, row, new_tokens=new_tokens)
     return ChatPlan(
         parameters=_parameters(model),
         flops={**flops, "next token": sum(cost.flops for cost in token.parts.values())},
-        seconds={**seconds, "next token": eager.total},
+        seconds={**seconds, "next token": sum(eager)},
         memory=memory,
         decoding_seconds=row.core_seconds,
         first_token_seconds=sum(seconds.values()),
-        tokens_per_second=1 / eager.total,
-        compiled_tokens_per_second=1 / _total(cfg, token, recorded).total,
+        tokens_per_second=1 / sum(eager),
+        compiled_tokens_per_second=1 / sum(compiled),
         new_tokens=new_tokens,
         bottleneck=eager.bottleneck,
         fits=memory.total <= gpu.memory,
         item=row,
     )
-
-
-def _total(cfg: Config, step: StepCost, rates: Rates) -> Seconds:
-    return sum((_seconds(cfg, *part, rates) for part in step.parts.items()), Seconds())
-
-
-def _seconds(cfg: Config, name: str, cost: Cost, rates: Rates) -> Seconds:
-    return seconds_of(cost, rates, storage=_storage(cfg, name))
