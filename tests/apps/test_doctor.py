@@ -90,7 +90,7 @@ def test_a_good_training_configuration_counts_the_optimiser(run: Run, tmp_path: 
     assert (status, errors) == (0, "")
     model = tiny_model("model.frozen_video_Qformer=false")
     trained = sum(p.numel() for _, p in model.trainable_parameters())
-    assert re.search(rf"gradients, AdamW +│ +{trained:,} ", output)
+    assert re.search(rf"gradients, AdamW +│ fp32 +│ +{trained:,} ", output)
 
 
 def test_a_pipe_given_as_weights_is_called_one(tmp_path: Path) -> None:

@@ -184,14 +184,13 @@ def _data_problems(key: str, split: str, info: SplitInfo | None) -> Iterator[str
         if not folder.is_dir():
             yield f"{where}.storage: there is no folder {folder}; correct the path of the tars"
         return
-    if info.anno_dir and not Path(info.anno_dir).exists():
-        yield f"{where}.anno_dir: {_absent(info.anno_dir)}; give the annotations"
-    for name in ("videos_dir", "storage"):
+    for name in ("anno_dir", "videos_dir", "storage"):
         value = getattr(info, name)
+        what = "annotations" if name == "anno_dir" else "folder of the data"
         if value and not Path(value).exists():
-            yield f"{where}.{name}: {_absent(value)}; give the folder of the data"
-        elif value and not Path(value).is_dir():
-            yield f"{where}.{name}: {value} is a file; give the folder of the data"
+            yield f"{where}.{name}: {_absent(value)}; give the {what}"
+        elif value and name != "anno_dir" and not Path(value).is_dir():
+            yield f"{where}.{name}: {value} is a file; give the {what}"
 
 
 def _absent(path: str | Path) -> str:

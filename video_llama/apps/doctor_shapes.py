@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from video_llama.apps.doctor import data_splits
 from video_llama.apps.estimate.memory import (
@@ -19,6 +15,7 @@ from video_llama.apps.estimate.memory import (
     part_weights,
     trained_parameters,
 )
+from video_llama.apps.estimate.report import rendered, table
 from video_llama.config.build import resolve_device
 from video_llama.config.schema import Config
 from video_llama.datasets.base import SplitInfo
@@ -103,8 +100,11 @@ def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
                 "stage-2 file; train stage 2 from it, or give the finetuned file"
             )
     if has_weights(Path(cfg.model.llama_model)):
-        yield from _llm_shapes(cfg, model)
         filled.add("language_model")
+        try:
+            _check_llm(Path(cfg.model.llama_model), model)
+        except VideoLlamaError as error:
+            yield str(error)
     yield from missing_groups(cfg.model, filled)
 
 
@@ -116,74 +116,52 @@ def _add_values(values: ValueCheck, file: WeightFile, names: dict[str, str]) -> 
             values.add(name, file.tensor(key))
 
 
-def _llm_shapes(cfg: Config, model: VideoLlama) -> Iterator[str]:
-    """Find tensors of the LLM's shards whose shapes are not those of its config.json."""
-    folder = Path(cfg.model.llama_model)
+def _check_llm(folder: Path, model: VideoLlama) -> None:
+    """Refuse shards of the LLM whose tensors are not those of its config.json."""
+    key = "model.llama_model"
     wanted = {name: tuple(p.shape) for name, p in model.language_model.named_parameters()}
-    shards = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    found: set[str] = set()
-    values = ValueCheck(f"model.llama_model: {folder}")
-    for shard in shards:
+    values, found = ValueCheck(f"{key}: {folder}"), set()
+    for shard in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
         try:
             file = open_weights(shard)
-            shapes = file.shapes
-        except VideoLlamaError as error:
-            yield f"model.llama_model: {error}"
-            return
-        found |= set(shapes)
-        for name, shape in shapes.items():
+        except WeightsError as error:
+            raise WeightsError(f"{key}: {error}") from error
+        found |= {*file.shapes}
+        for name, shape in file.shapes.items():
             if name in wanted and shape != wanted[name]:
-                yield (
-                    f"model.llama_model: {name} has shape {list(shape)} in {shard.name}, but "
+                raise WeightsError(
+                    f"{key}: {name} has shape {list(shape)} in {shard.name}, but "
                     f"config.json asks for {list(wanted[name])}; they belong to different models"
                 )
-                return
-        try:
-            _add_values(values, file, {n: f"llama_model.{n}" for n in shapes if n in wanted})
-        except WeightsError as error:
-            yield str(error)
-            return
+        _add_values(values, file, {n: f"llama_model.{n}" for n in file.shapes if n in wanted})
     missing = sorted(set(wanted) - found)
     if missing:
-        yield (
-            f"model.llama_model: {folder} lacks {len(missing)} tensors, first {missing[0]}; a "
+        raise WeightsError(
+            f"{key}: {folder} lacks {len(missing)} tensors, first {missing[0]}; a "
             "shard is missing: download it again"
         )
-        return
-    try:
-        values.finish()
-    except WeightsError as error:
-        yield str(error)
+    values.finish()
 
 
 def memory_table(cfg: Config, model: VideoLlama) -> str:
     """Show parameters and memory of each part as configured, and of the LLM in other precisions."""
-    table = Table(title="parameters and memory of the weights")
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    table.add_column("precision")
-    table.add_column("MB", justify="right")
-
-    def add(name: str, part: PartWeights) -> None:
-        count = f"{part.parameters:,}" if part.parameters else ""
-        table.add_row(name, count, part.precision, f"{part.bytes / 1e6:,.0f}")
-
     parts = part_weights(model, quantization=cfg.model.quantization)
-    total = sum(part.bytes for part in parts.values())
-    for name, part in parts.items():
-        add(name, part)
+    everything = sum(part.parameters for part in parts.values())
     if cfg.model.trained_branch:
         trained = trained_parameters(model)
         training = PartWeights(trained, trained * (GRADIENT_BYTES + OPTIMISER_BYTES), "fp32")
-        total += training.bytes
-        add("gradients, AdamW", training)
-    table.add_section()
-    everything = sum(part.parameters for part in parts.values())
-    add("sum, without activations", PartWeights(everything, total))
-    for precision in ("fp32", "bf16", "int8", "nf4"):
-        add(f"  LLM in {precision}", PartWeights(0, llm_bytes(model, precision), precision))
-    console = Console(file=io.StringIO(), width=80)
-    console.print(table)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
+        parts["gradients, AdamW"] = training
+    total = PartWeights(everything, sum(part.bytes for part in parts.values()))
+    sums = {"sum, without activations": total} | {
+        f"  LLM in {precision}": PartWeights(0, llm_bytes(model, precision), precision)
+        for precision in ("fp32", "bf16", "int8", "nf4")
+    }
+    sections = [[_memory_row(*row) for row in section.items()] for section in (parts, sums)]
+    head = ["part", "precision", "parameters", "MB"]
+    made = table("parameters and memory of the weights", head, *sections, words=2)
+    return f"{rendered(made)}\n"
+
+
+def _memory_row(name: str, part: PartWeights) -> list[str]:
+    count = f"{part.parameters:,}" if part.parameters else ""
+    return [name, part.precision, count, f"{part.bytes / 1e6:,.0f}"]
