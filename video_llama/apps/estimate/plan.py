@@ -170,13 +170,9 @@ def plan_training(
     cores: float = 8,
     features_cached: bool | None = None,
 ) -> TrainingPlan:
-    """Estimate a run.
+    """Estimate a run on a number of GPUs; the model is one of `meta_model`.
 
     Args:
-        cfg: with a branch that trains.
-        model: of `meta_model`.
-        gpu: the device.
-        gpus: how many.
         text_tokens: of a row beside its media; None: as assumed.
         cores: that load for one GPU.
         features_cached: as after the first epoch of `run.feature_cache`; None: if that is set.
@@ -184,13 +180,12 @@ def plan_training(
     cached = cfg.run.feature_cache is not None if features_cached is None else features_cached
     rows, size = training_rows(cfg, text_tokens), cfg.run.batch_size_train
     shards = gpus if cfg.run.fsdp else 1
+    steps = [measure_training(cfg, model, row, features_cached=cached) for row in rows]
+    needs = [training_memory(cfg, model, step, shards=shards) for step in steps]
+    memory = max(needs, key=lambda need: need.total)
     # Each batch comes from one data set, in proportion to its share.
-    passes: list[_Pass] = []
-    needs: list[Memory] = []
-    for row in rows:
-        step = measure_training(cfg, model, row, features_cached=cached)
-        passes += _passes(cfg, step, gpu, row.share)
-        needs.append(training_memory(cfg, model, step, shards=shards))
+    pairs = zip(rows, steps, strict=True)
+    passes = [each for row, step in pairs for each in _passes(cfg, step, gpu, row.share)]
     # AdamW reads weight, gradient and two moments and writes all but the gradient, in fp32.
     trained = trained_parameters(model)
     update = Cost(traffic=7 * 4 * trained / cfg.run.accum_grad_iters, kernels=60)
@@ -200,10 +195,8 @@ def plan_training(
     # Exchange gradients, then see whether the device or the loading of data is slower.
     hidden = sum(time for part, time in seconds.items() if _is_llm(part))
     volume, waiting = communication(cfg, model, gpu, gpus=gpus, hidden_behind=hidden)
-    workers = min(max(1, cfg.run.num_workers), cores)
-    loading = sum(0 if cached else row.share * size * row.core_seconds / workers for row in rows)
+    loading = 0.0 if cached else _loading_seconds(cfg, rows, cores)
     time = max(sum(spent) + waiting, loading)
-    memory = max(needs, key=lambda need: need.total)
     return TrainingPlan(
         gpus=gpus,
         parameters=_parameters(model),
@@ -226,6 +219,11 @@ def plan_training(
         fits=memory.total <= gpu.memory,
         items=rows,
     )
+
+
+def _loading_seconds(cfg: Config, rows: Sequence[BatchRow], cores: float) -> float:
+    workers = min(max(1, cfg.run.num_workers), cores)
+    return cfg.run.batch_size_train * sum(row.share * row.core_seconds for row in rows) / workers
 
 
 def _limit(spent: Seconds, loading: float, waiting: float) -> str:
@@ -296,15 +294,7 @@ def plan_chat(
     text_tokens: int | None = None,
     new_tokens: int = 128,
 ) -> ChatPlan:
-    """Estimate an answer.
-
-    Args:
-        cfg: any configuration.
-        model: of `meta_model`.
-        gpu: the device.
-        text_tokens: of the prompt beside its media; None: as assumed.
-        new_tokens: of the answer.
-    """
+    """Estimate an answer of `new_tokens` to a question of `text_tokens`, or as many as assumed."""
     row = question_row(cfg, text_tokens)
     first, token = measure_answer(cfg, model, row, new_tokens=new_tokens)
     passes, eager = _passes(cfg, first, gpu), _spent(_passes(cfg, token, gpu))
