@@ -27,6 +27,7 @@ from video_llama.datasets.loading import (
 from video_llama.models.build import build_video_llama, compile_blocks
 from video_llama.models.generation.labelled import answer_batch
 from video_llama.models.llama_training import allow_packing, recompute_activations
+from video_llama.models.settings import WEIGHT_KEYS
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.save import Manifest, describe_branch, save_branch
 from video_llama.processors.settings import VideoSettings
@@ -59,8 +60,8 @@ FREE_RUN_KEYS = (
 )
 FIXED_RUN_KEYS = ("task", "seed", "batch_size_train", "accum_grad_iters", "train_splits")
 FREE_MODEL_KEYS = (
-    *("llama_model", "vit_ckpt", "q_former_model", "llama_proj_model", "imagebind_ckpt_path"),
-    *("ckpt", "ckpt_2", "prompt_path", "precision", "vit_precision", "imagebind_precision"),
+    *WEIGHT_KEYS,
+    *("weights", "prompt_path", "precision", "vit_precision", "imagebind_precision"),
     *("quantization", "low_resource", "llm_device_map", "use_grad_checkpoint", "random_init"),
 )
 FREE_DATA_KEYS = ("build_info", "tokenizer_name")

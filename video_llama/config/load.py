@@ -10,18 +10,22 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from video_llama.common.io import resource
+from video_llama.common.io import default_config_path, resource
 from video_llama.common.registry import suggestion
 from video_llama.config.schema import Config, ConfigWarning, config_of, first_line
+from video_llama.models.settings import WEIGHT_KEYS
 from video_llama.types import ConfigError
+
+if TYPE_CHECKING:
+    from video_llama.models.weights.find import Inventory
 
 try:
     from yaml import CSafeLoader as Loader
@@ -37,20 +41,34 @@ MAX_SHOWN = 200
 _ALTERNATIVES = re.compile(r"""(["'])[^"']*\1\s+or\s+\S""")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read, complete and check a configuration. No weight or data file is looked for.
+def load_config(
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    weights: str | Path | None = None,
+) -> Config:
+    """Read, complete and check a configuration. Only `weights` lets files be looked for.
 
     Args:
-        path: the YAML.
+        path: the YAML; None: the shipped one that fits `weights`, or the tiny preset's.
         overrides: `section.key=value` each, applied in order; the value is YAML, or else text.
             `datasets.NAME=null` leaves a data set of the file out, and so does null for the only
             path of its `build_info`.
+        weights: folder whose files take the place of the YAML's (`model.weights`); a path that is
+            an override stays.
 
     Raises:
         ConfigError: the file or an override is wrong; names the file and line (or the override),
-            the full key, what was given and what is valid.
+            the full key, what was given and what is valid. Or the folder lacks a part.
     """
+    inventory = None if weights is None else _inventory(weights)
+    if path is None:
+        name = f"eval_configs/{inventory.configuration()}.yaml" if inventory else None
+        path = resource(name) if name else default_config_path()
     source = YamlSource(Path(path), overrides)
+    # What is wrong with a folder of the command line has no place in the YAML.
+    with source.locating() if inventory is None else nullcontext():
+        _fill_paths(source, inventory)
     # The schema knows keys and not places: its messages begin with a key, whose place is added.
     with source.locating():
         config, notes = config_of(source.values)
@@ -58,6 +76,33 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         warnings.warn(f"{source.where(key)}: {key} {note}", ConfigWarning, stacklevel=2)
     config.model.prompt_path = _shipped_if_absent(config.model.prompt_path, Path(path))
     return config
+
+
+def _inventory(folder: str | Path) -> Inventory:
+    # Torch reads the names in weight files: imported only where there are any to read.
+    from video_llama.models.weights.find import find_weights
+
+    return find_weights(Path(folder))
+
+
+def _fill_paths(source: YamlSource, inventory: Inventory | None) -> None:
+    """Give every weight path of the YAML the file of that part in the folder of `model.weights`."""
+    model = source.values.get("model")
+    if not isinstance(model, dict):
+        return
+    if inventory is None and isinstance(model.get("weights"), str):
+        inventory = _inventory(model["weights"])
+    if inventory is None:
+        return
+    model["weights"] = str(inventory.folder)
+    given = source.overridden("model")
+    # A part whose path the YAML leaves away is not wanted: a stage 1 starts without branches.
+    wanted = [key for key in WEIGHT_KEYS if model.get(key) and key not in given]
+    paths = inventory.paths(wanted)
+    model |= {key: str(path) for key, path in paths.items()}
+    template = inventory.template(paths)
+    if template and not given & {"model_type", "template"}:
+        model["model_type"] = {"vicuna": "pretrain_vicuna"}.get(template, "pretrain_llama_v2")
 
 
 class YamlSource:
@@ -108,6 +153,11 @@ class YamlSource:
                 break
             line = f":{name_node.start_mark.line + 1}"
         return f"{self._path}{line}"
+
+    def overridden(self, section: str) -> set[str]:
+        """Return the keys of a section that an override gives."""
+        names = (override.partition("=")[0].strip().split(".") for override in self._overrides)
+        return {name[1] for name in names if len(name) > 1 and name[0] == section}
 
     @contextmanager
     def locating(self) -> Iterator[None]:

@@ -24,6 +24,11 @@ from video_llama.text.templates import STAGE_1_END_SYM, TEMPLATES
 from video_llama.types import ConfigError
 
 Branch = Literal["video", "audio"]
+WEIGHT_KEYS = (
+    *("llama_model", "vit_ckpt", "q_former_model", "llama_proj_model", "imagebind_ckpt_path"),
+    *("ckpt", "ckpt_2"),
+)
+"""Keys of the weight files."""
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
@@ -162,6 +167,8 @@ class ModelSettings:
     """Length of ImageBind's sound features: none: as they come (20 with the released file, though
     the branch is trained on pictures, whose length is 1); unit: 1 too."""
 
+    weights: str | None = None
+    """Folder whose files, told by what is in them, take the place of the paths below."""
     # Weight files, in the order in which they are read: of two that hold a tensor, the later wins.
     llama_model: str
     """Folder of the LLM: config.json, tokenizer.model, weights."""

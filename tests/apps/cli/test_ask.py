@@ -202,7 +202,7 @@ def test_an_interrupt_stops_the_answer_but_not_the_chat(
 
 
 def test_an_interrupted_command_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("video_llama.apps.cli.ask.load_config", interrupt)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from video_llama.apps.cli.options import answer_options
 from video_llama.apps.doctor import check_paths
-from video_llama.common.io import check_file, default_config_path, one_line, shown, without_controls
+from video_llama.common.io import check_file, one_line, shown, without_controls
 from video_llama.config.load import load_config
 from video_llama.models.generation.settings import generation_settings
 from video_llama.types import RequestError, VideoLlamaError
@@ -192,7 +192,7 @@ def _engine(args: Namespace, files: Iterable[str], *, in_worker: bool) -> Chat:
     """
     for file in files:
         check_file(file)
-    cfg = load_config(args.cfg_path or default_config_path(), args.options)
+    cfg = load_config(args.cfg_path, args.options, weights=args.weights)
     check_paths(cfg)
     generation_settings(answer_options(args))
     start = time.perf_counter()

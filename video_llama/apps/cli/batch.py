@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from video_llama.apps.cli.options import answer_options
 from video_llama.apps.doctor import check_paths
 from video_llama.chat.requests import BatchRequest, RequestDefaults, read_requests
-from video_llama.common.io import default_config_path, one_line
+from video_llama.common.io import one_line
 from video_llama.config.load import load_config
 from video_llama.models.generation.settings import generation_settings
 from video_llama.types import RequestError
@@ -212,7 +212,7 @@ def _head(request: BatchRequest) -> dict[str, Any]:
 
 def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) -> Counter[str]:
     """Answer what is left; returns how often each reason kept a question from it."""
-    cfg = load_config(args.cfg_path or default_config_path(), args.options)
+    cfg = load_config(args.cfg_path, args.options, weights=args.weights)
     check_paths(cfg)
     from tqdm import tqdm
 

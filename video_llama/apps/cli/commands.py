@@ -6,7 +6,7 @@ import os
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
-from video_llama.apps.cli.options import ANSWERS, MODEL, OVERRIDES, Command, option
+from video_llama.apps.cli.options import ANSWERS, MODEL, OVERRIDES, WEIGHTS, Command, option
 from video_llama.apps.page.options import ServerOptions
 from video_llama.common.io import positive
 from video_llama.datasets.base import DATASETS, SPLITS
@@ -129,8 +129,18 @@ COMMANDS = {
     "doctor": Command(
         "tools:doctor",
         "check a configuration before anything heavy",
-        "Check every path, file, shape and setting of a YAML, and estimate its memory.",
-        [YAML, OVERRIDES],
+        "Check every path, file, shape and setting of a YAML, and estimate its memory. With "
+        "--weights: say first what each file of the folder is.",
+        [
+            option(
+                "cfg_path YAML",
+                str,
+                "the configuration (with --weights, by default the one that fits them)",
+                nargs="?",
+            ),
+            WEIGHTS,
+            OVERRIDES,
+        ],
     ),
     "convert": Command(
         "tools:convert",

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from video_llama.apps.doctor import check_paths
 from video_llama.apps.page.options import ServerOptions, parse_auth
-from video_llama.common.io import default_config_path
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
 
@@ -30,7 +29,7 @@ def demo(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: tidily
     # What is wrong with the options is said before seconds are spent on the model.
     options = _server_options(args)
-    cfg = load_config(args.cfg_path or default_config_path(), _overrides(args))
+    cfg = load_config(args.cfg_path, _overrides(args), weights=args.weights)
     check_paths(cfg)
     page = _serve(cfg, options)
     seconds = time.perf_counter() - start

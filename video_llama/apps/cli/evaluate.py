@@ -47,7 +47,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from video_llama.apps.evaluate.questions import read_questions
 
     _check(args)
-    cfg = load_config(args.cfg_path or default_config_path(), args.options)
+    cfg = load_config(args.cfg_path, args.options, weights=args.weights)
     questions = read_questions(
         args.questions, args.media_dir or args.questions.parent, limit=args.limit
     )
@@ -193,7 +193,7 @@ def _write_details(
     failures: Sequence[Failure],
 ) -> None:
     content = {
-        "config": str(args.cfg_path or default_config_path()),
+        "config": str(args.cfg_path or args.weights or default_config_path()),
         "questions": str(args.questions),
         "seed": args.seed,
         "scores": [score.to_json() for score in scores],

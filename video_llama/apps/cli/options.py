@@ -78,7 +78,12 @@ def _override(value: str) -> str:
 CHANGE = "change a setting, such as model.precision=fp16; several may follow"
 OVERRIDES = option("--options KEY=VALUE", [], CHANGE, type=_override)
 DEFAULT = f"(default: {default_config_path().name}, which knows a small synthetic world only)"
-MODEL = (option("--cfg-path YAML", str, f"configuration of the model {DEFAULT}"), OVERRIDES)
+WEIGHTS = option("--weights DIR", str, "folder of the model's files, whatever their names are")
+MODEL = (
+    option("--cfg-path YAML", str, f"configuration of the model {DEFAULT}"),
+    WEIGHTS,
+    OVERRIDES,
+)
 # The defaults are greedy, unlike those of a session in Python: a command should repeat itself.
 ANSWERS = (
     option("--no-audio", False, "do not listen to clips"),

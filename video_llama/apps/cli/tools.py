@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -18,10 +19,16 @@ def doctor(args: Namespace) -> int:
     """Check `args.cfg_path`; one line per problem, or the parts with their memory.
 
     Returns:
-        1 if anything is wrong.
+        1 if anything is wrong, 2 if nothing is given.
     """
+    if not args.cfg_path and not args.weights:
+        usage = "usage: video-llama doctor [YAML] [--weights DIR] [--options KEY=VALUE ...]"
+        print(f"{usage}\nvideo-llama doctor: error: neither is given", file=sys.stderr)
+        return 2
     try:
-        cfg = load_config(args.cfg_path, args.options)
+        if args.weights:
+            _print_inventory(Path(args.weights))
+        cfg = load_config(args.cfg_path, args.options, weights=args.weights)
     except VideoLlamaError as error:
         return _report([error])
     problems = list(path_problems(cfg))
@@ -34,8 +41,29 @@ def doctor(args: Namespace) -> int:
     if problems or model is None:
         return _report(problems)
     print(memory_table(cfg, model))
-    print(f"{args.cfg_path}: no problem found")
+    print(f"{args.cfg_path or args.weights}: no problem found")
     return 0
+
+
+def _print_inventory(folder: Path) -> None:
+    """Print which file of a folder is which part."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from video_llama.models.weights.find import PARTS, find_weights
+
+    inventory = find_weights(folder)
+    table = Table(title=f"found in {escape(str(folder))}")
+    table.add_column("part", no_wrap=True)
+    for name in ("file", "what it says"):
+        table.add_column(name, overflow="fold")
+    for part in inventory.parts:
+        file = os.path.relpath(part.path, folder)
+        table.add_row(PARTS[part.key].title, escape(file), part.detail)
+    Console().print(table)
+    for reason in inventory.unusable:
+        print(f"not usable: {one_line(reason)}")
 
 
 def _report(problems: Sequence[str | Exception]) -> int:
