@@ -10,7 +10,7 @@ from PIL import Image
 from tests.tiny_chat import media_files, tiny_model
 from video_llama.apps.evaluate.examine import Examiner
 from video_llama.apps.evaluate.questions import ClipQuestion
-from video_llama.apps.evaluate.report import PageSample, choose_samples, draw_scores, write_page
+from video_llama.apps.evaluate.report import choose_samples, draw_scores, write_page
 from video_llama.apps.evaluate.scores import Score, ScoredAnswer
 
 NASTY = '<script>alert(1)</script> & $x_$ "it\'s"'
@@ -27,15 +27,7 @@ def question(number: int, *, type: str = "kind", clip: str | None = None) -> Cli
 
 
 def answered(asked: ClipQuestion, said: str = "bell", condition: str = "all") -> ScoredAnswer:
-    return ScoredAnswer(
-        item_id=asked.item_id,
-        type=asked.type,
-        condition=condition,
-        question=asked.question,
-        reference=asked.answer,
-        answer=said,
-        chance=0.5,
-    )
+    return ScoredAnswer(question=asked, condition=condition, answer=said)
 
 
 class Page(HTMLParser):
@@ -62,7 +54,7 @@ def test_samples_are_of_every_type_and_of_different_clips() -> None:
     chosen = choose_samples(questions, answers, seed=1)
     assert len({sample.question.path for sample in chosen}) == len(chosen) == 10
     assert {sample.question.type for sample in chosen} == {f"type {n}" for n in range(4)}
-    assert {sample.answer.condition for sample in chosen} == {"all"}
+    assert {sample.condition for sample in chosen} == {"all"}
     assert chosen == choose_samples(questions, answers, seed=1)
     assert chosen != choose_samples(questions, answers, seed=2)
 
@@ -91,8 +83,8 @@ def test_page_shows_frames_sounds_and_answers_and_nothing_of_a_file_is_markup(
     )
     silent = Examiner(tiny_model()).look(media_files()["silent"])
     samples = [
-        (PageSample(asked, answered(asked, NASTY)), item),
-        (PageSample(asked, answered(asked, "no")), silent),
+        (answered(asked, NASTY), item),
+        (answered(asked, "no"), silent),
     ]
     scores = [Score(type=NASTY, condition=NASTY, right=1, count=2, chance=0.5)]
     write_page(tmp_path / "page.html", samples, scores, seed=3)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from video_llama.apps.evaluate.questions import ClipQuestion
 from video_llama.apps.evaluate.scores import ScoredAnswer, score_table, scores_of, wilson_interval
 
 
 def answer(said: str, reference: str = "left", **changes: Any) -> ScoredAnswer:
-    values: dict[str, Any] = {
-        "item_id": "1",
-        "type": "motion",
-        "condition": "all",
-        "question": "How does it move?",
-        "chance": 1 / 7,
-        "opposite": "right",
-    }
-    return ScoredAnswer(**values | changes, answer=said, reference=reference)
+    condition = changes.pop("condition", "all")
+    values: dict[str, Any] = {"type": "motion", "chance": 1 / 7, "opposite": "right", **changes}
+    question = ClipQuestion(
+        item_id="1", path=Path("1.mp4"), question="How does it move?", answer=reference, **values
+    )
+    return ScoredAnswer(question=question, condition=condition, answer=said)
 
 
 @pytest.mark.parametrize(

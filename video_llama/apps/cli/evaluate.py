@@ -13,9 +13,8 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from video_llama.common.io import (
     atomic_write,
@@ -70,7 +69,7 @@ def evaluate(args: argparse.Namespace) -> int:
         _answer(args, examiner, questions, answers, failures)
     finally:
         # Also after an interrupt or a full GPU: hours of answers are not lost with it.
-        failures += [_failure(a, a.error, a.condition) for a in answers if a.error]
+        failures += [_failure(a.question, a.error, a.condition) for a in answers if a.error]
         answers = [answer for answer in answers if not answer.error]
         scores = scores_of(answers)
         if args.out:
@@ -134,8 +133,8 @@ def _file_problem(path: Path) -> str:
     return ""
 
 
-def _failure(item: ClipQuestion | ScoredAnswer, reason: str, condition: str = "") -> Failure:
-    kept = {"item_id": item.item_id, "question": item.question, "reason": reason}
+def _failure(question: ClipQuestion, reason: str, condition: str = "") -> Failure:
+    kept = {"item_id": question.item_id, "question": question.question, "reason": reason}
     return kept | ({"condition": condition} if condition else {})
 
 
@@ -197,7 +196,7 @@ def _write_details(
         "questions": str(args.questions),
         "seed": args.seed,
         "scores": [score.to_json() for score in scores],
-        "answers": [_details(answer) for answer in answers],
+        "answers": [answer.to_json() for answer in answers],
         "failures": failures,
     }
     # Half an emoji, or a file name that is not UTF-8, becomes the escape that JSON has for it.
@@ -207,12 +206,6 @@ def _write_details(
     print(f"details: {args.out}", file=sys.stderr)
 
 
-def _details(answer: ScoredAnswer) -> dict[str, Any]:
-    values = asdict(answer) | {"is_right": answer.is_right}
-    del values["error"]
-    return values
-
-
 def _write_pictures(
     args: argparse.Namespace,
     examiner: Examiner,
@@ -220,13 +213,13 @@ def _write_pictures(
     answers: Sequence[ScoredAnswer],
     scores: Sequence[Score],
 ) -> None:
-    from video_llama.apps.evaluate.report import choose_samples, write_page, write_picture
+    from video_llama.apps.evaluate.report import choose_samples, draw_scores, write_page
 
     if args.picture:
-        write_picture(args.picture, scores)
+        draw_scores(scores).savefig(args.picture, dpi=130)
         print(f"picture: {args.picture}", file=sys.stderr)
     if args.page:
         samples = choose_samples(questions, answers, seed=args.seed)
-        pages = [(sample, examiner.look(sample.question.path)) for sample in samples]
-        write_page(args.page, pages, scores, seed=args.seed)
+        shown_clips = [(sample, examiner.look(sample.question.path)) for sample in samples]
+        write_page(args.page, shown_clips, scores, seed=args.seed)
         print(f"page: {args.page}", file=sys.stderr)

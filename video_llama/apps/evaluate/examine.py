@@ -36,13 +36,7 @@ class MediaTokens:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip as the model takes it in.
-
-    Attributes:
-        sound: of the clip; None where it has none.
-        picture: its frames.
-        shuffled: its frames in random order.
-    """
+    """A clip as the model takes it in: its sound, if any, its frames, and those in random order."""
 
     sound: MediaTokens | None
     picture: MediaTokens
@@ -51,13 +45,7 @@ class Clip:
 
 @dataclass
 class QuestionGroup:
-    """Questions that come out as the same prompt, which is answered once.
-
-    Attributes:
-        ids: tokens of the text, with places for the media.
-        media: in the order of their places.
-        questions: all of them.
-    """
+    """Questions that come out as the same prompt, whose ids have places for the media."""
 
     ids: list[int]
     media: list[MediaTokens]
@@ -129,7 +117,7 @@ class Examiner:
             ids = self._template.chat_ids([turn], self._model.tokenizer)
             problem = self._too_long(len(ids))
             if problem:
-                yield _scored(question, condition, error=problem)
+                yield ScoredAnswer(question=question, condition=condition, error=problem)
                 continue
             # Without media many questions are the same prompt, which is answered once.
             same = (tuple(ids), tuple(id(each) for each in media))
@@ -142,8 +130,9 @@ class Examiner:
             for start in range(0, len(equal), self._batch_size):
                 batch = equal[start : start + self._batch_size]
                 for group, text in zip(batch, self._texts(batch), strict=True):
+                    answer = self._template.clean_answer(text)
                     for question in group.questions:
-                        yield _scored(question, condition, self._template.clean_answer(text))
+                        yield ScoredAnswer(question=question, condition=condition, answer=answer)
 
     def _too_long(self, num_tokens: int) -> str:
         """Say that a prompt leaves no room for its answer; empty if it does."""
@@ -171,23 +160,6 @@ class Examiner:
         for text in texts:
             text.finish()
         return [text.text for text in texts]
-
-
-def _scored(
-    question: ClipQuestion, condition: Condition, answer: str = "", error: str = ""
-) -> ScoredAnswer:
-    return ScoredAnswer(
-        item_id=question.item_id,
-        type=question.type,
-        condition=condition,
-        question=question.question,
-        reference=question.answer,
-        answer=answer,
-        chance=question.chance,
-        opposite=question.opposite,
-        contradictory=question.contradictory,
-        error=error,
-    )
 
 
 def _given(clip: Clip, condition: Condition) -> list[MediaTokens]:

@@ -30,10 +30,6 @@ class ClipQuestion:
     """A question about a clip.
 
     Attributes:
-        item_id: which.
-        path: the clip.
-        question: its text.
-        answer: the right answer.
         type: what it asks for.
         chance: share of right answers of a guesser; 0 where that is not known.
         options: what a guesser would choose from; empty where that is not known.
@@ -55,10 +51,10 @@ class ClipQuestion:
 
 
 def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> list[ClipQuestion]:
-    """Read questions: those of `video-llama data synth`, or any in VideoChat's format.
+    """Read a list of questions of `video-llama data synth`, or of any in VideoChat's format.
 
     Args:
-        path: a JSON list.
+        path: of the list.
         media_dir: what the paths in it are relative to.
         limit: most questions of a type, of which whole rounds are taken, so that all answers stay
             equally frequent; None: all.
@@ -96,9 +92,8 @@ def _conversation(
     for number, pair in enumerate(pairs):
         values = [
             _text(place, entry, "video"),
-            _text(f"{place}, QA {number}", pair, "q"),
-            _text(f"{place}, QA {number}", pair, "a"),
-            _text(place, {"i": "", **pair}, "i") if pair.get("i") is not None else ("", ""),
+            *(_text(f"{place}, QA {number}", pair, key) for key in ("q", "a")),
+            ("", "") if pair.get("i") is None else _text(place, pair, "i"),
         ]
         (video, question, answer, instruction), errors = zip(*values, strict=True)
         # A value that is no text spoils this question, and no other.
@@ -106,9 +101,7 @@ def _conversation(
             item_id=f"{video}/{counts[video]}",
             path=media_dir / video,
             # The instruction belongs to the prompt, as in training (webvid_instruct).
-            question=f"{instruction} {question}"
-            if instruction and question
-            else instruction or question,
+            question=" ".join(filter(None, (instruction, question))),
             answer=answer,
             error=next(filter(None, errors), ""),
         )

@@ -11,9 +11,9 @@ import html
 import io
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from PIL import Image
 from video_llama.apps.evaluate.questions import ClipQuestion
 from video_llama.apps.evaluate.scores import Score, ScoredAnswer, score_table
 from video_llama.chat.media import MediaItem
+from video_llama.common.io import package_file
 from video_llama.types import ConfigError
 
 if TYPE_CHECKING:
@@ -58,16 +59,6 @@ def check_suffix(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: a name that ends with {', '.join(SUFFIXES)} expected")
-
-
-def write_picture(path: Path, scores: Sequence[Score]) -> None:
-    """Draw the scores and write the file.
-
-    Args:
-        path: its suffix is one of `SUFFIXES`; its folder exists.
-        scores: of any types and conditions; at least one.
-    """
-    draw_scores(scores).savefig(path, dpi=130)
 
 
 def draw_scores(scores: Sequence[Score]) -> Figure:
@@ -107,21 +98,12 @@ def _draw_panel(panel: Axes, scores: Sequence[Score], rows: dict[str, int]) -> N
     # Rounding may leave a distance to the border a hair below nothing.
     reach = [[max(0.0, value) for value in side] for side in (lows, highs)]
     # Chance below the score, where both are at the same place.
-    panel.scatter(
-        [100 * score.chance for score in scores],
-        places,
-        marker="|",
-        s=130,
-        linewidths=2,
-        color=_CHANCE,
-        label="chance",
-    )
+    chances = [100 * score.chance for score in scores]
+    panel.scatter(chances, places, s=130, color=_CHANCE, label="chance", marker="|", linewidths=2)
     panel.errorbar(
         shares, places, xerr=reach, fmt="o", markersize=5, capsize=2, color=_SCORE, label="score"
     )
-    panel.set_xlim(-4, 104)
-    panel.set_ylim(0.4, len(rows) + 0.6)
-    panel.set_xticks([0, 25, 50, 75, 100])
+    panel.set(xlim=(-4, 104), ylim=(0.4, len(rows) + 0.6), xticks=[0, 25, 50, 75, 100])
     panel.tick_params(axis="both", length=0, labelsize=8)
     panel.grid(color=_GRID, linewidth=0.7)
     panel.set_axisbelow(True)
@@ -129,84 +111,50 @@ def _draw_panel(panel: Axes, scores: Sequence[Score], rows: dict[str, int]) -> N
         panel.spines[side].set_visible(False)
 
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #595959; --line: #d9d9d9;
-  --right: #0072b2; --wrong: #b34700; }
-@media (prefers-color-scheme: dark) { :root { --ink: #eee; --paper: #151515; --soft: #a8a8a8;
-  --line: #3a3a3a; --right: #56b4e9; --wrong: #ff9d4d; } }
-body { font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1060px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } p { margin: .3rem 0; } .soft { color: var(--soft); }
-article { border: 1px solid var(--line); border-left: 8px solid; border-radius: 6px;
-  padding: .7rem 1rem 1rem; margin: 1.2rem 0; overflow-wrap: anywhere; }
-article.right { border-left-color: var(--right); }
-article.wrong { border-left-color: var(--wrong); border-left-style: double; }
-.mark { float: right; font-weight: 700; padding: 0 .6rem; border-radius: 4px; border: 2px solid; }
-.right .mark { color: var(--right); } .wrong .mark { color: var(--wrong); border-style: dashed; }
-h2 { font-size: .85rem; font-weight: 400; margin: 0 0 .3rem; color: var(--soft); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem;
-  margin: .3rem 0 .7rem; }
-dt { color: var(--soft); } dd { margin: 0; font-weight: 600; }
-.strip { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 5px;
-  margin: .3rem 0; }
-figure { margin: 0; } figcaption { font-size: .72rem; color: var(--soft); text-align: center; }
-.strip img { width: 100%; display: block; border-radius: 3px; }
-.frames img { image-rendering: pixelated; } .sounds img { height: 84px; }
-.scroll { overflow-x: auto; } pre { font-size: .8rem; line-height: 1.4; }
-@media (max-width: 640px) { .strip { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
-"""
-
-
-@dataclass(frozen=True)
-class PageSample:
-    """A question with the answer that was given to it."""
-
-    question: ClipQuestion
-    answer: ScoredAnswer
+_PAGE, _ARTICLE = (
+    Template(package_file(f"apps/evaluate/{name}.html").read_text("utf-8"))
+    for name in ("page", "article")
+)
 
 
 def choose_samples(
-    questions: Sequence[ClipQuestion],
-    answers: Sequence[ScoredAnswer],
-    *,
-    seed: int,
-    count: int = NUM_SAMPLES,
-) -> list[PageSample]:
-    """Choose questions about as many clips, of every type in turn, whether answered well or not.
+    questions: Sequence[ClipQuestion], answers: Sequence[ScoredAnswer], *, seed: int
+) -> list[ScoredAnswer]:
+    """Choose answers about `NUM_SAMPLES` clips, of every type in turn, whether right or wrong.
 
     Args:
         questions: that were asked.
         answers: to them; those of the first condition are used.
         seed: which ones.
-        count: how many, where there are so many clips.
     """
-    condition = answers[0].condition
-    given = {answer.item_id: answer for answer in answers if answer.condition == condition}
-    by_type: dict[str, list[PageSample]] = defaultdict(list)
+    first = answers[0].condition
+    given = {answer.question.item_id: answer for answer in answers if answer.condition == first}
+    by_type: dict[str, list[ScoredAnswer]] = defaultdict(list)
+    # Answers come in the order of batches: the choice follows that of the questions.
     for question in questions:
         if question.item_id in given:
-            by_type[question.type].append(PageSample(question, given[question.item_id]))
+            by_type[question.type].append(given[question.item_id])
     # A generator of its own: the choice depends on the seed and on nothing else.
     draw = random.Random(seed)
     several = list(by_type.values())
     for group in several:
         draw.shuffle(group)
     draw.shuffle(several)
-    chosen: dict[Path, PageSample] = {}
+    chosen: dict[Path, ScoredAnswer] = {}
     # One of each type in turn, and each clip once, so that a page shows variety.
-    while any(several) and len(chosen) < count:
+    while any(several) and len(chosen) < NUM_SAMPLES:
         for group in several:
             while group and group[-1].question.path in chosen:
                 group.pop()
-            if group and len(chosen) < count:
-                sample = group.pop()
-                chosen[sample.question.path] = sample
+            if group and len(chosen) < NUM_SAMPLES:
+                answer = group.pop()
+                chosen[answer.question.path] = answer
     return list(chosen.values())
 
 
 def write_page(
     path: Path,
-    samples: Sequence[tuple[PageSample, MediaItem]],
+    samples: Sequence[tuple[ScoredAnswer, MediaItem]],
     scores: Sequence[Score],
     *,
     seed: int,
@@ -219,80 +167,48 @@ def write_page(
         scores: of all questions, for the table.
         seed: with which the samples were chosen.
     """
-    # Everything in one file, and nothing that a browser would load or run.
-    right = sum(sample.answer.is_right for sample, _ in samples)
-    # Names, questions and answers come from files, and are escaped where they are written.
-    articles = "\n".join(_article(sample, item) for sample, item in samples)
-    table = html.escape(score_table(scores))
-    text = f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>PageSample clips with questions and answers</title>
-<style>{_STYLE}</style>
-<h1>{len(samples)} sample clips</h1>
-<p>{right} of {len(samples)} answers are right. The samples were drawn with seed {seed}, one type of
-question after the other, whatever the answers were.</p>
-<p class="soft">Frames and spectrograms are what the model takes in, with their seconds. Of a
-spectrogram the low tones are below; loud is bright.</p>
-{articles}
-<h1>All scores</h1>
-<p class="soft">Right answers in percent, with 95 % intervals.</p>
-<div class="scroll"><pre>{table}</pre></div>
-</html>
-"""
+    # Names, questions and answers come from files, and are escaped where they are filled in.
+    text = _PAGE.substitute(
+        count=len(samples),
+        right=sum(answer.is_right for answer, _ in samples),
+        seed=seed,
+        articles="\n".join(_article(answer, item) for answer, item in samples),
+        table=html.escape(score_table(scores)),
+    )
     path.write_text(text, "utf-8", errors="xmlcharrefreplace")
 
 
-def _article(sample: PageSample, item: MediaItem) -> str:
-    question, answer = sample.question, sample.answer
-    name, mark = ("right", "✓ right") if answer.is_right else ("wrong", "✗ wrong")
+def _article(answer: ScoredAnswer, item: MediaItem) -> str:
+    question = answer.question
     about = f"{question.path.name} · {question.type}"
     if question.contradictory:
         about += " · sound and picture contradict each other"
-    said = html.escape(answer.answer) or "<i>nothing</i>"
-    return f"""<article class="{name}"><span class="mark">{mark}</span>
-<h2>{html.escape(about)}</h2>
-<dl><dt>Question</dt><dd>{html.escape(question.question)}</dd>
-<dt>Truth</dt><dd>{html.escape(question.answer)}</dd>
-<dt>Answer</dt><dd>{said}</dd></dl>
-{_frames(item)}
-{_sounds(item)}
-</article>"""
-
-
-def _frames(item: MediaItem) -> str:
     captions = [f"{second:.1f} s" for second in item.frame_seconds]
-    return _strip("frames", "frame at", captions, map(_png, item.frame_pictures()))
+    # Frames are shown as they are. Spectrograms are noisy: a JPEG is a tenth as long as a PNG.
+    frames = [_data_uri(picture, "png", optimize=True) for picture in item.frame_pictures()]
+    spans = [f"{begin:.1f} to {end:.1f} s" for begin, end in item.sound_spans]
+    sounds = [_data_uri(picture, "jpeg", quality=80) for picture in item.spectrogram_pictures()]
+    return _ARTICLE.substitute(
+        name="right" if answer.is_right else "wrong",
+        mark="✓" if answer.is_right else "✗",
+        about=html.escape(about),
+        question=html.escape(question.question),
+        truth=html.escape(question.answer),
+        said=html.escape(answer.answer) or "<i>nothing</i>",
+        frames=_strip("frames", "frame at", captions, frames),
+        sounds=_strip("sounds", "mel spectrogram,", spans, sounds)
+        if sounds
+        else '<p class="soft">It has no sound track.</p>',
+    )
 
 
-def _sounds(item: MediaItem) -> str:
-    pictures = item.spectrogram_pictures()
-    if not pictures:
-        return '<p class="soft">It has no sound track.</p>'
-    captions = [f"{begin:.1f} to {end:.1f} s" for begin, end in item.sound_spans]
-    return _strip("sounds", "mel spectrogram,", captions, map(_jpeg, pictures))
-
-
-def _strip(name: str, what: str, captions: Sequence[str], addresses: Iterable[str]) -> str:
+def _strip(name: str, what: str, captions: Sequence[str], addresses: Sequence[str]) -> str:
     figures = [
         f'<figure><img alt="{what} {caption}" src="{address}">'
         f"<figcaption>{caption}</figcaption></figure>"
         for caption, address in zip(captions, addresses, strict=True)
     ]
     return f'<div class="strip {name}">{"".join(figures)}</div>'
-
-
-def _png(picture: Picture) -> str:
-    """Encode a picture that is shown as it is."""
-    return _data_uri(picture, "png", optimize=True)
-
-
-def _jpeg(picture: Picture) -> str:
-    """Encode a noisy picture, a tenth as long."""
-    return _data_uri(picture, "jpeg", quality=80)
 
 
 def _data_uri(picture: Picture, kind: str, **options: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from video_llama.apps.evaluate.questions import ClipQuestion
 from video_llama.runners.task import is_exact_match, normalised
 
 Z = 1.959964
@@ -17,19 +18,8 @@ DIRECTION = "direction"
 """Type of the scores that compare a motion with its opposite."""
 
 _ORDER = (
-    "kind",
-    "colour",
-    "count",
-    "motion",
-    DIRECTION,
-    "order",
-    "see",
-    "see_nothing",
-    "empty",
-    "hear",
-    "hear_nothing",
-    "sound_order",
-    "silent",
+    *("kind", "colour", "count", "motion", DIRECTION, "order", "see", "see_nothing", "empty"),
+    *("hear", "hear_nothing", "sound_order", "silent"),
 )
 """In which types of questions are listed; others follow."""
 
@@ -45,46 +35,40 @@ class ScoredAnswer:
     """An answer to one question under one condition.
 
     Attributes:
-        item_id: which question.
-        type: what it asks for.
         condition: what the model was given.
-        question: its text.
-        reference: the right answer.
-        answer: what the model said.
-        chance: share of right answers of a guesser.
-        opposite: the answer that the same frames in reverse order would have, if any.
-        contradictory: whether sound and picture show different things.
         error: why it was not asked; empty if it was.
     """
 
-    item_id: str
-    type: str
+    question: ClipQuestion
     condition: str
-    question: str
-    reference: str
-    answer: str
-    chance: float
-    opposite: str | None = None
-    contradictory: bool = False
+    answer: str = ""
     error: str = ""
 
     @property
     def is_right(self) -> bool:
         """Whether the answer matches but for case, punctuation and white space."""
-        return is_exact_match(self.answer, self.reference)
+        return is_exact_match(self.answer, self.question.answer)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a file of answers says of it."""
+        question = self.question
+        return {
+            "item_id": question.item_id,
+            "type": question.type,
+            "condition": self.condition,
+            "question": question.question,
+            "reference": question.answer,
+            "answer": self.answer,
+            "chance": question.chance,
+            "opposite": question.opposite,
+            "contradictory": question.contradictory,
+            "is_right": self.is_right,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The share of right answers of a group.
-
-    Attributes:
-        type: of the questions.
-        condition: what the model was given.
-        right: number of right answers.
-        count: number of questions.
-        chance: share of right answers of a guesser.
-    """
+    """How many of `count` answers to a type of question are right, beside a guesser's share."""
 
     type: str
     condition: str
@@ -136,12 +120,14 @@ def scores_of(answers: Iterable[ScoredAnswer]) -> list[Score]:
     """
     groups: dict[tuple[str, str], list[ScoredAnswer]] = defaultdict(list)
     for answer in answers:
+        question = answer.question
         # Sound and picture disagree there: mixed in they would hide what either is good for.
-        kind = f"{answer.type}, contradictory" if answer.contradictory else answer.type
+        kind = f"{question.type}, contradictory" if question.contradictory else question.type
         groups[kind, answer.condition].append(answer)
         # Only answers that name one of the two directions say which one was seen.
-        if answer.opposite is not None and _names_a_direction(answer):
-            pair = " or ".join(sorted((answer.reference, answer.opposite)))
+        directions = [] if question.opposite is None else [question.answer, question.opposite]
+        if normalised(answer.answer) in map(normalised, directions):
+            pair = " or ".join(sorted(directions))
             for kind in (DIRECTION, f"{DIRECTION}, {pair}"):
                 groups[kind, answer.condition].append(answer)
     return [
@@ -150,7 +136,9 @@ def scores_of(answers: Iterable[ScoredAnswer]) -> list[Score]:
             condition=condition,
             right=sum(answer.is_right for answer in group),
             count=len(group),
-            chance=0.5 if _is_direction(kind) else sum(a.chance for a in group) / len(group),
+            chance=0.5
+            if kind.split(",")[0] == DIRECTION
+            else sum(answer.question.chance for answer in group) / len(group),
         )
         for (kind, condition), group in sorted(groups.items(), key=lambda entry: _rank(entry[0][0]))
     ]
@@ -173,33 +161,23 @@ def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
         rows.append([kind, str(first.count), f"{100 * first.chance:.0f}", *map(_cell, cells)])
     # Cells are padded to columns: the table is read in a terminal.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    blocks = []
-    for columns in _fitting(widths, _NUM_LABELS, width):
-        lines = [_line([row[c] for c in columns], [widths[c] for c in columns]) for row in rows]
-        blocks.append("\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]))
-    return "\n\n".join(blocks)
+    # Each block of columns repeats the labels, so that it can be read alone.
+    labels = list(range(1, _NUM_LABELS))
+    blocks = [labels]
+    for column in range(_NUM_LABELS, len(widths)):
+        taken = sum(widths[c] + _SPACE for c in (0, *blocks[-1])) + widths[column]
+        if width is not None and taken > width and blocks[-1] != labels:
+            blocks.append(labels)
+        blocks[-1] = [*blocks[-1], column]
+    return "\n\n".join(_block(rows, widths, columns) for columns in blocks)
 
 
-def _fitting(widths: Sequence[int], num_labels: int, width: int | None) -> list[list[int]]:
-    """Divide the columns into blocks that fit, with the labels in all of them."""
-    labels = list(range(num_labels))
-    # Each block repeats the labels, so that it can be read alone.
-    blocks = [list(labels)]
-    for column in range(num_labels, len(widths)):
-        taken = sum(widths[c] + _SPACE for c in blocks[-1]) + widths[column]
-        if width is not None and taken > width and len(blocks[-1]) > num_labels:
-            blocks.append(list(labels))
-        blocks[-1].append(column)
-    return blocks
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return (" " * _SPACE).join([cells[0].ljust(widths[0]), *numbers])
-
-
-def _is_direction(kind: str) -> bool:
-    return kind.split(",")[0] == DIRECTION
+def _block(rows: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> str:
+    head, *lines = (
+        (" " * _SPACE).join([row[0].ljust(widths[0]), *(row[c].rjust(widths[c]) for c in columns)])
+        for row in rows
+    )
+    return "\n".join([head, "-" * len(head), *lines])
 
 
 def _rank(kind: str) -> int:
@@ -208,11 +186,6 @@ def _rank(kind: str) -> int:
     if base in _ORDER:
         return _ORDER.index(base) + (len(_ORDER) if rest == ["contradictory"] else 0)
     return 2 * len(_ORDER)
-
-
-def _names_a_direction(answer: ScoredAnswer) -> bool:
-    named = normalised(answer.answer)
-    return named in (normalised(answer.reference), normalised(answer.opposite or ""))
 
 
 def _cell(score: Score | None) -> str:
