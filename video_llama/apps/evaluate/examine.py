@@ -53,13 +53,7 @@ class QuestionGroup:
 
 
 class Examiner:
-    """Asks a model questions, in batches.
-
-    Args:
-        model: in eval mode.
-        seed: of the order of shuffled frames.
-        batch_size: questions answered together.
-    """
+    """Asks a model in eval mode questions, in batches; `seed` orders shuffled frames."""
 
     def __init__(self, model: VideoLlama, *, seed: int = 0, batch_size: int = 32) -> None:
         self._model = model
@@ -99,13 +93,7 @@ class Examiner:
     def ask(
         self, questions: Sequence[ClipQuestion], clips: dict[Path, Clip], condition: Condition
     ) -> Iterator[ScoredAnswer]:
-        """Answer all questions under one condition, not in their order.
-
-        Args:
-            questions: what is asked.
-            clips: of `read`, by the paths of the questions.
-            condition: what the model is given.
-        """
+        """Answer all questions under one condition, not in their order; `clips` are of `read`."""
         paths = [question.path for question in questions]
         if condition == "other":
             # Not any other clip: chance stays what it is only if the pairs are dealt evenly.

@@ -40,8 +40,6 @@ TITLES = {
 """What the model is given, in a few words, by condition."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
-"""Of the files that can be written."""
-
 NUM_SAMPLES = 10
 """Clips on a page."""
 
@@ -52,21 +50,17 @@ _SCORE, _CHANCE, _GRID = "#0072b2", "#d55e00", "#dddddd"
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that would be of no known format.
+    """Refuse a picture of no known format.
 
     Raises:
-        ConfigError: it ends otherwise.
+        ConfigError: its name ends otherwise.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: a name that ends with {', '.join(SUFFIXES)} expected")
 
 
 def draw_scores(scores: Sequence[Score]) -> Figure:
-    """Draw a panel for each condition, a line for each type: its share, its interval, and chance.
-
-    Args:
-        scores: of any types and conditions; at least one.
-    """
+    """Draw a panel for each condition, a line for each type: share, interval, and chance."""
     from matplotlib.figure import Figure
 
     # In the order of the table, which the reader has seen before.
@@ -162,7 +156,7 @@ def write_page(
     """Write the page as one file, which loads nothing from elsewhere.
 
     Args:
-        path: an HTML file; its folder exists.
+        path: its folder exists.
         samples: what to show, with the clips as the model took them in.
         scores: of all questions, for the table.
         seed: with which the samples were chosen.

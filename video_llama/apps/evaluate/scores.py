@@ -23,11 +23,7 @@ _ORDER = (
 )
 """In which types of questions are listed; others follow."""
 
-_NUM_LABELS = 3
-"""Columns of a table before the conditions."""
-
-_SPACE = 2
-"""Blanks between the columns of a table."""
+_SPACE = "  "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +91,6 @@ class Score:
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
     """Compute the 95 % interval of a share (Wilson, J. of the American Statistical Assoc., 1927).
 
-    Args:
-        right: number of hits.
-        count: number of trials, at least 1.
-
     Raises:
         ValueError: no trials, or more hits than trials.
     """
@@ -154,6 +146,7 @@ def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
     conditions = list(dict.fromkeys(score.condition for score in scores))
     kinds = list(dict.fromkeys(score.type for score in scores))
     found = {(score.type, score.condition): score for score in scores}
+    # Three columns of labels, then one for each condition.
     rows = [["question", "asked", "chance", *conditions]]
     for kind in kinds:
         cells = [found.get((kind, condition)) for condition in conditions]
@@ -162,10 +155,10 @@ def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
     # Cells are padded to columns: the table is read in a terminal.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     # Each block of columns repeats the labels, so that it can be read alone.
-    labels = list(range(1, _NUM_LABELS))
+    labels = [1, 2]
     blocks = [labels]
-    for column in range(_NUM_LABELS, len(widths)):
-        taken = sum(widths[c] + _SPACE for c in (0, *blocks[-1])) + widths[column]
+    for column in range(3, len(widths)):
+        taken = sum(widths[c] + len(_SPACE) for c in (0, *blocks[-1])) + widths[column]
         if width is not None and taken > width and blocks[-1] != labels:
             blocks.append(labels)
         blocks[-1] = [*blocks[-1], column]
@@ -174,7 +167,7 @@ def score_table(scores: Sequence[Score], *, width: int | None = None) -> str:
 
 def _block(rows: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> str:
     head, *lines = (
-        (" " * _SPACE).join([row[0].ljust(widths[0]), *(row[c].rjust(widths[c]) for c in columns)])
+        _SPACE.join([row[0].ljust(widths[0]), *(row[c].rjust(widths[c]) for c in columns)])
         for row in rows
     )
     return "\n".join([head, "-" * len(head), *lines])
