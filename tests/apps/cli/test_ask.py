@@ -205,7 +205,7 @@ def test_an_interrupted_command_says_so(run: Run, monkeypatch: pytest.MonkeyPatc
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("video_llama.apps.cli.ask.load_config", interrupt)
+    monkeypatch.setattr("video_llama.apps.cli.ask.config_of", interrupt)
     status, _, errors = run("ask", media_files()["picture"], "What?")
     assert status == 130
     assert errors == "\nvideo-llama: interrupted\n"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.reference import ROOT
 from tests.tiny_chat import Run
+from video_llama.apps.cli.ask import config_of
 from video_llama.apps.cli.demo import _overrides, _server_options
 from video_llama.apps.cli.main import parse
 from video_llama.apps.page.options import ServerOptions
@@ -40,8 +41,9 @@ def test_every_option_arrives() -> None:
 
 
 def test_the_conversation_format_is_the_users_unless_overridden() -> None:
-    args = parse(["demo", "--model_type", "vicuna", "--options", "model.template=llama_v2"])
-    assert _overrides(args) == ["model.template=vicuna", "model.template=llama_v2"]
+    for more, expected in ([], "vicuna"), (["--options", "model.template=llama_v2"], "llama_v2"):
+        args = parse(["demo", "--model_type", "vicuna", *more])
+        assert config_of(args, *_overrides(args)).model.template == expected
 
 
 def test_a_gpu_that_is_not_there_means_the_cpu(

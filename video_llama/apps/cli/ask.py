@@ -18,6 +18,7 @@ from video_llama.apps.cli.options import answer_options
 from video_llama.apps.doctor import check_paths
 from video_llama.common.io import check_file, one_line, shown, without_controls
 from video_llama.config.load import load_config
+from video_llama.config.schema import Config
 from video_llama.models.generation.settings import generation_settings
 from video_llama.types import RequestError, VideoLlamaError
 
@@ -57,17 +58,17 @@ def ask(args: Namespace) -> int:
         answer = "".join(pieces)
         print(json.dumps(_details(session, answer, loaded), ensure_ascii=False, indent=2))
         return 0
-    _print_model(engine)
-    _print_notes(engine.notices)
+    print_model(engine)
+    print_notes(engine.notices)
     _print_answer(pieces)
-    _print_notes(notice for notice in session.report.notices if notice not in engine.notices)
+    print_notes(notice for notice in session.report.notices if notice not in engine.notices)
     return 0
 
 
 def chat(args: Namespace) -> int:
     """Converse until the user leaves."""
     engine = _engine(args, args.inputs, in_worker=True)
-    _print_model(engine)
+    print_model(engine)
     terminal = _Terminal(engine, args)
     if sys.stdin.isatty():
         print(HELP)
@@ -83,12 +84,7 @@ def chat(args: Namespace) -> int:
 
 
 class _Terminal:
-    """A conversation that lines of text drive.
-
-    Args:
-        engine: makes the sessions.
-        args: of the command.
-    """
+    """A conversation that lines of text drive."""
 
     def __init__(self, engine: Chat, args: Namespace) -> None:
         self._engine = engine
@@ -133,7 +129,7 @@ class _Terminal:
         self._note(self._session.report.notices)
 
     def _add(self, name: str) -> None:
-        """Add a file, whose name may be quoted as a terminal does with a dropped file."""
+        """Add a file to the conversation, and say what was found in it."""
         # A file dropped on a terminal arrives quoted.
         file = name.strip().strip("'\"")
         if not file:
@@ -150,7 +146,7 @@ class _Terminal:
 
     def _note(self, notices: list[str]) -> None:
         """Show what has not been shown yet."""
-        _print_notes([notice for notice in notices if notice not in self._noted])
+        print_notes(notice for notice in notices if notice not in self._noted)
         self._noted.update(notices)
 
 
@@ -192,36 +188,61 @@ def _engine(args: Namespace, files: Iterable[str], *, in_worker: bool) -> Chat:
     """
     for file in files:
         check_file(file)
-    cfg = load_config(args.cfg_path, args.options, weights=args.weights)
-    check_paths(cfg)
+    cfg = config_of(args)
     generation_settings(answer_options(args))
     start = time.perf_counter()
     _print_state("loading the libraries ...")
-    from video_llama.chat.engine import Chat
-    from video_llama.config.build import build_model
     from video_llama.processors.media import probe
-    from video_llama.processors.worker import decode_in_worker, start_decoding
+    from video_llama.processors.worker import decode_in_worker
 
-    if in_worker:
-        start_decoding()
     for file in files:
         _ = decode_in_worker(probe, file) if in_worker else probe(file)
     _print_state("loading the model ...")
-    engine = Chat(build_model(cfg, audio_on_demand=True), in_worker=in_worker)
+    engine = load_chat(cfg, in_worker=in_worker)
     _print_state(f"ready after {time.perf_counter() - start:.1f} s\n")
     return engine
+
+
+def config_of(args: Namespace, *overrides: str) -> Config:
+    """Load the configuration of a command, and check before torch is imported that files are there.
+
+    Args:
+        args: with the options `MODEL`.
+        overrides: of other options; those of `--options` win over them.
+    """
+    cfg = load_config(args.cfg_path, [*overrides, *args.options], weights=args.weights)
+    check_paths(cfg)
+    return cfg
+
+
+def load_chat(cfg: Config, *, in_worker: bool = True) -> Chat:
+    """Load a model for answers; its worker process for decoding starts meanwhile."""
+    from video_llama.chat.engine import Chat
+    from video_llama.config.build import build_model
+    from video_llama.processors.worker import start_decoding
+
+    if in_worker:
+        start_decoding()
+    return Chat(build_model(cfg, audio_on_demand=True), in_worker=in_worker)
+
+
+def print_model(chat: Chat) -> None:
+    """Say which model answers."""
+    from video_llama.apps.banner import model_line
+
+    print_notes(filter(None, [model_line(chat.model)]))
+
+
+def print_notes(notices: Iterable[str]) -> None:
+    """Print notices beside the answers."""
+    for notice in notices:
+        print(f"note: {shown(notice)}", file=sys.stderr)
 
 
 def _print_state(text: str) -> None:
     """Say in the place of what was said before what a slow start does; to people, not to files."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _print_model(engine: Chat) -> None:
-    from video_llama.apps.banner import model_line
-
-    _print_notes(filter(None, [model_line(engine.model)]))
 
 
 def _add(session: Session, file: str, args: Namespace) -> MediaItem:
@@ -234,11 +255,6 @@ def _print_answer(pieces: Iterable[str]) -> None:
     for piece in pieces:
         print(without_controls(piece), end="", flush=True)
     print()
-
-
-def _print_notes(notices: Iterable[str]) -> None:
-    for notice in notices:
-        print(f"note: {shown(notice)}", file=sys.stderr)
 
 
 def _described(item: MediaItem) -> str:

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from video_llama.apps.cli.ask import config_of, load_chat, print_model, print_notes
 from video_llama.apps.cli.options import answer_options
-from video_llama.apps.doctor import check_paths
 from video_llama.chat.requests import BatchRequest, RequestDefaults, read_requests
 from video_llama.common.io import one_line
-from video_llama.config.load import load_config
 from video_llama.models.generation.settings import generation_settings
 from video_llama.types import RequestError
 
@@ -212,8 +211,7 @@ def _head(request: BatchRequest) -> dict[str, Any]:
 
 def _answer(args: Namespace, requests: Sequence[BatchRequest], output: _Output) -> Counter[str]:
     """Answer what is left; returns how often each reason kept a question from it."""
-    cfg = load_config(args.cfg_path, args.options, weights=args.weights)
-    check_paths(cfg)
+    cfg = config_of(args)
     from tqdm import tqdm
 
     reasons: Counter[str] = Counter()
@@ -245,16 +243,11 @@ def _refuse(requests: Sequence[BatchRequest]) -> list[BatchAnswer]:
 
 
 def _answerer(args: Namespace, cfg: Any) -> BatchAnswerer:
-    from video_llama.apps.banner import model_line
     from video_llama.chat.batch import BatchAnswerer
-    from video_llama.chat.engine import Chat
-    from video_llama.config.build import build_model
-    from video_llama.processors.worker import start_decoding
 
-    start_decoding()  # while the model is loaded
-    chat = Chat(build_model(cfg, audio_on_demand=True))
-    for notice in filter(None, [model_line(chat.model), *chat.notices]):
-        print(f"note: {one_line(notice)}", file=sys.stderr)
+    chat = load_chat(cfg)
+    print_model(chat)
+    print_notes(map(one_line, chat.notices))
     return BatchAnswerer(chat, batch_size=args.batch_size)
 
 

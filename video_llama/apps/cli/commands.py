@@ -11,10 +11,16 @@ from video_llama.apps.page.options import ServerOptions
 from video_llama.common.io import positive
 from video_llama.datasets.base import DATASETS, SPLITS
 
-PAGE = ServerOptions()
 WORKERS = option("--workers N", os.cpu_count() or 1, "processes (default: all cores)")
 NO_PROGRESS = option("--no-progress", False, "show no progress bar")
 YAML = option("cfg_path YAML", str, "the configuration")
+
+FORMAT = option(
+    "--model_type --model-type",
+    str,
+    "format of the conversation (default: that of the configuration)",
+    choices=["vicuna", "llama_v2"],
+)
 
 DATA_SOURCE = (
     option("source SOURCE", str, f"a YAML, or one of {', '.join(DATASETS)}"),
@@ -35,6 +41,75 @@ DATA_EXAMPLES = """examples:
       --videos-dir clips/ --size 224
   video-llama data synth --out data/world --num-clips 1000 --seed 0
 """
+
+SERVER = ServerOptions()
+# Defaults and types are those of ServerOptions, which also checks the values.
+PAGE = (
+    option(
+        "--server-name ADDRESS",
+        SERVER.server_name,
+        "where to listen; 0.0.0.0: the network (default %(default)s, this machine)",
+    ),
+    option(
+        "--allow-host NAME",
+        [],
+        "a further name by which browsers open the page, such as that of a proxy; may be repeated "
+        "(loopback, --server-name and --share are allowed anyway)",
+    ),
+    option("--port N", int, "TCP port (default: the first free one from 7860)"),
+    option("--share", False, "also a public address, through a tunnel of Gradio's makers"),
+    option("--auth USER:PASSWORD", str, "visitors must log in"),
+    option("--max-file-mb N", SERVER.max_file_mb, "largest file, MB"),
+    option("--max-upload-gb N", SERVER.max_upload_gb, "most that an address may upload a day, GB"),
+    option("--max-minutes N", SERVER.max_minutes, "longest clip or sound, minutes"),
+    option("--max-queue N", SERVER.max_queue, "most visitors who wait for their turn"),
+    option("--concurrency N", SERVER.concurrency, "most visitors who are served at the same time"),
+)
+SYNTH = (
+    option("--out DIR", Path, "folder to make", required=True),
+    option("--num-clips N", int, "clips of the training split", required=True),
+    option("--seed S", 0, "of everything that is drawn by chance"),
+    option("--size PIXELS", 96, "pixels of the shorter side"),
+    option("--fps F", 8.0, "frames per second"),
+    option("--split NAME", [], "train, valid, test or test_pairs; may be repeated (default: all)"),
+    WORKERS,
+)
+EVALUATE = (
+    option("questions JSON", Path, "questions with answers"),
+    option("--media-dir DIR", Path, "where the clips lie (default: by the JSON)"),
+    option("--limit N", positive, "most questions of a type"),
+    option(
+        "--condition NAME",
+        [],
+        "what to give the model: all, withheld, other, picture, sound or shuffled; may be repeated "
+        "(default: each in turn)",
+    ),
+    option("--out FILE", Path, "JSON of scores and answers"),
+    option("--picture FILE", Path, "PNG, SVG or PDF of the scores"),
+    option("--page FILE", Path, "HTML page of ten clips with their answers"),
+    option("--seed N", 0, "of shuffled frames and of the page"),
+    NO_PROGRESS,
+)
+ESTIMATE = (
+    option(
+        "--gpu NAME",
+        "a100-80g",
+        "a100-40g, a100-80g, h100, h200, rtx3090, rtx4090, l4, v100, t4, or cpu: this machine, "
+        "measured now (default a100-80g)",
+    ),
+    option("--gpus N", 1, "how many", type=positive),
+    option(
+        "--llama",
+        str,
+        "size of the LLM (default: by model.llama_model/config.json, or the folder's name)",
+        choices=("7b", "13b"),
+    ),
+    option("--text-tokens N", positive, "of a row beside its media (default: as is typical)"),
+    option("--new-tokens N", 128, "length of a chat's answer", type=positive),
+    option("--cores N", 8, "processor cores that decode for one GPU", type=positive),
+    option("--feature-cache", False, "as from its second epoch on, when the encoders rest"),
+    option("--json", False, "print one JSON object"),
+)
 
 # In the order of --help: asking, checking, data, scores. `data check` is a command of `data`.
 COMMANDS = {
@@ -81,50 +156,8 @@ COMMANDS = {
         "a conversation in the browser",
         "Serve the chat page. It stays on this machine unless --server-name or --share says "
         "otherwise. Also: python demo_audiovideo.py",
-        [
-            option(
-                "--model_type --model-type",
-                str,
-                "format of the conversation (default: that of the configuration)",
-                choices=["vicuna", "llama_v2"],
-            ),
-            option("--gpu-id N", int, "which GPU (default: run.device of the YAML)"),
-            *MODEL,
-        ],
-        # Defaults and types are those of ServerOptions, which also checks the values.
-        {
-            "page": [
-                option(
-                    "--server-name ADDRESS",
-                    PAGE.server_name,
-                    "where to listen; 0.0.0.0: the network (default %(default)s, this machine)",
-                ),
-                option(
-                    "--allow-host NAME",
-                    [],
-                    "a further name by which browsers open the page, such as that of a proxy; may "
-                    "be repeated (loopback, --server-name and --share are allowed anyway)",
-                ),
-                option("--port N", int, "TCP port (default: the first free one from 7860)"),
-                option(
-                    "--share", False, "also a public address, through a tunnel of Gradio's makers"
-                ),
-                option("--auth USER:PASSWORD", str, "visitors must log in"),
-                option("--max-file-mb N", PAGE.max_file_mb, "largest file, MB"),
-                option(
-                    "--max-upload-gb N",
-                    PAGE.max_upload_gb,
-                    "most that one address may upload in a day, GB",
-                ),
-                option("--max-minutes N", PAGE.max_minutes, "longest clip or sound, minutes"),
-                option("--max-queue N", PAGE.max_queue, "most visitors who wait for their turn"),
-                option(
-                    "--concurrency N",
-                    PAGE.concurrency,
-                    "most visitors who are served at the same time",
-                ),
-            ]
-        },
+        [FORMAT, option("--gpu-id N", int, "which GPU (default: run.device of the YAML)"), *MODEL],
+        {"page": PAGE},
     ),
     "doctor": Command(
         "tools:doctor",
@@ -182,42 +215,14 @@ COMMANDS = {
         "write the synthetic world: clips, pictures, sounds, questions",
         "Write clips, pictures and sounds of the synthetic world (docs/world.md) in the formats "
         "of the real data sets, with questions to score a model with.",
-        [
-            option("--out DIR", Path, "folder to make", required=True),
-            option("--num-clips N", int, "clips of the training split", required=True),
-            option("--seed S", 0, "of everything that is drawn by chance"),
-            option("--size PIXELS", 96, "pixels of the shorter side"),
-            option("--fps F", 8.0, "frames per second"),
-            option(
-                "--split NAME",
-                [],
-                "train, valid, test or test_pairs; may be repeated (default: all of them)",
-            ),
-            WORKERS,
-        ],
+        SYNTH,
     ),
     "evaluate": Command(
         "evaluate:evaluate",
         "score answers about clips",
         "Exact match by type of question, with chance and 95 % intervals, and what is left of it "
         "without media, with other media, with frames shuffled in time.",
-        [
-            option("questions JSON", Path, "questions with answers"),
-            option("--media-dir DIR", Path, "where the clips lie (default: by the JSON)"),
-            option("--limit N", positive, "most questions of a type"),
-            option(
-                "--condition NAME",
-                [],
-                "what to give the model: all, withheld, other, picture, sound or shuffled; may be "
-                "repeated (default: each in turn)",
-            ),
-            option("--out FILE", Path, "JSON of scores and answers"),
-            option("--picture FILE", Path, "PNG, SVG or PDF of the scores"),
-            option("--page FILE", Path, "HTML page of ten clips with their answers"),
-            option("--seed N", 0, "of shuffled frames and of the page"),
-            NO_PROGRESS,
-            *MODEL,
-        ],
+        [*EVALUATE, *MODEL],
     ),
     "estimate": Command(
         "tools:estimate",
@@ -225,36 +230,6 @@ COMMANDS = {
         "Parameters, arithmetic, memory, samples per second and hours of a training YAML, or "
         "memory and tokens per second of a chat YAML. Needs no weights. "
         "Example: video-llama estimate X.yaml --gpus 8 --gpu a100-80g",
-        [
-            YAML,
-            option(
-                "--gpu NAME",
-                "a100-80g",
-                "a100-40g, a100-80g, h100, h200, rtx3090, rtx4090, l4, v100, t4, or cpu: this "
-                "machine, measured now (default a100-80g)",
-            ),
-            option("--gpus N", 1, "how many", type=positive),
-            option(
-                "--llama",
-                str,
-                "size of the LLM (default: model.llama_model/config.json, else by the folder's "
-                "name)",
-                choices=("7b", "13b"),
-            ),
-            option(
-                "--text-tokens N",
-                positive,
-                "tokens of a row beside its media (default: typical ones of its data set)",
-            ),
-            option("--new-tokens N", 128, "length of a chat's answer", type=positive),
-            option("--cores N", 8, "processor cores that decode for one GPU", type=positive),
-            option(
-                "--feature-cache",
-                False,
-                "as from the second epoch of run.feature_cache on, when the encoders rest",
-            ),
-            option("--json", False, "print one JSON object"),
-            OVERRIDES,
-        ],
+        [YAML, *ESTIMATE, OVERRIDES],
     ),
 }

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from video_llama.common.io import one_line, shown
 from video_llama.datasets.base import DATASETS, BuildInfo, DatasetSettings
@@ -21,7 +21,12 @@ from video_llama.types import ConfigError, VideoLlamaError
 if TYPE_CHECKING:
     from video_llama.datasets.prepare.check import CheckReport
     from video_llama.datasets.prepare.pack import PackReport
+    from video_llama.datasets.records import Records
 
+
+Bar = Callable[[int, int], None]
+"""Shows how many are done, of how many."""
+Result = TypeVar("Result")
 
 MAX_SHOWN = 20
 """Findings of a data set that the terminal shows; the report has all."""
@@ -29,21 +34,12 @@ MAX_SHOWN = 20
 
 def check(args: argparse.Namespace) -> int:
     """Run `data check`: 0 if nothing is missing or corrupt, else 1."""
-    from video_llama.datasets.loading import media_loader, read_records
+    from video_llama.datasets.loading import media_loader
     from video_llama.datasets.prepare import check as checking
 
-    def examine(name: str, entry: DatasetSettings, bar: Callable[[int, int], None]) -> CheckReport:
-        info = entry.build_info.split(args.split)
-        assert info is not None
-        records, loader = read_records(entry, info), media_loader(entry, split=args.split)
-        return checking.check(
-            name,
-            records,
-            loader,
-            sample=args.sample,
-            num_workers=args.workers,
-            progress=bar,
-        )
+    def examine(name: str, entry: DatasetSettings, records: Records, bar: Bar) -> CheckReport:
+        loader, options = media_loader(entry, split=args.split), {"num_workers": args.workers}
+        return checking.check(name, records, loader, sample=args.sample, progress=bar, **options)
 
     if args.json and not args.json.absolute().parent.is_dir():
         # A check may take hours: its report needs a place before it begins.
@@ -62,15 +58,12 @@ def pack(args: argparse.Namespace) -> int:
     """Run `data pack`: 0 if all items were packed, 1 if some could not be."""
     from rich.console import Console
 
-    from video_llama.datasets.loading import read_records
     from video_llama.datasets.prepare import pack as packing
 
-    def write(name: str, entry: DatasetSettings, bar: Callable[[int, int], None]) -> PackReport:
-        info = entry.build_info.split(args.split)
-        assert info is not None
+    def write(name: str, entry: DatasetSettings, records: Records, bar: Bar) -> PackReport:
         return packing.pack(
             name,
-            read_records(entry, info),
+            records,
             args.out / name,
             samples_per_shard=args.samples_per_shard,
             size=args.size,
@@ -134,10 +127,11 @@ def _check_source(args: argparse.Namespace) -> None:
 
 
 def _for_each(
-    args: argparse.Namespace,
-    work: Callable[[str, DatasetSettings, Callable[[int, int], None]], Any],
-) -> tuple[list[Any], list[str]]:
+    args: argparse.Namespace, work: Callable[[str, DatasetSettings, Records, Bar], Result]
+) -> tuple[list[Result], list[str]]:
     """Return the results of the data sets, and the errors of those that cannot be used."""
+    from video_llama.datasets.loading import read_records
+
     results, errors = [], []
     try:
         entries = _entries(args)
@@ -145,8 +139,10 @@ def _for_each(
         entries, errors = {}, [str(error)]
     for name, entry in entries.items():
         try:
-            with _bar(name) as bar:
-                results.append(work(name, entry, bar))
+            info = entry.build_info.split(args.split)
+            assert info is not None
+            with _bar(name, "item") as bar:
+                results.append(work(name, entry, read_records(entry, info), bar))
         except VideoLlamaError as error:
             errors.append(f"{name}: {error}")
     for message in errors:
@@ -155,21 +151,17 @@ def _for_each(
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def _bar(title: str, unit: str) -> Iterator[Bar]:
+    from tqdm import tqdm
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    # Drawn for people only, and gone at the end, when the results stand there.
+    with tqdm(desc=title, unit=unit, leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _show_check(reports: list[CheckReport]) -> None:
@@ -195,8 +187,6 @@ def _show_check(reports: list[CheckReport]) -> None:
 
 def synth(args: argparse.Namespace) -> int:
     """Write the world that `args` describe, and say what came of it."""
-    from tqdm import tqdm
-
     from video_llama.synthetic.media import World
     from video_llama.synthetic.splits import SPLITS
     from video_llama.synthetic.write import write_world
@@ -205,19 +195,14 @@ def synth(args: argparse.Namespace) -> int:
     if unknown:
         raise ConfigError(f"--split {unknown[0]}: one of {', '.join(SPLITS)} expected")
     begin = time.monotonic()
-    with tqdm(unit="file", desc="writing") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar("writing", "file") as bar:
         count = write_world(
             args.out,
             num_clips=args.num_clips,
             world=World(seed=args.seed, size=args.size, fps=args.fps),
             splits=[name for name in SPLITS if name in (args.split or SPLITS)],
             num_workers=args.workers,
-            progress=show,
+            progress=bar,
         )
     print(f"{args.out}: {count} media files in {time.monotonic() - begin:.0f} s")
     return 0

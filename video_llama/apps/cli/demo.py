@@ -14,9 +14,8 @@ import time
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from video_llama.apps.doctor import check_paths
+from video_llama.apps.cli.ask import config_of
 from video_llama.apps.page.options import ServerOptions, parse_auth
-from video_llama.config.load import load_config
 from video_llama.config.schema import Config
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ def demo(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: tidily
     # What is wrong with the options is said before seconds are spent on the model.
     options = _server_options(args)
-    cfg = load_config(args.cfg_path, _overrides(args), weights=args.weights)
-    check_paths(cfg)
+    cfg = config_of(args, *_overrides(args))
     page = _serve(cfg, options)
     seconds = time.perf_counter() - start
     print(f"The page is at {page.url} (ready after {seconds:.1f} s; Ctrl-C ends it)", flush=True)
@@ -74,13 +72,11 @@ def _server_options(args: argparse.Namespace) -> ServerOptions:
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    """Return the overrides of the configuration, those of the user last, so that they win."""
-    overrides = []
-    if args.model_type:
-        overrides.append(f"model.template={args.model_type}")
+    """Return what `--model_type` and `--gpu-id` change of the configuration."""
+    overrides = [f"model.template={args.model_type}"] if args.model_type else []
     if args.gpu_id is not None:
         overrides.append(f"run.device={_device(args.gpu_id)}")
-    return [*overrides, *args.options]
+    return overrides
 
 
 def _device(gpu: int) -> str:
