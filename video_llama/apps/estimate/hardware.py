@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -71,14 +71,10 @@ class Gpu:
 class Cpu(Gpu):
     """This machine, as torch uses it: in fp32; the rate of each product is measured."""
 
-    @cached_property
-    def _products(self) -> Callable[[int, int, int], float]:
-        return cache(_product_rate)
-
     def product_rate(self, precision: str, rows: int, inputs: int, outputs: int) -> float:
         """Measure operations per second of (rows, inputs) times (inputs, outputs)."""
         enough = int(LARGEST_PRODUCT / (2 * inputs * outputs))
-        return self._products(max(1, min(int(rows), enough)), inputs, outputs)
+        return _product_rate(max(1, min(int(rows), enough)), inputs, outputs)
 
 
 def _gpu(name: str, values: dict[str, float]) -> Gpu:
@@ -120,6 +116,8 @@ def this_machine() -> Gpu:
     weight, row, narrow = torch.randn(4096, 4096), torch.randn(1, 4096), torch.randn(1, 16)
     heads, x, y = torch.randn(4, 8, 128, 64), torch.randn(512, 1024), torch.randn(512, 1024)
     chain = torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(8)))
+    # The machine may be busier or idler than when it was measured last.
+    _product_rate.cache_clear()
     peak = _product_rate(512, 1024, 1024)
     attention = _seconds(partial(F.scaled_dot_product_attention, heads, heads, heads))
     stream = weight.nbytes / _seconds(partial(F.linear, row, weight))
@@ -152,6 +150,7 @@ def on_cpu(cfg: Config) -> Config:
     return replace(cfg, model=model, run=replace(cfg.run, amp=False))
 
 
+@cache
 def _product_rate(rows: int, inputs: int, outputs: int) -> float:
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
     return 2.0 * rows * inputs * outputs / _seconds(partial(F.linear, x, weight))

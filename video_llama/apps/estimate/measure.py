@@ -54,7 +54,7 @@ class Cost:
 
     Attributes:
         products: floating-point operations in products with weights.
-        attention: floating-point operations in products of activations.
+        attention: the same in products of activations.
         traffic: bytes that all other operations read and write.
         weights: bytes of the weights that products read.
         kernels: operations that the host starts.
@@ -94,8 +94,7 @@ class StepCost:
 class OperationCounter(TorchDispatchMode):
     """Counts every operation while it is active, and the bytes of all living tensors.
 
-    Args:
-        model: whose parameters and buffers are no activations.
+    Parameters and buffers of the model do not count as such.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -115,11 +114,7 @@ class OperationCounter(TorchDispatchMode):
     ) -> Tensor:
         """Run a part and count it under `name`, and its backward pass when that comes.
 
-        Args:
-            name: of the part.
-            forward: what it does.
-            inputs: of the part before it.
-            amp: what autocast lowers the arithmetic to on a GPU; None: off.
+        `amp` is what autocast lowers the arithmetic to on a GPU; None: off.
         """
         self._begin(name)
         with _gpu_arithmetic(amp, self._weights):
@@ -194,14 +189,10 @@ class OperationCounter(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _gpu_arithmetic(amp: torch.dtype | None, weights: set[int]) -> Iterator[None]:
-    """Take a GPU's fused attention for a while, and cast as autocast does on other devices.
+    """Take a GPU's fused attention for a while, and cast to `amp` as autocast does elsewhere.
 
     The functions are replaced, since a `TorchFunctionMode` is not active while activations are
-    recomputed in a backward pass.
-
-    Args:
-        amp: what autocast lowers to; None: off.
-        weights: storages of weights, which gains those of cast weights.
+    recomputed in a backward pass. The storages of `weights` gain those of cast ones.
     """
 
     def cast(value: Any, dtype: torch.dtype) -> Any:
@@ -258,12 +249,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def meta_model(cfg: Config, llama: str | None = None) -> VideoLlama:
-    """Build the model of a configuration in shapes, as a training run or a chat has it.
-
-    Args:
-        cfg: the configuration.
-        llama: "7b" or "13b", which wins over `model.llama_model`.
-    """
+    """Build the model of a configuration in shapes; a size, "7b" or "13b", wins over its folder."""
     settings = cfg.model
     if llama is not None:
         # Sizes are taken from the name of a folder that does not exist.
@@ -279,7 +265,7 @@ def measure_training(
     """Run the loss of one batch and its gradients, without the optimiser.
 
     Args:
-        cfg: with a branch that trains; `run.batch_size_train` rows are in the batch.
+        cfg: `run.batch_size_train` rows are in the batch.
         model: of `meta_model`.
         row: what each row consists of.
         features_cached: whether the frozen encoders' features are read instead of computed.
@@ -317,14 +303,7 @@ def measure_training(
 def measure_answer(
     cfg: Config, model: VideoLlama, row: BatchRow, *, new_tokens: int
 ) -> tuple[StepCost, StepCost]:
-    """Run one question to its first token, and one token in the middle of the answer.
-
-    Args:
-        cfg: any configuration.
-        model: of `meta_model`.
-        row: what is asked about.
-        new_tokens: length of the answer.
-    """
+    """Run one question to its first token, and one token in the middle of the answer."""
     llm = model.language_model
     with torch.no_grad(), OperationCounter(model) as first:
         first.run("video_branch", model.video_branch, _see(model, first, _clips(cfg, row, 1)))

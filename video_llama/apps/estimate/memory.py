@@ -51,12 +51,7 @@ class PartWeights:
 
 
 def part_weights(model: VideoLlama, *, quantization: str = "none") -> dict[str, PartWeights]:
-    """Count the weights of every part of a model, which may be on the meta device.
-
-    Args:
-        model: its groups of weights are the parts.
-        quantization: of the matrices in the layers of the language model.
-    """
+    """Count the weights of every group of a model; matrices of the LLM's layers are quantised."""
     quantised = quantization in ("int8", "nf4")
     parts = {group: PartWeights() for group in GROUPS}
     largest = dict.fromkeys(GROUPS, 0)

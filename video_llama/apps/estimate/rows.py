@@ -44,11 +44,7 @@ class BatchRow:
 
 
 def training_rows(cfg: Config, text_tokens: int | None = None) -> list[BatchRow]:
-    """Describe a typical row of each data set.
-
-    Args:
-        cfg: with a branch that trains.
-        text_tokens: tokens of a row beside its media; None: as assumed.
+    """Describe a typical row of each data set, with so many tokens beside its media if given.
 
     Raises:
         ConfigError: no data set.
@@ -61,9 +57,11 @@ def training_rows(cfg: Config, text_tokens: int | None = None) -> list[BatchRow]
     media = cfg.model.num_audio_query_token if audio else cfg.model.num_video_query_token
     rows = []
     for share, (name, entry) in zip(shares, cfg.datasets.items(), strict=True):
-        frames, segments = _frames(entry), 0
+        frames, segments = 1, 0
         if entry.data_type.startswith("audio"):
             frames, segments = 0, _segments(entry.audio_processor.train)
+        elif entry.data_type.startswith("video"):
+            frames = _frames(entry.vis_processor.train, otherwise=1)
         text, labelled = _text(cfg, entry, text_tokens)
         seconds = CORE_SECONDS["sound" if segments else "clip" if frames > 1 else "picture"]
         share /= sum(shares)
@@ -72,15 +70,9 @@ def training_rows(cfg: Config, text_tokens: int | None = None) -> list[BatchRow]
 
 
 def question_row(cfg: Config, text_tokens: int | None = None) -> BatchRow:
-    """Describe what a chat is asked about: the first data set's clip, with sound if it is heard.
-
-    Args:
-        cfg: any configuration.
-        text_tokens: tokens of the prompt beside its media; None: as assumed.
-    """
+    """Describe what a chat is asked about: the first data set's clip, with sound if it is heard."""
     entry = next(iter(cfg.datasets.values()), None)
-    pictures = entry.vis_processor.train if entry else None
-    frames = pictures.n_frms if isinstance(pictures, VideoSettings) else 8
+    frames = _frames(entry.vis_processor.train if entry else None, otherwise=8)
     segments, tokens, seconds = 0, cfg.model.num_video_query_token, CORE_SECONDS["clip"]
     if cfg.model.equip_audio_branch:
         sound = entry.audio_processor.train if entry else None
@@ -91,10 +83,8 @@ def question_row(cfg: Config, text_tokens: int | None = None) -> BatchRow:
     return BatchRow("question", 1.0, frames, segments, tokens, text, 0, seconds)
 
 
-def _frames(entry: DatasetSettings) -> int:
-    pictures: PictureSettings | None = entry.vis_processor.train
-    clip = entry.data_type.startswith("video")
-    return pictures.n_frms if clip and isinstance(pictures, VideoSettings) else 1
+def _frames(pictures: PictureSettings | None, *, otherwise: int) -> int:
+    return pictures.n_frms if isinstance(pictures, VideoSettings) else otherwise
 
 
 def _segments(sound: AudioSettings | None) -> int:
