@@ -1,7 +1,4 @@
-"""The line that says which model answers: the page shows it, and the terminal once.
-
-A file of its own, because the page and the commands share it and neither imports the other.
-"""
+"""The line that says which model answers: the page shows it, and the terminal once."""
 
 from __future__ import annotations
 

@@ -15,14 +15,9 @@ PREFIXES = ("", "visual_encoder.", "audio_encoder.")
 
 
 def convert(source: Path, target: Path, *, force: bool = False) -> tuple[int, Counter[str]]:
-    """Convert a weight file.
+    """Convert a .pth, .pt, .bin or .safetensors file.
 
     To .safetensors: everything that this project can use. To .pth: a file that the original loads.
-
-    Args:
-        source: .pth, .pt, .bin or .safetensors.
-        target: .safetensors or .pth.
-        force: replace `target` if it exists.
 
     Returns:
         How many tensors were kept, and how many were left out, by reason.
@@ -71,12 +66,7 @@ def prefix_of(file: WeightFile) -> str:
 
     It is the one under which most of its names belong to a part.
     """
-
-    def known(prefix: str) -> int:
-        named = (prefix + name for name in file.shapes)
-        return sum(_is_known(name) for name in named)
-
-    return max(PREFIXES, key=known)
+    return max(PREFIXES, key=lambda prefix: sum(_is_known(prefix + name) for name in file.shapes))
 
 
 def _is_known(name: str) -> bool:

@@ -107,12 +107,10 @@ def _shard_problems(folder: Path) -> Iterator[str]:
 
 def _template_problems(folder: Path, names: str, template: str) -> Iterator[str]:
     """Yield a template of another family than the names that the folder goes by."""
+    # A wrong format does not fail: the model just answers worse.
+    families = {"vicuna": "vicuna", "llama-2": "llama_v2", "llama2": "llama_v2"}
     text = names.lower().replace("_", "-")
-    family = template
-    if "vicuna" in text:
-        family = "vicuna"
-    elif "llama-2" in text or "llama2" in text:
-        family = "llama_v2"
+    family = next((family for name, family in families.items() if name in text), template)
     if family != template:
         yield (
             f"model.template: {template} given, but {folder} is a {family} model, which was "
@@ -158,14 +156,11 @@ def _prompt_problems(cfg: Config) -> Iterator[str]:
     if not cfg.model.prompt_path or cfg.model.trained_branch is None:
         return
     path = Path(cfg.model.prompt_path)
-    if not path.is_file():
-        yield (
-            f"model.prompt_path: {path} is no file; the shipped one is prompts/alignment_image.txt"
-        )
-        return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        caption_prompts(lines, cfg.model.prompt_template)
+        caption_prompts(path.read_text("utf-8").splitlines(), cfg.model.prompt_template)
+    except OSError:
+        shipped = "prompts/alignment_image.txt"
+        yield f"model.prompt_path: {path} is no file; the shipped one is {shipped}"
     except UnicodeDecodeError:
         yield f"model.prompt_path: {path} is no text in UTF-8; give one prompt per line"
     except ConfigError as error:

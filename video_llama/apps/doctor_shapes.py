@@ -34,10 +34,7 @@ MAX_ANNOTATION_BYTES = 50_000_000
 
 
 def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
-    """Find what only torch and the readers of the data sets can see.
-
-    Args:
-        cfg: a configuration whose paths are all there.
+    """Find what only torch and the readers of the data sets can see, where all paths are there.
 
     Returns:
         The problems, and the model in shapes; None if not even that can be made.
@@ -48,6 +45,7 @@ def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
     except VideoLlamaError as error:
         problems.append(str(error))
     problems += annotation_problems(cfg)
+    # Without a tokenizer or a model in shapes there is nothing to compare files with.
     try:
         load_tokenizer(cfg.model.llama_model)
     except VideoLlamaError as error:
@@ -81,6 +79,7 @@ def _annotation_bytes(info: SplitInfo) -> int:
 
 def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
     """Find weight files whose tensors do not fit, and parts without weights."""
+    # As loading does it, one file after the other, but without keeping a tensor.
     filled: set[str | None] = set()
     for source in weight_sources(cfg.model):
         try:
@@ -134,6 +133,7 @@ def _check_llm(folder: Path, model: VideoLlama) -> None:
                     f"config.json asks for {list(wanted[name])}; they belong to different models"
                 )
         _add_values(values, file, {n: f"llama_model.{n}" for n in file.shapes if n in wanted})
+    # A file that nothing names, not even an index, may be missing.
     missing = sorted(set(wanted) - found)
     if missing:
         raise WeightsError(

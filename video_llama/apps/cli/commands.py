@@ -104,7 +104,7 @@ ESTIMATE = (
         "size of the LLM (default: by model.llama_model/config.json, or the folder's name)",
         choices=("7b", "13b"),
     ),
-    option("--text-tokens N", positive, "of a row beside its media (default: as is typical)"),
+    option("--text-tokens N", positive, "tokens of a row beside its media (default: typical ones)"),
     option("--new-tokens N", 128, "length of a chat's answer", type=positive),
     option("--cores N", 8, "processor cores that decode for one GPU", type=positive),
     option("--feature-cache", False, "as from its second epoch on, when the encoders rest"),

@@ -54,7 +54,7 @@ def _print_inventory(folder: Path) -> None:
     from video_llama.models.weights.find import PARTS, find_weights
 
     inventory = find_weights(folder)
-    table = Table(title=f"found in {escape(str(folder))}")
+    table = Table(title=f"found in {escape(str(folder))}", title_justify="left")
     table.add_column("part", no_wrap=True)
     for name in ("file", "what it says"):
         table.add_column(name, overflow="fold")

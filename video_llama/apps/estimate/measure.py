@@ -132,6 +132,7 @@ class OperationCounter(TorchDispatchMode):
     ) -> Any:
         """Run an operation and count it."""
         out = func(*args, **(kwargs or {}))
+        # Views and new memory live, too, but no kernel runs for them.
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         for tensor in outputs:
             self._follow(tensor)
@@ -157,6 +158,7 @@ class OperationCounter(TorchDispatchMode):
         if packet not in _PRODUCTS:
             cost.attention += flops
             return
+        # A vector (a bias) is a part of the traffic too small to count.
         cost.weights += sum(
             _bytes(tensor)
             for tensor in inputs
@@ -165,6 +167,7 @@ class OperationCounter(TorchDispatchMode):
         outputs = out if isinstance(out, Tensor) else inputs[0]
         columns = outputs.shape[1]
         rows = outputs.numel() // columns
+        # The rate of a device depends on the shape: that of the largest product stands for all.
         if flops > 2 * cost.shape[0] * cost.shape[1] * cost.shape[2]:
             cost.shape = (rows, flops // (2 * rows * columns), columns)
             cost.precision = precision_name(outputs)
@@ -172,6 +175,7 @@ class OperationCounter(TorchDispatchMode):
 
     def _follow(self, tensor: Tensor) -> None:
         """Add a new tensor to what lives, until its memory is given back."""
+        # Views share the storage of what they show, so that it is counted once.
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
@@ -293,6 +297,7 @@ def measure_training(
             labels = _empty(rows * row.labelled, dtype=torch.int64)
             return linear_cross_entropy(hidden, llm.lm_head.weight, labels, labels)
 
+        # What lives between the two passes is what autograd has kept, and the batch itself.
         hidden = counter.run("language_model", layers, media)
         result = counter.run("output_layer", loss, hidden)
         counter.step.kept = counter.live
@@ -312,6 +317,7 @@ def measure_answer(
             first.run("audio_branch", model.audio_branch, _hear(model, first, _sounds(row, 1)))
         prompt = _empty(1, row.length, llm.config.hidden_size, dtype=llm.dtype)
         _decode(first, llm, prompt, DynamicCache(config=llm.config))
+    # The token in the middle stands for all: reading keys and values grows with each.
     past = DynamicCache(config=llm.config)
     heads, width = llm.config.num_key_value_heads or 1, llm.config.head_dim or 1
     states = _empty(1, heads, row.length + new_tokens // 2 - 1, width, dtype=llm.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from video_llama.apps.estimate.hardware import ASSUMED, BYTES, Gpu
@@ -36,28 +36,19 @@ class Seconds(NamedTuple):
         return names[self.index(max(self))]
 
 
-def seconds_of(
-    cost: Cost, gpu: Gpu, *, storage: str = "none", launch: float | None = None
-) -> Seconds:
-    """Apply the roofline model to one pass of one part.
+def seconds_of(cost: Cost, gpu: Gpu, *, storage: str = "none") -> Seconds:
+    """Apply the roofline model to one pass of a part, whose weights are stored quantised or not.
 
     A product takes as long as its arithmetic or the reading of its weights, whichever is longer;
     other operations take as long as their traffic and come on top. Where the device works on its
     own, starting operations only shows when it takes longer than the work.
-
-    Args:
-        cost: what is done.
-        gpu: where.
-        storage: quantisation of the weights.
-        launch: seconds per operation; None: those of the device.
     """
     precision = gpu.computed(cost.precision)
     slowdown = ASSUMED["int8_slowdown"] if storage == "int8" else 1.0
     arithmetic = cost.products / gpu.product_rate(precision, *cost.shape) * slowdown
     attention = cost.attention / (gpu.peaks[precision] * gpu.attention_efficiency)
     traffic = cost.traffic / gpu.moved
-    operations = cost.kernels * ASSUMED["quantised_launches"][storage]
-    launching = operations * (gpu.launch if launch is None else launch)
+    launching = cost.kernels * ASSUMED["quantised_launches"][storage] * gpu.launch
     if not gpu.overlaps:
         # Reading the weights is part of the product's measured time.
         return Seconds(arithmetic + attention, traffic, launching)
@@ -88,14 +79,12 @@ class _Pass:
     seconds: Seconds
 
 
-def _passes(
-    cfg: Config, step: StepCost, gpu: Gpu, share: float = 1.0, launch: float | None = None
-) -> list[_Pass]:
+def _passes(cfg: Config, step: StepCost, gpu: Gpu, share: float = 1.0) -> list[_Pass]:
     passes = []
     for part, cost in step.parts.items():
         # Of all parts only the language model may be quantised.
         storage = cfg.model.quantization if _is_llm(part) else "none"
-        seconds = seconds_of(cost, gpu, storage=storage, launch=launch)
+        seconds = seconds_of(cost, gpu, storage=storage)
         moved = _stored_bytes(cost, storage) + cost.traffic
         passes.append(_Pass(part, share, cost, moved, seconds))
     return passes
@@ -177,6 +166,7 @@ def plan_training(
         cores: that load for one GPU.
         features_cached: as after the first epoch of `run.feature_cache`; None: if that is set.
     """
+    # With a feature cache, only the first epoch computes what is frozen.
     cached = cfg.run.feature_cache is not None if features_cached is None else features_cached
     rows, size = training_rows(cfg, text_tokens), cfg.run.batch_size_train
     shards = gpus if cfg.run.fsdp else 1
@@ -301,7 +291,7 @@ def plan_chat(
     seconds = _by_part(passes, lambda p: sum(p.seconds))
     # A recorded graph starts the same operations without Python.
     launch = min(gpu.launch, ASSUMED["compiled_launch_microseconds"] * 1e-6)
-    compiled = _spent(_passes(cfg, token, gpu, launch=launch))
+    compiled = _spent(_passes(cfg, token, replace(gpu, launch=launch)))
     flops = _by_part(passes, lambda p: p.cost.flops)
     memory = chat_memory(cfg, model, first, row, new_tokens=new_tokens)
     return ChatPlan(

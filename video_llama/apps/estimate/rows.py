@@ -51,6 +51,7 @@ def training_rows(cfg: Config, text_tokens: int | None = None) -> list[BatchRow]
     """
     if not cfg.datasets:
         raise ConfigError("datasets: empty; name the data sets to train on")
+    # As the loader deals them: a data set without a ratio counts as one.
     ratios = [entry.sample_ratio for entry in cfg.datasets.values()]
     shares = [1.0 if ratio is None else ratio for ratio in ratios]
     audio = cfg.model.trained_branch == "audio"
@@ -97,6 +98,7 @@ def _text(cfg: Config, entry: DatasetSettings, given: int | None) -> tuple[int, 
         most = entry.max_length - (entry.num_video_query_token or 0)
         tokens = given or min(TOKENS["conversation"], most)
         return tokens, max(1, round(TOKENS["answer_share"] * tokens))
+    # A caption without a prompt begins with its mark of the beginning alone.
     around = 1 + (TOKENS["prompt"] if cfg.model.prompt_path else 0)
     typical = TOKENS["long_caption" if cfg.model.prompt_path else "caption"]
     caption = max(1, (given or around + min(typical, cfg.model.max_txt_len)) - around)
