@@ -13,7 +13,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +99,8 @@ class _Output:
         """Open the output, or refuse what cannot be one."""
         try:
             if target.exists() and target.samefile(source):
-                raise RequestError(
-                    f"{target}: it holds the questions; name another file for the answers"
-                )
+                problem = "it holds the questions; name another file for the answers"
+                raise RequestError(f"{target}: {problem}")
             if target.exists() and not (target.is_file() or target.is_dir()):
                 raise RequestError(f"{target}: it is a device or a pipe, a file was expected")
             file = target.open("a+b")
@@ -154,7 +153,10 @@ class _Output:
 
     def append(self, answers: Sequence[BatchAnswer]) -> None:
         """Write whole lines at once, on the disk before the next ones are worked on."""
-        self.file.write(b"".join(_line(answer) + b"\n" for answer in answers))
+        self._write(_line(answer) for answer in answers)
+
+    def _write(self, lines: Iterable[bytes]) -> None:
+        self.file.write(b"".join(line + b"\n" for line in lines))
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -171,9 +173,7 @@ class _Output:
             self.file = temporary.open("a+b")
             try:
                 self._lock()
-                self.file.write(b"".join(line + b"\n" for line in self.lines))
-                self.file.flush()
-                os.fsync(self.file.fileno())
+                self._write(self.lines)
                 shutil.copymode(path, temporary)
                 temporary.replace(path)
             except BaseException:

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,9 @@ def evaluate(args: argparse.Namespace) -> int:
         args.questions, args.media_dir or args.questions.parent, limit=args.limit
     )
     # What is known to fail before the model is loaded, which takes long, is said before it.
-    failures = [*_unreadable(questions)]
+    problems = {path: _file_problem(path) for path in {question.path for question in questions}}
+    reasons = [question.error or problems[question.path] for question in questions]
+    failures = [_failure(q, reason) for q, reason in zip(questions, reasons, strict=True) if reason]
     if len(failures) == len(questions):
         _report_failures(failures)
         raise ConfigError(f"{args.questions}: none of its {len(questions)} questions can be asked")
@@ -113,18 +115,6 @@ def _check(args: argparse.Namespace) -> None:
         check_suffix(args.picture)
 
 
-def _unreadable(questions: Sequence[ClipQuestion]) -> Iterator[Failure]:
-    """Find the questions that cannot be asked whatever the model is."""
-    # Each file is looked at once. Most clips have several questions.
-    problems: dict[Path, str] = {}
-    for question in questions:
-        if question.path not in problems:
-            problems[question.path] = _file_problem(question.path)
-        reason = question.error or problems[question.path]
-        if reason:
-            yield _failure(question, reason)
-
-
 def _file_problem(path: Path) -> str:
     try:
         check_file(path)
@@ -152,9 +142,8 @@ def _answer(
     left_out = {failure["item_id"] for failure in failures}
     questions = [question for question in questions if question.item_id not in left_out]
     quiet, clips, problems = args.no_progress, {}, {}
-    for path in tqdm(
-        dict.fromkeys(question.path for question in questions), desc="clips", disable=quiet
-    ):
+    paths = dict.fromkeys(question.path for question in questions)
+    for path in tqdm(paths, desc="clips", disable=quiet):
         try:
             clips[path] = examiner.read(path)
         except MediaError as error:
@@ -175,10 +164,8 @@ def _report_failures(failures: Sequence[Failure]) -> None:
     for reason, count in reasons.most_common(_LISTED_REASONS):
         print(f"failed ({count}): {one_line(reason)}", file=sys.stderr)
     if len(reasons) > _LISTED_REASONS:
-        print(
-            f"... and {len(reasons) - _LISTED_REASONS} more reasons (--out lists all)",
-            file=sys.stderr,
-        )
+        more = len(reasons) - _LISTED_REASONS
+        print(f"... and {more} more reasons (--out lists all)", file=sys.stderr)
     if failures:
         count = len({failure["item_id"] for failure in failures})
         were = "question was" if count == 1 else "questions were"
