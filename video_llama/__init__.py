@@ -31,6 +31,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import the module of a public name when the name is first used (PEP 562)."""
+    if name == "hf":  # classes for transformers
+        return importlib.import_module("video_llama.apps.hf")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(importlib.import_module(_HOMES[name]), name)

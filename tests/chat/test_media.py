@@ -243,7 +243,7 @@ def test_media_are_read_as_configured() -> None:
 def test_a_model_without_configuration_reads_media_as_the_original() -> None:
     model = build_model(load_config(random_tiny()))
     model.configuration = None
-    processing = MediaProcessing.of(model)
+    processing = MediaProcessing.of(model.settings, model.configuration)
     assert (processing.video.n_frms, processing.video.image_size) == (8, 84)
     assert processing.audio.clips_per_video == 8
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from video_llama.common.io import check_file
 from video_llama.config.schema import Config
+from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama
 from video_llama.processors.audio import AudioClips
 from video_llama.processors.decode import DecodedFile, decode_file
@@ -42,12 +43,11 @@ class MediaProcessing:
     audio: AudioSettings
 
     @classmethod
-    def of(cls, model: VideoLlama) -> MediaProcessing:
+    def of(cls, settings: ModelSettings, cfg: Config | None) -> MediaProcessing:
         """Take what the configuration says, or the original's chat where it says nothing."""
-        size = model.settings.image_size
+        size = settings.image_size
         video = VideoEvalSettings(image_size=size)
-        audio = AudioSettings(clips_per_video=min(8, model.settings.max_audio_clips))
-        cfg: Config | None = model.configuration
+        audio = AudioSettings(clips_per_video=min(8, settings.max_audio_clips))
         for entry in cfg.datasets.values() if cfg else ():
             pictures = entry.vis_processor.eval or entry.vis_processor.train
             if isinstance(pictures, VideoSettings):
@@ -258,7 +258,7 @@ class MediaEncoder:
         in_worker: bool = True,
     ) -> None:
         self.model = model
-        self.processing = MediaProcessing.of(model)
+        self.processing = MediaProcessing.of(model.settings, model.configuration)
         self._turn = turn
         self._in_worker = in_worker
 

@@ -63,8 +63,7 @@ def load_config(
     """
     inventory = None if weights is None else _inventory(weights)
     if path is None:
-        name = f"eval_configs/{inventory.configuration()}.yaml" if inventory else None
-        path = resource(name) if name else default_config_path()
+        path = inventory.configuration() if inventory else default_config_path()
     source = YamlSource(Path(path), overrides)
     # What is wrong with a folder of the command line has no place in the YAML.
     with source.locating() if inventory is None else nullcontext():

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from video_llama.models.llama_training import allows_packing, packed_hidden_states
 from video_llama.models.precision import Precision, cast_floating
 from video_llama.models.settings import ModelSettings
-from video_llama.models.weights.checks import RELEASED_SIZES, llama_values
+from video_llama.models.weights.checks import RELEASED_SIZES, exported_weights, llama_values
 from video_llama.models.weights.report import ValueCheck
 from video_llama.types import IGNORE_INDEX, ConfigError, WeightsError
 
@@ -81,6 +81,9 @@ def _try_shapes(config: LlamaConfig) -> None:
 
 def has_weights(folder: Path) -> bool:
     """Whether the folder holds weight files, as opposed to a configuration alone."""
+    # The weights of an exported folder are those of the whole model: `model.ckpt` brings them.
+    if exported_weights(folder):
+        return False
     return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 

@@ -86,7 +86,7 @@ class VideoLlama(nn.Module):
             self.audio_encoder = ImageBind(settings.imagebind_config)
             self.audio_branch = audio_branch(settings, language_model.config.hidden_size)
         self._freeze()
-        self._set_precisions(device_type)
+        self.set_precisions(device_type)
 
     def _freeze(self) -> None:
         # By names, because one module may hold what trains and what does not.
@@ -95,7 +95,8 @@ class VideoLlama(nn.Module):
             parameter.requires_grad_(original_name(name).startswith(trainable))
         self.eval()
 
-    def _set_precisions(self, device_type: str) -> None:
+    def set_precisions(self, device_type: str) -> None:
+        """Give the frozen encoders the number types of the settings on a kind of device."""
         # A part that trains keeps fp32 weights: the runner's autocast lowers its arithmetic.
         vit_precision = self.settings.vit_precision if self.settings.freeze_vit else "fp32"
         self.vision_precision = Precision.named(vit_precision, device_type)

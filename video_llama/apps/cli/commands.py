@@ -186,6 +186,14 @@ COMMANDS = {
             option("--force", False, "replace OUT if it exists"),
         ],
     ),
+    "export": Command("", "the model in the form of other libraries"),
+    "export hf": Command(
+        "tools:export_hf",
+        "a folder for transformers: from_pretrained, pipelines, PEFT",
+        "Write a folder for transformers, with configuration, weights, tokenizer, processor and "
+        "model card; --weights takes it, too.",
+        [option("target OUT", str, "folder to make"), *MODEL],
+    ),
     "data": Command(
         "",
         "check, pack or make data sets",

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from video_llama.apps.doctor import path_problems
+from video_llama.apps.doctor import check_paths, path_problems
 from video_llama.common.io import one_line
 from video_llama.config.load import load_config
 from video_llama.types import VideoLlamaError
@@ -81,6 +81,21 @@ def convert(args: Namespace) -> int:
     print(f"{target}: {kept} tensors, {target.stat().st_size / 1e6:.1f} MB")
     for reason, count in dropped.items():
         print(f"  {count} of {reason} left out")
+    return 0
+
+
+def export_hf(args: Namespace) -> int:
+    """Write the model of `args.cfg_path` or `args.weights` as a folder for transformers."""
+    from video_llama.apps.export import export_hf
+    from video_llama.config.build import build_model
+
+    cfg = load_config(args.cfg_path, args.options, weights=args.weights)
+    check_paths(cfg)
+    target = Path(args.target)
+    export_hf(build_model(cfg), target)
+    size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
+    print(f"{target}: {size:,.1f} MB; AutoModelForMultimodalLM.from_pretrained takes it, and")
+    print(f'  video-llama ask clip.mp4 "What happens?" --weights {target}')
     return 0
 
 

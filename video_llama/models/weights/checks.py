@@ -9,6 +9,8 @@ from typing import Any
 
 from video_llama.types import ConfigError, WeightsError
 
+EXPORTED = "video_llama"
+"""The `model_type` of a folder that was written for transformers."""
 LFS_MARK = b"version https://git-lfs"
 
 RELEASED_SIZES: dict[str, dict[str, Any]] = {
@@ -101,7 +103,9 @@ def llama_values(folder: Path) -> dict[str, Any]:
         kind = values.get("model_type", "llama")
     except (ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"model.llama_model: {path} is not a JSON object: {error}") from error
-    if kind != "llama":
+    if kind == EXPORTED and isinstance(values.get("text_config"), dict):
+        values = values["text_config"]
+    elif kind != "llama":
         raise ConfigError(
             f"model.llama_model: {path} describes a {kind!r} model; Video-LLaMA needs a LLaMA "
             "(LLaMA-2-chat or Vicuna)"
@@ -171,3 +175,15 @@ def _check_sizes(path: Path, values: dict[str, Any]) -> None:
                 f"model.llama_model: {path} has {name} {whole}, a multiple of {divisor} "
                 f"({part}) expected"
             )
+
+
+def exported_weights(folder: Path) -> Path | None:
+    """Return the weights of a folder that was written for transformers; None: it is none."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if kind != EXPORTED:
+        return None
+    index = folder / "model.safetensors.index.json"
+    return index if index.is_file() else folder / "model.safetensors"

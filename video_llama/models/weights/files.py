@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import mmap
 import pickle
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from video_llama.models.weights.checks import check_weight_file
+from video_llama.models.weights.names import original_name
 from video_llama.types import WeightsError
 
 _UNPICKLER_ERRORS = (
@@ -30,6 +32,17 @@ _UNPICKLER_ERRORS = (
 
 _TORCH_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAFETENSORS_TYPES = ("F16", "BF16", "F32", "F64")
+
+INDEX = ".safetensors.index.json"
+"""How the name of an index of shards ends."""
+_EXPORTED = tuple(
+    f"video_llama.{part}."
+    for part in (
+        *("vision_encoder", "frame_qformer", "video_branch", "audio_encoder", "audio_branch"),
+        "language_model",
+    )
+)
+"""What the names of a model for transformers begin with."""
 
 _MOST_OVERLAP = 16
 """How much larger than its file a tensor may be, for those that store one number many times."""
@@ -98,9 +111,29 @@ def open_weights(path: Path) -> WeightFile:
             objects that are not tensors, or tensors that are not plain (sparse, quantised, ...).
     """
     check_weight_file(path)
+    if path.name.endswith(INDEX):
+        return _open_shards(path)
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
     return _open_pickle(path)
+
+
+def _open_shards(index: Path) -> WeightFile:
+    """Open the safetensors files that an index names as one."""
+    try:
+        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index} is damaged; download it again") from error
+    shards = [open_weights(index.parent / Path(name).name) for name in sorted(names)]
+    of = {name: shard for shard in shards for name in shard.shapes}
+    return WeightFile(
+        index,
+        {name: shard.shapes[name] for name, shard in of.items()},
+        {},
+        lambda name: of[name].tensor(name),
+        {},
+        {name: reason for shard in shards for name, reason in shard.unfit.items()},
+    )
 
 
 def _open_safetensors(path: Path) -> WeightFile:
@@ -111,10 +144,25 @@ def _open_safetensors(path: Path) -> WeightFile:
         raise WeightsError(
             f"{path} is not a complete safetensors file ({error}); download or save it again"
         ) from error
-    shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-    types = {name: part.get_dtype() for name, part in slices.items()}
+    stored = _stored_names(slices)
+    shapes = {name: tuple(slices[key].get_shape()) for name, key in stored.items()}
+    types = {name: slices[key].get_dtype() for name, key in stored.items()}
     unfit = {n: _unfit(kind) for n, kind in types.items() if kind not in _SAFETENSORS_TYPES}
-    return WeightFile(path, shapes, file.metadata() or {}, file.get_tensor, {}, unfit)
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = file.get_tensor(stored[name])
+        return tensor
+
+    return WeightFile(path, shapes, file.metadata() or {}, read, {}, unfit)
+
+
+def _stored_names(keys: Iterable[str]) -> dict[str, str]:
+    """Map names to those in the file: an exported one has ours, all others the original's."""
+    keys = list(keys)
+    exported = [key for key in keys if key.startswith(_EXPORTED)]
+    if not exported:
+        return {key: key for key in keys}
+    return {original_name(key.removeprefix("video_llama.")): key for key in exported}
 
 
 def _open_pickle(path: Path) -> WeightFile:

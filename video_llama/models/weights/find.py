@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from video_llama.models.weights.checks import llama_values
+from video_llama.common.io import default_config_path, resource
+from video_llama.models.weights.checks import exported_weights, llama_values
 from video_llama.models.weights.files import WeightFile, open_weights
 from video_llama.models.weights.save import Manifest
 from video_llama.types import ConfigError, WeightsError
 
+CONFIGURATION = "video_llama.yaml"
+"""File of an exported folder with all settings but paths."""
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 MAX_FILES = 1000
 """Most weight files of a folder: more are a store of many models."""
@@ -122,18 +125,22 @@ class Inventory:
         widths = [{p.width for p in self.parts if p.key == key and p.width} for key in _FED]
         return [each for each in widths if each]
 
-    def configuration(self) -> str:
-        """Return the name of the shipped configuration whose sizes the parts have.
+    def configuration(self) -> Path:
+        """Return the configuration of an exported folder, or the shipped one of these sizes.
 
         Raises:
             ConfigError: there is none.
         """
+        exported = [part.path / CONFIGURATION for part in self.parts if part.key == "llama_model"]
+        if len(exported) == 1 and exported[0].is_file():
+            return exported[0]
         widths = {part.width for part in self.parts if part.key == "vit_ckpt"}
         if widths == {TINY_VISION_WIDTH}:
-            return "tiny"
+            return default_config_path()
         if widths <= {RELEASED_VISION_WIDTH}:
             hears = any(part.key in ("ckpt_2", "imagebind_ckpt_path") for part in self.parts)
-            return f"video_llama_eval_{'withaudio' if hears else 'only_vl'}"
+            kind = "withaudio" if hears else "only_vl"
+            return resource(f"eval_configs/video_llama_eval_{kind}.yaml")
         raise ConfigError(
             f"model.weights: {self.folder} has a vision transformer of a width that no shipped "
             f"configuration has ({', '.join(map(str, sorted(filter(None, widths))))}); give the "
@@ -245,7 +252,8 @@ def identify(path: Path) -> list[FoundPart]:
         ConfigError: the folder's LLaMA cannot be used.
     """
     if path.is_dir():
-        return [_language_model(path, llama_values(path))]
+        llm, weights = _language_model(path, llama_values(path)), exported_weights(path)
+        return [llm, *identify(weights)] if weights else [llm]
     _refuse_old_format(path)
     file = open_weights(path)
     if _META in file.shapes:

@@ -57,8 +57,9 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
     # Every name of the file ends in exactly one list of the report: nothing is ignored silently.
     targets = targets_of(model)
     report = LoadReport(source, manifest=Manifest.of_file(file))
+    prefix = _prefix(source, file)
     for key, shape in file.shapes.items():
-        name = source.prefix + key
+        name = prefix + key
         target = targets.get(name)
         if target is None:
             reason = not_needed_reason(name) or _absent_part(name, targets)
@@ -83,6 +84,11 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
     return report
 
 
+def _prefix(source: WeightSource, file: WeightFile) -> str:
+    """Return what the names of a file lack: nothing where it holds more than this part."""
+    return "" if any(name.startswith(source.prefix) for name in file.shapes) else source.prefix
+
+
 def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadReport:
     """Read a file into a model.
 
@@ -100,8 +106,9 @@ def load(model: VideoLlama, source: WeightSource, device: torch.device) -> LoadR
     holders = {original_name(name): name for name, _ in model.named_parameters()}
     pages = MappedPages(source.path)
     values = ValueCheck(f"{source.key}: {source.path}")
+    prefix = _prefix(source, file)
     for name in report.loaded:
-        tensor = file.tensor(name[len(source.prefix) :])
+        tensor = file.tensor(name[len(prefix) :])
         values.add(name, tensor)
         if name == LOGIT_SCALE:
             model.get_buffer(name).copy_(tensor)
