@@ -21,3 +21,9 @@ def test_a_chat() -> None:
     text = as_text(chat(), GPUS["a100-40g"])
     assert "tokens/s" in text
     assert "fits: " in text
+
+
+def test_reports_fit_80_columns() -> None:
+    texts = [as_text(chat(), GPUS["a100-40g"]), as_text(train(STAGE_1, gpu="t4"), GPUS["t4"])]
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 80
+    assert not any("…" in text for text in texts), "a column is cut"
