@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMultimodalLM, AutoProcessor, pipeline
+from transformers import (
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    pipeline,
+)
 
 from tests.golden_model import build_golden, golden_settings
 from tests.reference import ROOT
@@ -222,6 +227,18 @@ def test_labels_give_a_loss_with_gradients(
     loss.backward()
     assert embeds.grad is not None
     assert embeds.grad.abs().sum() > 0
+
+
+def test_only_the_language_model_is_quantised(folder: Path, processor: VideoLlamaProcessor) -> None:
+    found: VideoLlamaModel = AutoModelForMultimodalLM.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": "cpu"}
+    )
+    int8 = [n for n, m in found.named_modules() if type(m).__name__ == "Linear8bitLt"]
+    assert int8
+    assert all(name.startswith("video_llama.language_model.model.layers.") for name in int8)
+    inputs = processor.apply_chat_template(message(*ASKED[0]))
+    ids = found.generate(**inputs, max_new_tokens=9, do_sample=False)
+    assert processor.decode(ids[0, inputs["input_ids"].shape[1] :]).strip() == "a drum"
 
 
 def test_what_exists_is_not_replaced(model: VideoLlama, folder: Path) -> None:

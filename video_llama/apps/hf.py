@@ -120,10 +120,13 @@ class VideoLlamaModel(PreTrainedModel, GenerationMixin):
     input_modalities = ["text", "image", "video", "audio"]  # noqa: RUF012
     _no_split_modules = ["LlamaDecoderLayer", "EvaBlock"]  # noqa: RUF012
     _supports_sdpa = True
-    # Loaded in fp32 and brought to their own precision on the device: only the LLM has the dtype.
-    _keep_in_fp32_modules_strict = [  # noqa: RUF012
-        *("vision_encoder", "frame_qformer", "video_branch", "audio_encoder", "audio_branch"),
+    # Loaded in fp32 and brought to their own precision on the device, and never quantised: only the
+    # LLM has the dtype.
+    _keep_in_fp32_modules = [  # noqa: RUF012
+        *("video_llama.vision_encoder", "video_llama.frame_qformer", "video_llama.video_branch"),
+        *("video_llama.audio_encoder", "video_llama.audio_branch"),
     ]
+    _keep_in_fp32_modules_strict = _keep_in_fp32_modules
 
     def __init__(self, config: VideoLlamaConfig) -> None:
         super().__init__(config)
