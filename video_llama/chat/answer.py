@@ -55,7 +55,6 @@ class Answerer:
     """A model with what its answers share: template, lock, and memory for keys and values.
 
     Args:
-        model: answers.
         cache_bytes: bound on keys and values of idle conversations, together.
     """
 
@@ -99,9 +98,7 @@ class Answerer:
         """Yield pieces of an answer, each as soon as it is certain.
 
         Args:
-            prompt: what is asked.
             row: of `row`, with a cache.
-            report: filled on the way.
         """
         assert row.cache is not None
         assert row.text is not None

@@ -45,12 +45,7 @@ class BatchAnswer:
 
 
 class BatchAnswerer:
-    """Answers requests: files encoded together, prompts of similar length answered together.
-
-    Args:
-        chat: whose model answers.
-        batch_size: most answers at once.
-    """
+    """Answers requests: files encoded together, prompts of similar length answered together."""
 
     def __init__(self, chat: Chat, *, batch_size: int = 8) -> None:
         self._answerer = chat.answerer

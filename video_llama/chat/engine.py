@@ -69,8 +69,6 @@ class Chat:
         """Start a conversation about the given media, or none.
 
         Args:
-            video: a clip.
-            image: a picture.
             audio: a sound, or a clip of which only the sound is heard.
             use_audio: whether the sound of `video` is heard.
             num_frames: frames of a clip; None: as configured.

@@ -244,7 +244,6 @@ class MediaEncoder:
     """Files to tokens of the language model.
 
     Args:
-        model: whose branches encode.
         turn: held while they do; files are decoded outside of it.
         in_worker: decode in a process that can be replaced, so that a file which ends, hangs or
             fills its decoder costs one `MediaError`. It takes seconds to start (`start_decoding`).
@@ -330,7 +329,6 @@ class MediaEncoder:
         """Let a clip be heard or not; its sound is read when it is first needed.
 
         Args:
-            item: a clip.
             on: whether it is to be heard, if it has sound.
             progress: called with what is being done.
 

@@ -74,7 +74,6 @@ class PromptBuilder:
 
         Args:
             turns: all turns, the last one without answer.
-            max_new_tokens: room that the answer needs.
             num_dropped: turns that were left out before, which only come back if all fit.
 
         Raises:

@@ -23,7 +23,6 @@ class SessionMedia:
     """The files of a session, each encoded once.
 
     Args:
-        encoder: reads and encodes them.
         answerer: knows how much fits into a prompt.
 
     Attributes:
@@ -47,7 +46,6 @@ class SessionMedia:
         """Make an item of a file. It does not belong to the session yet.
 
         Args:
-            path: as the user gave it.
             key: what is wanted; where an item here has an equal one, nothing is encoded again.
             use_audio: whether the sound of a clip is heard.
             progress: called with what is being done.
@@ -131,8 +129,6 @@ class Session:
 
     Args:
         answerer: answers, in turn with other sessions.
-        encoder: of files.
-        notices: what holds for every answer.
 
     Attributes:
         report: of the last answer.
@@ -192,7 +188,6 @@ class Session:
         """Add a file; it becomes part of the next question. It is encoded once per session.
 
         Args:
-            path: of a clip, picture or sound.
             kind: what to take it for; None: what it is.
             use_audio: whether the sound of a clip is heard, if it has any.
             num_frames: frames of a clip; None: as configured.
@@ -217,7 +212,6 @@ class Session:
 
         Args:
             item: of `media`.
-            on: whether it is heard.
             progress: called with what is being done.
 
         Raises:

@@ -80,9 +80,6 @@ class FairLock(ModelLock):
 class TimedLock(ModelLock):
     """A shared lock as one answer uses it.
 
-    Args:
-        lock: of the model.
-
     Attributes:
         waited: seconds spent waiting for others.
     """

@@ -30,7 +30,6 @@ def at_least(settings: object, minimum: float, *names: str) -> None:
     """Require a lower bound of numeric settings.
 
     Args:
-        settings: the object that holds them.
         minimum: the smallest valid value; infinity and NaN are never valid.
         names: attributes of `settings`; None passes.
 
@@ -48,8 +47,6 @@ def at_most(settings: object, maximum: float, *names: str) -> None:
     """Require an upper bound of numeric settings, far above what anyone needs.
 
     Args:
-        settings: the object that holds them.
-        maximum: the largest valid value.
         names: attributes of `settings`; None passes.
 
     Raises:
@@ -65,7 +62,6 @@ def divisible(settings: object, whole: str, part: str) -> None:
     """Require that one setting is a multiple of another.
 
     Args:
-        settings: the object that holds them.
         whole: attribute that is divided, such as a width.
         part: attribute that divides it, such as a number of heads.
 

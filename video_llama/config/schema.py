@@ -290,7 +290,6 @@ def _settings(kind: type[T], given: dict[str, Any], key: str, default: T | None 
     """Construct a settings class.
 
     Args:
-        kind: the class, a dataclass.
         given: values by name of field.
         key: where they stand, for messages.
         default: what gives the other values; None: the defaults of the class.

@@ -138,7 +138,6 @@ class TrainBatches(Batches):
         prompts: as in `Batches`.
         batch_size: items per batch and rank.
         seed: as in `Batches`.
-        rank: of this process.
         world_size: number of processes; their items differ.
         num_views: ways in which an item is cropped, and its frames chosen, which successive epochs
             take in turn; 0: anew in every epoch.

@@ -92,7 +92,6 @@ class MediaLoader:
         there are; the message names those T.
 
         Args:
-            record: of the item.
             generator: source of random frames and crops.
 
         Raises:
@@ -204,7 +203,6 @@ class Items:
         """Make a batch of items.
 
         Args:
-            items: B of them.
             bad_items: those that others took the place of.
             prompt: of captions; conversations have no use for it.
         """

@@ -68,7 +68,6 @@ def build_items(
         settings: its entry, completed by `load_config`.
         split: `train`, `valid` or `test`.
         tokenizer: made by `load_tokenizer`.
-        template: format of conversations.
         features: cache of what the frozen encoders make of the media.
 
     Raises:
@@ -210,8 +209,6 @@ def make_loader(
 
     Args:
         batches: training or evaluation batches.
-        start: first batch.
-        stop: batch to stop before.
         num_workers: loading processes; 0 loads in this one.
         timeout: longest wait for a batch of a worker, seconds; 0 waits for ever.
         pins: put batches into memory from which a GPU copies while it computes.

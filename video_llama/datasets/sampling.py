@@ -117,14 +117,9 @@ class Order:
     dealt out again, so that texts of a batch, on all ranks, are about equally long.
 
     Args:
-        name: of the data set.
-        size: its items.
         lengths: text lengths of items, in any unit.
         batch_size: items per batch and rank.
         bucket_batches: batches that are sorted together, if they are of one epoch; 1 for none.
-        seed: of the run.
-        rank: of this process.
-        world_size: number of processes.
     """
 
     def __init__(

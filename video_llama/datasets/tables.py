@@ -66,7 +66,6 @@ class TableRecords:
         names: columns from which `locate` makes the name of the media, such as folder and file.
         texts: captions, or conversations as `pack_turns` makes them.
         locate: from the values of `names` in a row to the item's name and its file.
-        folder: that the files lie in.
         has_conversations: what `texts` holds.
     """
 

@@ -80,7 +80,6 @@ class ImageBind(nn.Module):
         Args:
             inputs: "vision": (B, T, 3, H, W) normalised frames; "audio": (B, S, 1, mel, frames)
                 normalised spectrograms of S clips.
-            modality: which tower.
 
         Returns:
             (B, T or S, out_embed_dim): norm 1 for pictures, norm exp(log_logit_scale) (20 unless
@@ -108,7 +107,6 @@ class PicturePatches(nn.Module):
     """Pictures to patch tokens with class token and positions.
 
     Args:
-        width: of the tokens.
         image_size: side, in pixels, of the pictures that the positions were learned at.
     """
 
@@ -157,9 +155,6 @@ class Trunk(nn.Module):
     """A pre-LayerNorm transformer encoder.
 
     Args:
-        width: of the tokens.
-        num_blocks: depth.
-        num_heads: attention heads.
         pre_norm: a LayerNorm before the first block.
         key_bias: one extra learned key and value in every attention.
     """

@@ -64,7 +64,6 @@ def build_video_llama(
     """Build a model with its weights, in eval mode.
 
     Args:
-        settings: the model section.
         device: torch device; "meta" makes shapes only and opens no weight file.
         seed: of the random values that fresh parts start from.
         llm_device: where the language model goes, if it goes elsewhere.

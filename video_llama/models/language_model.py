@@ -212,7 +212,6 @@ def causal_loss(
     the layers see no padding.
 
     Args:
-        model: the language model.
         inputs_embeds: (B, L, D).
         labels: (B, L) int64, IGNORE_INDEX where there is no loss; label i is predicted at i - 1.
         attention_mask: (B, L), zero or False where padded.

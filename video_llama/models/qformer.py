@@ -60,8 +60,6 @@ class TemporalQFormer(nn.Module):
         num_layers: depth; two in every released file.
         num_queries: learned queries, which is the number of tokens that the LLM sees.
         num_positions: the most time steps; 0: steps have no positions, and any number will do.
-        input_width: width of the features.
-        output_width: width of the language model.
         steps_name: what a time step is, for errors.
         positions_key: the setting that `num_positions` comes from, for errors.
         position_init_std: spread of the positions before training.

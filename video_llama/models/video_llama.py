@@ -49,7 +49,6 @@ class VideoLlama(nn.Module):
 
     Args:
         settings: the model section of the configuration.
-        language_model: LLaMA, frozen and placed.
         tokenizer: its tokenizer; None for a model of shapes only.
         device_type: where the encoders will run, which decides their precision.
 

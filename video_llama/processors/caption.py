@@ -13,7 +13,6 @@ class CaptionProcessor:
 
     Args:
         prompt: text put before every caption.
-        max_words: words kept of a caption.
     """
 
     def __init__(self, *, prompt: str = "", max_words: int = 50) -> None:

@@ -52,7 +52,6 @@ def decode_file(
     """Read a picture, a clip with its sound, or a sound.
 
     Args:
-        path: of the file.
         kind: what to take it for; None: what it is.
         image: for pictures; needed if the file is one.
         video: for the frames of clips; None leaves the frames out.

@@ -67,7 +67,6 @@ def random_crop_box(
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         scale: smallest and largest share of the picture's area.
-        generator: source of the random numbers.
 
     Returns:
         The box; after ten misses the largest one in the middle with an allowed aspect ratio.
@@ -96,7 +95,6 @@ def crop_and_resize(frames: Tensor, box: CropBox, size: int) -> Tensor:
 
     Args:
         frames: (3, T, H, W) uint8.
-        box: the part.
         size: height and width of the result, in pixels.
 
     Returns:

@@ -64,11 +64,7 @@ class CostError(MediaError):
 
 
 class Budget:
-    """Time and pixels that may still be spent on one file.
-
-    Args:
-        path: of the file, for the message.
-    """
+    """Time and pixels that may still be spent on one file."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -98,14 +94,7 @@ class Budget:
 
 
 def refuse_cost(path: str | Path, reason: str, name: str, unit: str) -> NoReturn:
-    """Raise the error of a file that costs more than a limit.
-
-    Args:
-        path: of the file.
-        reason: what it would cost.
-        name: of the limit.
-        unit: of the limit.
-    """
+    """Raise the error of a file that costs more than a limit."""
     raise CostError(
         path, f"{reason}, at most {limit(name)} {unit} are allowed ({limit_key(name)} sets it)"
     )

@@ -138,9 +138,6 @@ def has_audio(path: str | Path) -> bool:
 def open_container(path: str | Path) -> Iterator[InputContainer]:
     """Open a media file and close it at the end; FFmpeg's errors inside become `MediaError`.
 
-    Args:
-        path: of a video or a sound.
-
     Raises:
         MediaError: the file cannot be read, or reading on fails.
     """
@@ -190,10 +187,6 @@ def _has_unknown_video(container: InputContainer) -> bool:
 
 def require_video(container: InputContainer, path: str | Path) -> VideoStream:
     """Return the video track of a file that must have one that can be decoded within reason.
-
-    Args:
-        container: the open file.
-        path: for the message.
 
     Raises:
         MediaError: it is a picture, has no video track, one in an unknown codec, or one with an

@@ -111,9 +111,6 @@ class PictureInfo(NamedTuple):
 def refuse_foreign(path: str | Path) -> None:
     """Refuse a file that is neither clip nor sound, although FFmpeg may find something in it.
 
-    Args:
-        path: of a file that exists.
-
     Raises:
         MediaError: its first bytes say that it is something else.
     """
@@ -151,9 +148,6 @@ def _is_text(head: bytes) -> bool:
 def read_picture_info(path: str | Path) -> PictureInfo | None:
     """Return what the header of a picture says; None for what is not a picture, or moves.
 
-    Args:
-        path: of any file.
-
     Raises:
         MediaError: it cannot be opened, or is a picture that is damaged or larger than the limit.
     """
@@ -187,11 +181,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return any picture as 8-bit RGB: turned upright, transparency on white, grey scaled.
-
-    Args:
-        image: of any mode.
-    """
+    """Return any picture as 8-bit RGB: turned upright, transparency on white, grey scaled."""
     # Tag 262 of a TIFF says what 0 means. Pillow heeds it for grey of 8 bits only.
     zero_is_white = getattr(image, "tag_v2", {}).get(262) == 0
     # Before anything else is done to it: other pictures do not keep the mark.

@@ -71,7 +71,6 @@ def frame_window(timeline: Timeline, *, start: float = 0.0, end: float | None = 
     """Return the frames whose showing begins from `start` to `end`.
 
     Args:
-        timeline: of the video.
         start: seconds; the first frame of the window is not earlier.
         end: seconds; the frames of the window are earlier than this. None is the end of the video.
 
@@ -98,7 +97,6 @@ def uniform(window: range, count: int) -> list[int]:
     """Return the first frame of each of `count` equal parts: floor(i * length / count).
 
     Args:
-        window: frames to choose from.
         count: frames wanted; a shorter window gives all of its frames.
     """
     # Whole numbers, as rounding would give a frame too many or miss one now and then.
@@ -112,9 +110,7 @@ def headtail(window: range, count: int, generator: torch.Generator) -> list[int]
     When `count` is odd the second half gives one more, as it does when the window's length is.
 
     Args:
-        window: frames to choose from.
         count: frames wanted; a shorter window gives all of its frames.
-        generator: source of the random choice.
     """
     count = min(count, len(window))
     half = len(window) // 2
@@ -128,8 +124,6 @@ def at_rate(timeline: Timeline, window: range, count: int, *, rate: float) -> li
     """Return the frames shown every `1 / rate` seconds; no frame twice.
 
     Args:
-        timeline: of the video.
-        window: frames to choose from.
         count: most frames wanted; more than that are spread over the window instead.
         rate: frames per second wanted.
     """

@@ -69,7 +69,6 @@ class VideoProcessor:
         """Decode and transform the frames that the settings ask for.
 
         Args:
-            path: a video file.
             generator: source of random frames and of the random crop; needed for those only.
 
         Raises:
@@ -109,8 +108,6 @@ class VideoProcessor:
         """Return the indices of the frames to look at, at most `n_frms` and no frame twice.
 
         Args:
-            timeline: of the video.
-            path: for the message of an error.
             generator: needed for `headtail`.
 
         Raises:

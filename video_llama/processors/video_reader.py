@@ -116,7 +116,6 @@ def read_frames(path: str | Path, choose: Choose, *, height: int, width: int) ->
     """Open a video and decode the frames that `choose` asks for.
 
     Args:
-        path: of the file.
         choose: called with the times of the frames; twice where these are known only at the end.
         height: of the frames, in pixels.
         width: likewise.
@@ -204,7 +203,6 @@ class PyAvReader:
         containers: FFmpeg's names of the container's format.
 
     Args:
-        path: of the file.
         height: of the frames read, in pixels.
         width: likewise.
 
@@ -421,7 +419,6 @@ class PyAvReader:
 
         Args:
             container: the open file, somewhere before the entry.
-            stream: its video track.
             entry: where to begin.
             wanted: times of frames; others are left out if none is made from them. None: all.
         """

@@ -305,11 +305,7 @@ def _reason_of_death(status: int) -> str:
 
 
 def serve(descriptor: int) -> None:
-    """Decode what the parent asks for; the main loop of the child.
-
-    Args:
-        descriptor: of a socket to the parent.
-    """
+    """Decode what the parent asks for; the main loop of the child."""
     # Imported here so that the first file does not wait for them.
     import video_llama.processors.audio
     import video_llama.processors.video  # noqa: F401

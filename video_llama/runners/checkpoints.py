@@ -138,7 +138,6 @@ class CheckpointStore:
         """Write a checkpoint, then delete those that are not to be kept.
 
         Args:
-            step: steps done.
             write_branch: writes the branch file to a path.
             state: tensors and plain values; more would not load with `weights_only`.
             metric: validation loss at this step, if there was one.
@@ -302,8 +301,6 @@ def check_unchanged(saved: dict[str, Any], current: dict[str, Any], where: Path)
             decide which weights train and which data they see at which step. The free ones may
             change, with a warning. `items`, where both sides have it, holds a fingerprint of each
             annotation and is fixed too.
-        current: the same of now.
-        where: the checkpoint.
 
     Raises:
         ConfigError: a fixed one differs; lists all that do.

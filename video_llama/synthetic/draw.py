@@ -209,8 +209,6 @@ def render_frames(
     """Draw pictures of a scene.
 
     Args:
-        scene: what to draw.
-        seed: of the background.
         height: pixels.
         width: pixels.
         times: when, as shares of the scene's duration, in 0..1.
@@ -277,7 +275,6 @@ def draw_background(scene: Scene, seed: int, *, height: int, width: int) -> Pict
 
     Args:
         scene: says whether it is plain or cluttered.
-        seed: of its colours and shapes.
         height: pixels.
         width: pixels.
 

@@ -50,7 +50,6 @@ def webvid_instruct(clips: Sequence[WorldItem], *, chinese: bool = False) -> str
     """Write VideoChat's instructions: conversations about what is seen in clips.
 
     Args:
-        clips: the clips.
         chinese: in Chinese, about some of them, instead of in English.
     """
     chosen = clips[::CHINESE_EVERY] if chinese else clips

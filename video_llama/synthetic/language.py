@@ -108,9 +108,7 @@ def reworded(question: Question, number: int, *, wording: Wording = ENGLISH) -> 
     """Reword a question, with words chosen by a number instead of by chance.
 
     Args:
-        question: in any words.
         number: which of the ways to ask it; any number will do.
-        wording: the language.
     """
     templates = wording.questions[question.type]
     if question.type not in ORDER_TYPES:

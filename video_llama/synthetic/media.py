@@ -143,7 +143,6 @@ def write_item(item: WorldItem, out: Path) -> None:
     """Draw, play and write one file.
 
     Args:
-        item: what to write.
         out: folder of all data; the file's own folder exists.
     """
     scene, seed, path = item.scene, item.render_seed, out / item.path

@@ -52,9 +52,7 @@ def render_voice(
     """Play one sound alone.
 
     Args:
-        sound: what to play.
         rng: where in its rhythm it begins, and what is noise in it.
-        num_samples: length.
         rate: samples per second.
 
     Returns:

@@ -56,9 +56,7 @@ def dealt(deck: Sequence[T], index: int, seed: int, purpose: str) -> T:
     counts are balanced, and which index gets which card is random.
 
     Args:
-        deck: the cards.
         index: whose card, from 0.
-        seed: of the world.
         purpose: as in `generator`.
     """
     turn, position = divmod(index, len(deck))

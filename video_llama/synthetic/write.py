@@ -43,8 +43,6 @@ def plan(
     """List every file to write.
 
     Args:
-        num_clips: clips of the training split.
-        world: what is common to all items.
         splits: which splits; those that are left out change nothing in the others.
     """
     items: dict[tuple[Split, Source], list[WorldItem]] = {}
@@ -75,9 +73,6 @@ def write_world(
     Args:
         out: folder to make; it does not exist, or is empty.
         num_clips: clips of the training split; `SHARES` says how many the others have.
-        world: seed, size and frame rate.
-        splits: which splits.
-        num_workers: processes.
         progress: called with the number of files written and to write.
 
     Returns:

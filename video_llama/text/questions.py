@@ -78,7 +78,6 @@ def media_question(media: Sequence[Media], question: str) -> list[Piece]:
 
     Args:
         media: none for a question that follows up.
-        question: what was typed or annotated.
     """
     # With sound among the media the model must be told what it sees and what it hears.
     with_sound = any(item.kind == "audio" for item in media)

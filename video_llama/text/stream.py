@@ -76,9 +76,6 @@ class AnswerStream:
     Leading and trailing white space is dropped, and nothing is shown that may be the beginning of a
     stop mark.
 
-    Args:
-        stop_texts: of the template.
-
     Attributes:
         stopped: whether a stop mark was met; what follows it is dropped.
     """

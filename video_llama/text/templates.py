@@ -111,7 +111,6 @@ class Template:
         Args:
             turns: questions and answers, at least one.
             tokenizer: made by `load_tokenizer`.
-            max_length: in tokens, BOS included.
             system: system text; None is the one of the original's training.
 
         Raises:

@@ -216,7 +216,6 @@ def pack(
 
     Args:
         name: of the data set; the tars are named after it.
-        records: its items.
         folder: where the tars go.
         samples_per_shard: items per tar.
         size: shorter side of pictures and clips, pixels; None copies the files as they are.

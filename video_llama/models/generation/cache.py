@@ -85,11 +85,7 @@ class GrowingLayer(DynamicLayer):
 
 
 class GrowingCache(Cache):
-    """Keys and values of all layers.
-
-    Args:
-        config: of the language model.
-    """
+    """Keys and values of all layers."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         self._config = config
@@ -182,8 +178,6 @@ class PrefixCache:
         """Remember one row of a batch instead of what was known.
 
         Args:
-            batch: of all rows.
-            row: which of them.
             pad: positions of padding on its left.
             marks: of the positions behind the padding.
         """
@@ -193,10 +187,6 @@ class PrefixCache:
 
     def keep_common(self, marks: Sequence[int], most: int) -> int:
         """Forget what differs from a new sequence.
-
-        Args:
-            marks: of the new sequence.
-            most: positions that may be kept.
 
         Returns:
             How many positions stay.

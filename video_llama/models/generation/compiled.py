@@ -82,7 +82,6 @@ class CompiledDecoder:
 
         Args:
             cache: that holds the prompt; the caller notes the mark of each token after its step.
-            most: how many steps there may be.
 
         Yields:
             The step, or None while another answer is being decoded and where compiling has failed.

@@ -58,7 +58,6 @@ class AnswerText:
 
     Args:
         stop_texts: end the answer and are not shown.
-        tokenizer: of the language model.
     """
 
     def __init__(self, stop_texts: Sequence[str], tokenizer: Any) -> None:
@@ -150,7 +149,6 @@ def generate(
     """Answer prompts, all of them in step.
 
     Args:
-        model: the language model.
         rows: filled on the way. Beams are known at their end only and then come all at once.
         lock: held for each step of the model.
 

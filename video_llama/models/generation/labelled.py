@@ -34,9 +34,7 @@ def answer_batch(model: VideoLlama, batch: Batch, *, max_new_tokens: int) -> lis
     """Let the model say, greedily, what a batch would teach it to say.
 
     Args:
-        model: in eval mode.
         batch: captions or conversations; of these the first question is asked.
-        max_new_tokens: longest answer.
 
     Returns:
         One per item.

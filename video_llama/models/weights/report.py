@@ -111,9 +111,6 @@ class ValueCheck:
     A value that is not finite is an error, and so is a part whose matrices hold nothing but zeros:
     a model would answer from either without a word, as if it had seen nothing. Trained groups, and
     tensors on a GPU, are read whole; of others `SAMPLE` values at each end are read.
-
-    Args:
-        where: key and path, for errors.
     """
 
     def __init__(self, where: str) -> None:
@@ -124,7 +121,6 @@ class ValueCheck:
         """Look at one tensor.
 
         Args:
-            name: the original's.
             tensor: floating-point, on any device.
 
         Raises:

@@ -115,8 +115,6 @@ def run_stage(
     """Train a stage, or return what it left if it has been trained with the same inputs before.
 
     Args:
-        stage: to train.
-        launch: how it is run.
         out: gets a folder of the stage's name.
         start: the branch to start from; None: from random values.
         options: more `section.key=value`, which win over those of `launch`.
