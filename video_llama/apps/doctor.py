@@ -65,6 +65,7 @@ def _llm_problems(cfg: Config) -> Iterator[str]:
             "or correct the path"
         )
         return
+    # Without a config.json nothing else of the folder can be judged.
     try:
         values = llama_values(folder)
     except ConfigError as error:
@@ -136,6 +137,7 @@ def _weight_problems(cfg: Config) -> Iterator[str]:
         if path.is_dir():
             held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
             yield f"model.{key}: {path} is a folder, give the file; the folder holds {held}"
+        # A link that leads nowhere, or in a circle, gets its own message below.
         elif not (path.exists() or path.is_symlink()):
             yield (
                 f"model.{key}: {_absent(value)}; README.md and docs/weights.md say where "
@@ -194,6 +196,7 @@ def _absent(path: str | Path) -> str:
 
 
 def _output_problems(cfg: Config) -> Iterator[str]:
+    # The nearest folder that exists is the one in which the others would be made.
     wanted = Path(cfg.run.output_dir).absolute()
     folder = next(path for path in (wanted, *wanted.parents) if path.exists())
     if not folder.is_dir():

@@ -92,6 +92,7 @@ def shape_problems(cfg: Config, model: VideoLlama) -> Iterator[str]:
         except VideoLlamaError as error:
             yield str(error)
             continue
+        # A chat with a stage-1 file answers, but as if it only knew captions.
         filled |= report.groups
         if report.manifest and report.manifest.stage == 1 and cfg.model.trained_branch is None:
             yield (
@@ -151,6 +152,7 @@ def memory_table(cfg: Config, model: VideoLlama) -> str:
         trained = trained_parameters(model)
         training = PartWeights(trained, trained * (GRADIENT_BYTES + OPTIMISER_BYTES), "fp32")
         parts["gradients, AdamW"] = training
+    # The LLM is most of it: what other precisions would save is the next question.
     total = PartWeights(everything, sum(part.bytes for part in parts.values()))
     sums = {"sum, without activations": total} | {
         f"  LLM in {precision}": PartWeights(0, llm_bytes(model, precision), precision)
