@@ -6,7 +6,7 @@ Nothing of the package is imported here, and torch only for the type checker.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -55,9 +55,7 @@ class TooManyBadItemsError(VideoLlamaError):
 class MediaError(VideoLlamaError):
     """A media file that cannot be used. The only error that a data set may skip.
 
-    Attributes:
-        path: the file, as it was given.
-        reason: what is wrong with it, in a few words, without the path.
+    `path` is the file as it was given, `reason` says in a few words what is wrong with it.
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
@@ -72,14 +70,7 @@ class MediaError(VideoLlamaError):
 
 @dataclass(frozen=True, kw_only=True)
 class BadItem:
-    """An item that was replaced because its media cannot be read.
-
-    Attributes:
-        data_set: registered name of its data set.
-        item_id: which item of it.
-        path: of the media file.
-        reason: what is wrong with the file.
-    """
+    """An item of a data set that was replaced, because the media file at `path` cannot be read."""
 
     data_set: str
     item_id: str
@@ -118,7 +109,6 @@ class _MediaBatch:
         features: (B, T, Q, D) of the frozen encoders, for the branch that trains.
         cached: what a cache has of them.
         item_ids: where each item came from, for messages.
-        data_set: registered name of the data set that the items are of.
         bad_items: the items that others took the place of.
     """
 
@@ -154,9 +144,9 @@ def _with_tensors(
     batch: BatchT, change: Callable[[Tensor], Tensor], *, without: frozenset[str] = frozenset()
 ) -> BatchT:
     tensors: dict[str, Any] = {
-        f.name: change(value)
-        for f in fields(batch)
-        if f.name not in without and hasattr(value := getattr(batch, f.name), "pin_memory")
+        name: change(value)
+        for name, value in vars(batch).items()
+        if name not in without and hasattr(value, "pin_memory")
     }
     return replace(batch, **tensors)
 
@@ -195,12 +185,7 @@ Batch = CaptionBatch | InstructionBatch
 
 @dataclass(kw_only=True)
 class ModelOutput:
-    """What one training step of the model returns.
-
-    Attributes:
-        loss: scalar, the mean cross entropy over the labelled tokens.
-        num_tokens: how many labelled tokens it is the mean of.
-    """
+    """What a training step returns: the scalar mean cross entropy over its labelled tokens."""
 
     loss: Tensor
     num_tokens: int

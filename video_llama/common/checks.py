@@ -27,15 +27,7 @@ MAX_SEED = 2**62
 
 
 def at_least(settings: object, minimum: float, *names: str) -> None:
-    """Require a lower bound of numeric settings.
-
-    Args:
-        minimum: the smallest valid value; infinity and NaN are never valid.
-        names: attributes of `settings`; None passes.
-
-    Raises:
-        ConfigError: a value is smaller or not finite; names the field, the value and the bound.
-    """
+    """Require numeric attributes of `settings` to be finite and at least `minimum`, or None."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not minimum <= value < math.inf:  # so for NaN too
@@ -44,14 +36,7 @@ def at_least(settings: object, minimum: float, *names: str) -> None:
 
 
 def at_most(settings: object, maximum: float, *names: str) -> None:
-    """Require an upper bound of numeric settings, far above what anyone needs.
-
-    Args:
-        names: attributes of `settings`; None passes.
-
-    Raises:
-        ConfigError: a value is larger; names the field, the value and the bound.
-    """
+    """Require numeric attributes of `settings` to be at most `maximum`, or None."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and value > maximum:
@@ -59,15 +44,7 @@ def at_most(settings: object, maximum: float, *names: str) -> None:
 
 
 def divisible(settings: object, whole: str, part: str) -> None:
-    """Require that one setting is a multiple of another.
-
-    Args:
-        whole: attribute that is divided, such as a width.
-        part: attribute that divides it, such as a number of heads.
-
-    Raises:
-        ConfigError: it leaves a rest; names both fields and both values.
-    """
+    """Require that one attribute (a width) is a multiple of another (a number of heads)."""
     total, divisor = getattr(settings, whole), getattr(settings, part)
     if total % divisor:
         raise ConfigError(f"{whole}: {total} given, a multiple of {part} ({divisor}) expected")

@@ -12,6 +12,7 @@ A module that imports one of those packages therefore begins its imports with
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -60,11 +61,10 @@ def _package_folder(name: str) -> Path | None:
 
 def _loads(library: Path) -> bool:
     """Return whether torch can load a native library (a second time costs nothing)."""
-    try:
+    with contextlib.suppress(OSError):
         torch.ops.load_library(library)
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _torchaudio_loads(folder: Path) -> bool:

@@ -38,12 +38,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The content is on the disk before the name changes, so that a crash at any time leaves the old
     file or the new one, never half of one.
 
-    Args:
-        path: the file to write; its folder is made.
-
-    Yields:
-        The temporary path to write to.
-
     Raises:
         DiskFullError: no room; the temporary file is gone and `path` is as it was.
     """
@@ -73,9 +67,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error, also of a native library, says that a disk or quota is full."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    return any(text in str(error) for text in _FULL_TEXTS)
+    by_number = isinstance(error, OSError) and error.errno in _FULL
+    return by_number or any(text in str(error) for text in _FULL_TEXTS)
 
 
 def _sync(path: Path) -> None:
@@ -91,12 +84,6 @@ def resource(name: str) -> Path:
     """Find a file or folder of the project, such as `eval_configs/tiny.yaml`.
 
     A wheel carries these under `video_llama/_data`; in a checkout they lie beside the package.
-
-    Args:
-        name: path relative to the project's root, with forward slashes.
-
-    Raises:
-        FileNotFoundError: neither place has it; the message names both.
     """
     # The wheel first: a folder of the same name may lie beside an installed package.
     candidates = [PACKAGE / "_data" / name, PACKAGE.parent / name]
@@ -137,12 +124,7 @@ def one_line(error: Exception | str) -> str:
 
 
 def positive(text: str) -> int:
-    """Convert text to a whole number of at least 1, for `type=` of an argument.
-
-    Raises:
-        ArgumentTypeError: it is less.
-        ValueError: it is not a whole number.
-    """
+    """Convert text to a whole number of at least 1, for `type=` of an argument."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} given, at least 1 expected")
@@ -175,11 +157,7 @@ def check_file(path: str | Path) -> Path:
 
 
 def read_file(path: str | Path, size: int = -1) -> bytes:
-    """Read at most `size` bytes of a file; -1: all.
-
-    Raises:
-        MediaError: as in `check_file`, or the disk or network fails.
-    """
+    """Read at most `size` bytes of a file; -1: all. Raises as `check_file` does."""
     try:
         with check_file(path).open("rb") as file:
             return file.read(size)

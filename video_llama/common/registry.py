@@ -13,22 +13,14 @@ RegisteredT = TypeVar("RegisteredT")
 
 
 class Registry(Generic[EntryT]):
-    """A named table of entries of one kind, filled by decorators at import.
-
-    Args:
-        kind: what the entries are, in the words of an error message ("dataset", "processor").
-    """
+    """A named table, filled by decorators at import; errors call an entry by its `kind`."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, EntryT] = {}
 
     def register(self, name: str) -> Callable[[RegisteredT], RegisteredT]:
-        """Return a decorator that files a class or function under `name`.
-
-        Raises:
-            ValueError: the name is taken.
-        """
+        """Return a decorator that files a class or function under `name`."""
 
         def file(entry: RegisteredT) -> RegisteredT:
             if name in self._entries:
@@ -39,11 +31,7 @@ class Registry(Generic[EntryT]):
         return file
 
     def get(self, name: str) -> EntryT:
-        """Return the entry of that name.
-
-        Raises:
-            ConfigError: there is none; the message lists the known names and the nearest one.
-        """
+        """Return the entry of that name; an error lists the known names and the nearest one."""
         if name in self._entries:
             return self._entries[name]
         raise ConfigError(f"unknown {self.kind} {name!r}; {suggestion(name, list(self))}")

@@ -11,8 +11,7 @@ import os
 def set_thread_defaults() -> None:
     """Set `OMP_WAIT_POLICY` and, for several processes on a machine, `OMP_NUM_THREADS`.
 
-    What the user has set stays. Nothing changes once torch is loaded. The measurement is in
-    docs/speed.md.
+    What the user has set stays. docs/speed.md has the measurement.
     """
     # OpenMP's threads spin while they wait for one another. Where another program has their core,
     # each of the many small operations of a model waits for a spinning thread to be scheduled.
