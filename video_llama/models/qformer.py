@@ -35,14 +35,7 @@ class FrameQFormer(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Summarise each frame.
-
-        Args:
-            features: (N, num_patches, input_width).
-
-        Returns:
-            (N, num_queries, hidden_size).
-        """
+        """Summarise frames: (N, num_patches, input_width) to (N, num_queries, hidden_size)."""
         return _attend(self.qformer, self.query_tokens, features)
 
 
@@ -56,47 +49,42 @@ class TemporalQFormer(nn.Module):
     Source: Video-LLaMA (arXiv 2306.02858).
 
     Args:
-        settings: sizes of the BERT encoder, but for its depth.
-        num_layers: depth; two in every released file.
+        settings: sizes of the encoder and how positions begin and stretch.
         num_queries: learned queries, which is the number of tokens that the LLM sees.
         num_positions: the most time steps; 0: steps have no positions, and any number will do.
         steps_name: what a time step is, for errors.
         positions_key: the setting that `num_positions` comes from, for errors.
-        position_init_std: spread of the positions before training.
-        interpolate_positions: stretch the learned positions over more steps than there are.
     """
 
     def __init__(
         self,
-        settings: QFormerSettings,
+        settings: ModelSettings,
         *,
-        num_layers: int,
         num_queries: int,
         num_positions: int,
         input_width: int,
         output_width: int,
         steps_name: str,
         positions_key: str,
-        position_init_std: float = 1.0,
-        interpolate_positions: bool = False,
     ) -> None:
         super().__init__()
-        self.query_tokens = _query_tokens(num_queries, settings.hidden_size)
+        width = settings.qformer_config.hidden_size
+        self.query_tokens = _query_tokens(num_queries, width)
         self.position_embedding: nn.Embedding | None = None
         if num_positions:
             # Scaled afterwards, so that the random numbers are the same for every spread.
             self.position_embedding = nn.Embedding(num_positions, input_width)
-            self.position_embedding.weight.data *= position_init_std
+            self.position_embedding.weight.data *= settings.position_init_std
         self.qformer = _qformer(
-            settings,
-            num_layers=num_layers,
+            settings.qformer_config,
+            num_layers=settings.fusion_head_layers,
             input_width=input_width,
             cross_attention_frequency=1,
         )
-        self.proj = nn.Linear(settings.hidden_size, output_width)
+        self.proj = nn.Linear(width, output_width)
         self.steps_name = steps_name
         self.positions_key = positions_key
-        self.interpolate_positions = interpolate_positions
+        self.interpolate_positions = settings.interpolate_positions
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features to tokens of the language model.
@@ -146,14 +134,7 @@ class MeanPooling(nn.Module):
         self.proj = nn.Linear(input_width, output_width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features to tokens of the language model.
-
-        Args:
-            features: (B, T, Q, input_width).
-
-        Returns:
-            (B, Q, output_width).
-        """
+        """Map (B, T, Q, input_width) features to (B, Q, output_width) tokens."""
         projected: Tensor = self.proj(features.to(self.proj.weight.dtype).mean(dim=1))
         return projected
 
@@ -173,32 +154,26 @@ def video_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer | M
         width = settings.qformer_config.hidden_size
         return MeanPooling(input_width=width, output_width=llm_width)
     return TemporalQFormer(
-        settings.qformer_config,
-        num_layers=settings.fusion_head_layers,
+        settings,
         num_queries=settings.num_video_query_token,
         num_positions=settings.max_frame_pos if settings.video_frame_positions else 0,
         input_width=settings.qformer_config.hidden_size,
         output_width=llm_width,
         steps_name="frames",
         positions_key="model.max_frame_pos",
-        position_init_std=settings.position_init_std,
-        interpolate_positions=settings.interpolate_positions,
     )
 
 
 def audio_branch(settings: ModelSettings, llm_width: int) -> TemporalQFormer:
     """Build the trained part of the audio branch, with fresh weights."""
     return TemporalQFormer(
-        settings.qformer_config,
-        num_layers=settings.fusion_head_layers,
+        settings,
         num_queries=settings.num_audio_query_token,
         num_positions=settings.max_audio_clips,
         input_width=settings.imagebind_config.out_embed_dim,
         output_width=llm_width,
         steps_name="segments",
         positions_key="model.max_audio_clips",
-        position_init_std=settings.position_init_std,
-        interpolate_positions=settings.interpolate_positions,
     )
 
 
