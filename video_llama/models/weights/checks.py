@@ -13,19 +13,10 @@ EXPORTED = "video_llama"
 """The `model_type` of a folder that was written for transformers."""
 LFS_MARK = b"version https://git-lfs"
 
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 RELEASED_SIZES: dict[str, dict[str, Any]] = {
-    "7b": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-    },
-    "13b": {
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-    },
+    "7b": dict(zip(_SIZES, (4096, 11008, 32, 32), strict=True)),
+    "13b": dict(zip(_SIZES, (5120, 13824, 40, 40), strict=True)),
 }
 """LLaMA's sizes, for shapes without files."""
 
@@ -45,7 +36,10 @@ def check_weight_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise WeightsError(f"{path} does not exist{_neighbours(path)}") from error
+        folder = path.parent
+        near = f"; {folder} holds: {_listing(folder)}" if folder.is_dir() else ""
+        near = near or f" (nor does its folder {folder})"
+        raise WeightsError(f"{path} does not exist{near}") from error
     except OSError as error:  # a loop of links among others
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(mode):
@@ -71,12 +65,6 @@ def check_weight_file(path: Path) -> None:
 def _listing(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
-
-
-def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" (nor does its folder {path.parent})"
-    return f"; {path.parent} holds: {_listing(path.parent)}"
 
 
 def llama_values(folder: Path) -> dict[str, Any]:
@@ -164,11 +152,8 @@ def _check_sizes(path: Path, values: dict[str, Any]) -> None:
                 f"{most:,} expected"
             )
     # Heads divide the width, and groups of keys the heads.
-    pairs = (
-        ("hidden_size", "num_attention_heads"),
-        ("num_attention_heads", "num_key_value_heads"),
-    )
-    for name, divisor in pairs:
+    heads = "num_attention_heads"
+    for name, divisor in (("hidden_size", heads), (heads, "num_key_value_heads")):
         whole, part = values.get(name), values.get(divisor)
         if whole and part and whole % part:
             raise ConfigError(

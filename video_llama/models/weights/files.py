@@ -80,7 +80,9 @@ class MappedPages:
             wanted = str(path.resolve())
             for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
                 fields = line.split(maxsplit=5)
-                if len(fields) == 6 and fields[5] == wanted and "w" not in _shared(fields[1]):
+                # A shared mapping that can be written must not be touched.
+                writable = len(fields) == 6 and fields[1].endswith("s") and "w" in fields[1]
+                if len(fields) == 6 and fields[5] == wanted and not writable:
                     start, _, end = fields[0].partition("-")
                     self._ranges.append((int(start, 16), int(end, 16)))
 
@@ -94,11 +96,6 @@ class MappedPages:
         if length > 0 and any(low <= start and end <= high for low, high in self._ranges):
             libc = ctypes.CDLL(None)
             libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
-
-
-def _shared(permissions: str) -> str:
-    """Return the permissions of a shared mapping; one that can be written must not be touched."""
-    return permissions if permissions.endswith("s") else ""
 
 
 def open_weights(path: Path) -> WeightFile:
@@ -188,11 +185,7 @@ def _open_pickle(path: Path) -> WeightFile:
 
 
 def load_pickle(path: Path) -> Any:
-    """`torch.load` without running code, memory-mapped where the file's format allows.
-
-    Raises:
-        WeightsError: truncated, not a torch file, or with Python objects in it.
-    """
+    """`torch.load` without running code, memory-mapped where the file's format allows."""
     # Old files cannot be mapped: they are read whole.
     try:
         try:
@@ -226,7 +219,8 @@ def _reason(error: Exception) -> str:
 def _tensors(path: Path, mapping: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     for name, value in mapping.items():
         if isinstance(value, Tensor):
-            if value.is_nested or value.is_meta or value.is_quantized or _is_sparse(value):
+            sparse = value.layout != torch.strided
+            if value.is_nested or value.is_meta or value.is_quantized or sparse:
                 raise WeightsError(
                     f"{path}: {name} is a sparse, quantised, nested or meta tensor; save it as a "
                     "plain one"
@@ -234,20 +228,12 @@ def _tensors(path: Path, mapping: Mapping[str, Any]) -> Iterator[tuple[str, Tens
             yield str(name).removeprefix("module."), value
 
 
-def _is_sparse(tensor: Tensor) -> bool:
-    return tensor.layout != torch.strided
-
-
 def _unfit(kind: str) -> str:
     return f"is of type {kind}, one of float16, bfloat16, float32 and float64 expected"
 
 
 def _bounded(path: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return a tensor unless its copy would take far more memory than its file.
-
-    Raises:
-        WeightsError: it repeats a few stored numbers.
-    """
+    """Return a tensor unless its copy would take far more memory than its file."""
     # An expanded tensor of one number is a few bytes in the file and may be terabytes as a copy.
     tensor = tensors[name]
     size, stored = math.prod(tensor.shape) * tensor.element_size(), path.stat().st_size

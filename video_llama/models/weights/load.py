@@ -31,21 +31,12 @@ logger = logging.getLogger(__name__)
 
 def targets_of(model: nn.Module) -> dict[str, Tensor]:
     """Map original names to what a file can fill: parameters, and the one buffer that counts."""
-    targets: dict[str, Tensor] = {
-        original_name(name): parameter for name, parameter in model.named_parameters()
-    }
-    for name, buffer in model.named_buffers():
-        if name == LOGIT_SCALE:
-            targets[name] = buffer
-    return targets
+    targets: dict[str, Tensor] = {original_name(n): p for n, p in model.named_parameters()}
+    return targets | {n: buffer for n, buffer in model.named_buffers() if n == LOGIT_SCALE}
 
 
 def open_source(source: WeightSource) -> WeightFile:
-    """Open the file of a configuration key.
-
-    Raises:
-        WeightsError: it cannot be read; names the key.
-    """
+    """Open the file of a configuration key, which errors name."""
     try:
         return open_weights(source.path)
     except WeightsError as error:
@@ -62,8 +53,7 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
         name = prefix + key
         target = targets.get(name)
         if target is None:
-            reason = not_needed_reason(name) or _absent_part(name, targets)
-            if reason:
+            if reason := not_needed_reason(name) or _absent_part(name, targets):
                 report.not_needed[reason] += 1
             else:
                 report.unexpected.append(name)
@@ -72,7 +62,10 @@ def match(model: VideoLlama, source: WeightSource, file: WeightFile) -> LoadRepo
         elif key in file.unfit:
             report.wrong_shape.append(f"{name} {file.unfit[key]}")
         elif shape != tuple(target.shape) and not _resizable(name, shape, tuple(target.shape)):
-            report.wrong_shape.append(_shape_message(name, shape, tuple(target.shape)))
+            report.wrong_shape.append(
+                f"{name} has shape {list(shape)} in the file and {list(target.shape)} in the "
+                f"model; {_likely_cause(name, shape, tuple(target.shape))}"
+            )
         else:
             report.loaded.append(name)
     # A file holds all of a group or nothing of it, so a started group says what should be there.
@@ -160,13 +153,6 @@ def _resizable(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bo
 
 
 _LLM_WIDTHS = {4096: "7B", 5120: "13B"}
-
-
-def _shape_message(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    return (
-        f"{name} has shape {list(shape)} in the file and {list(wanted)} in the model; "
-        f"{_likely_cause(name, shape, wanted)}"
-    )
 
 
 def _likely_cause(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:

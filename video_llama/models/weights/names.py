@@ -77,12 +77,10 @@ def original_name(name: str) -> str:
         KeyError: the name belongs to no part.
     """
     # No prefix is the start of another, so the first that fits is the only one.
-    for ours, theirs in _PREFIXES:
-        if name.startswith(ours):
-            renamed = theirs + name[len(ours) :]
-            break
-    else:
+    found = next((pair for pair in _PREFIXES if name.startswith(pair[0])), None)
+    if found is None:
         raise KeyError(name)
+    renamed = found[1] + name.removeprefix(found[0])
     if "Qformer.bert." in renamed:
         for ours, theirs in _QFORMER:
             renamed = renamed.replace(ours, theirs)
@@ -91,10 +89,7 @@ def original_name(name: str) -> str:
 
 def group_of(original: str) -> str | None:
     """Return the group that an original name belongs to, or None for a name of no part."""
-    for group, prefixes in GROUPS.items():
-        if original.startswith(prefixes):
-            return group
-    return None
+    return next((name for name, starts in GROUPS.items() if original.startswith(starts)), None)
 
 
 def not_needed_reason(original: str) -> str | None:
@@ -107,10 +102,7 @@ def not_needed_reason(original: str) -> str | None:
 
 def never_needed_reason(original: str) -> str | None:
     """Say why no model, of whatever size, has a place for a key; None if that is not known."""
-    for reason, pattern in _NOT_NEEDED:
-        if re.match(pattern, original):
-            return reason
-    return None
+    return next((why for why, pattern in _NOT_NEEDED if re.match(pattern, original)), None)
 
 
 def trainable_prefixes(settings: ModelSettings) -> tuple[str, ...]:
@@ -119,15 +111,12 @@ def trainable_prefixes(settings: ModelSettings) -> tuple[str, ...]:
     The one list that drives gradients, training mode, optimiser groups and checkpoints.
     """
     # ln_vision is trained and frozen with the ViT, as in the original.
-    prefixes: tuple[str, ...] = ()
-    if not settings.freeze_vit:
-        prefixes += GROUPS["vision_encoder"] + GROUPS["vision_norm"]
-    if not settings.freeze_qformer:
-        prefixes += GROUPS["frame_qformer"]
-    if not settings.frozen_video_Qformer:
-        prefixes += GROUPS["video_branch"]
-    if not settings.frozen_llama_proj:
-        prefixes += GROUPS["video_proj"]
-    if settings.equip_audio_branch and not settings.frozen_audio_Qformer:
-        prefixes += GROUPS["audio_branch"]
-    return prefixes
+    trains = {
+        "vision_encoder": not settings.freeze_vit,
+        "vision_norm": not settings.freeze_vit,
+        "frame_qformer": not settings.freeze_qformer,
+        "video_branch": not settings.frozen_video_Qformer,
+        "video_proj": not settings.frozen_llama_proj,
+        "audio_branch": settings.equip_audio_branch and not settings.frozen_audio_Qformer,
+    }
+    return tuple(prefix for group in trains if trains[group] for prefix in GROUPS[group])

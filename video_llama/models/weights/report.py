@@ -62,19 +62,12 @@ class LoadReport:
         return f"{self.source.key} {self.source.path}: {', '.join(counts)}"
 
     def check(self, settings: ModelSettings, llm: LlamaConfig) -> None:
-        """Raise the one error that says what does not fit, if anything.
-
-        Raises:
-            WeightsError: a branch file of another kind, wrong shapes, unknown or missing names, or
-                nothing that fits.
-        """
+        """Raise the one error that says what does not fit, if anything."""
         # The cause that explains most comes first: a file of another kind has many wrong shapes,
         # and a wrong shape is also a missing name.
         where = f"{self.source.key}: {self.source.path}"
-        if self.manifest is not None:
-            problem = mismatch(self.manifest, settings, llm)
-            if problem:
-                raise WeightsError(f"{where}: {problem}")
+        if self.manifest and (problem := mismatch(self.manifest, settings, llm)):
+            raise WeightsError(f"{where}: {problem}")
         if self.wrong_shape:
             more = len(self.wrong_shape) - 1
             rest = f" ({more} more tensors differ)" if more else ""
@@ -106,7 +99,7 @@ SAMPLE = 1 << 16
 
 
 class ValueCheck:
-    """Finds files of the right shapes whose values cannot be weights.
+    """Finds files of the right shapes whose values cannot be weights; `where` begins its errors.
 
     A value that is not finite is an error, and so is a part whose matrices hold nothing but zeros:
     a model would answer from either without a word, as if it had seen nothing. Trained groups, and
@@ -118,14 +111,7 @@ class ValueCheck:
         self._is_zero: dict[tuple[str, bool], bool] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Look at one tensor.
-
-        Args:
-            tensor: floating-point, on any device.
-
-        Raises:
-            WeightsError: a value is not finite.
-        """
+        """Refuse a floating-point tensor, by its original name, that is not finite throughout."""
         if not tensor.numel():
             return
         group, values = group_of(name) or name, tensor.detach()
@@ -144,11 +130,7 @@ class ValueCheck:
         self._is_zero[key] = self._is_zero.get(key, True) and low == high == 0
 
     def finish(self) -> None:
-        """Judge the parts after all of their tensors.
-
-        Raises:
-            WeightsError: the matrices of a part are all zero (its vectors, where it has only such).
-        """
+        """Refuse parts of which all matrices were zero (all vectors, where there are only such)."""
         for (group, is_matrix), is_zero in self._is_zero.items():
             if is_zero and (is_matrix or (group, True) not in self._is_zero):
                 raise WeightsError(

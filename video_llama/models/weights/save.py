@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -92,32 +92,20 @@ class Manifest:
     def _check(self) -> None:
         if self.branch not in ("video", "audio"):
             raise ValueError(f"branch {self.branch!r}")
-        for name, value in asdict(self).items():
-            if name in ("branch", "template", "frozen_hash", "video_fusion"):
-                good = isinstance(value, str)
-            elif name == "video_frame_positions":
-                good = isinstance(value, bool)
-            else:
-                good = type(value) is int and value >= 0
-            if not good:
-                raise ValueError(f"{name} {value!r}")
+        kinds: dict[str, Any] = {"int": int, "str": str, "bool": bool}
+        for declared in fields(self):
+            value: Any = getattr(self, declared.name)
+            kind = kinds.get(str(declared.type), str)
+            if type(value) is not kind or (kind is int and value < 0):
+                raise ValueError(f"{declared.name} {value!r}")
 
 
 def describe_branch(
-    settings: ModelSettings,
-    llm: LlamaConfig,
-    *,
-    stage: int,
-    frames: int,
-    clips: int,
-    step: int,
+    settings: ModelSettings, llm: LlamaConfig, *, stage: int, frames: int, clips: int, step: int
 ) -> Manifest:
     """Describe the branch that trains, after `step` steps of stage 1 (captions) or 2.
 
     `frames` per clip and `clips` (sound segments) per item are those of the data.
-
-    Raises:
-        ValueError: no branch trains.
     """
     branch = settings.trained_branch
     if branch is None:
@@ -190,21 +178,15 @@ def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> s
 
 
 def save_branch(parameters: Iterable[tuple[str, Tensor]], path: Path, manifest: Manifest) -> None:
-    """Write the trainable parameters, atomically.
-
-    Raises:
-        DiskFullError: no room; an older file of that name is as it was.
-    """
+    """Write the trainable parameters, atomically."""
     save_tensors(dict(parameters), path, manifest.to_metadata())
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write tensors with text metadata as safetensors, atomically."""
     # Tied weights and views share memory, which the format has no way to say.
-    plain: dict[str, Tensor] = {}
     owners: set[int] = set()
-    for name, tensor in tensors.items():
-        plain[name] = _with_own_memory(tensor.detach().cpu(), owners)
+    plain = {n: _with_own_memory(t.detach().cpu(), owners) for n, t in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(plain, temporary, metadata)
 
