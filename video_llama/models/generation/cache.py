@@ -85,7 +85,7 @@ class GrowingLayer(DynamicLayer):
 
 
 class GrowingCache(Cache):
-    """Keys and values of all layers."""
+    """Keys and values of all layers of a language model."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         self._config = config
@@ -105,10 +105,8 @@ class GrowingCache(Cache):
     def load(self, caches: Sequence[PrefixCache | None], pads: Sequence[int], end: int) -> None:
         """Fill the empty cache of a batch with what the caches of its rows know.
 
-        Args:
-            caches: of each row; None where the padding reaches `end`.
-            pads: positions of padding on the left of each row.
-            end: positions to fill, padding included; no cache knows less.
+        A row has `pads` positions of padding on its left. `end` positions are filled, padding
+        included; no cache knows less, and None stands where the padding reaches so far.
         """
         # Rows whose prompt begins behind `end` have nothing to give to this part.
         known = {row: cache for row, cache in enumerate(caches) if cache and pads[row] < end}
@@ -177,16 +175,14 @@ class PrefixCache:
     def store(self, batch: GrowingCache, row: int, pad: int, marks: list[int]) -> None:
         """Remember one row of a batch instead of what was known.
 
-        Args:
-            pad: positions of padding on its left.
-            marks: of the positions behind the padding.
+        `marks` are those of the positions behind `pad` positions of padding on the left.
         """
         self.clear()
         self._states = batch.row(row, pad, pad + len(marks))
         self.marks = list(marks)
 
     def keep_common(self, marks: Sequence[int], most: int) -> int:
-        """Forget what differs from a new sequence.
+        """Forget what differs from a new sequence; at most `most` positions stay.
 
         Returns:
             How many positions stay.

@@ -13,7 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import video_llama.common.compat
 
@@ -42,11 +42,16 @@ def decoder_of(model: LlamaForCausalLM) -> CompiledDecoder:
     Raises:
         RequestError: nothing here compiles for the model's device.
     """
-    decoder: CompiledDecoder | None = vars(model).get(_ATTRIBUTE)
-    if decoder is None:
-        _require_compiler(model)
-        decoder = vars(model)[_ATTRIBUTE] = CompiledDecoder(model)
-    return decoder
+    if _ATTRIBUTE not in vars(model):
+        # On a GPU Triton comes with torch. On a CPU inductor writes C++.
+        compiler = os.environ.get("CXX", "g++")
+        if model.device.type == "cpu" and shutil.which(compiler) is None:
+            raise RequestError(
+                f"compiled: needs a C++ compiler on a CPU, and there is no {compiler}; install "
+                "g++, or leave compiled away"
+            )
+        vars(model)[_ATTRIBUTE] = CompiledDecoder(model)
+    return cast(CompiledDecoder, vars(model)[_ATTRIBUTE])
 
 
 class CompiledDecoder:
@@ -78,10 +83,9 @@ class CompiledDecoder:
 
     @contextlib.contextmanager
     def steps(self, cache: PrefixCache, most: int) -> Iterator[Step | None]:
-        """Open steps that go on from a conversation; afterwards `cache` holds what they added.
+        """Open at most `most` steps from a prompt; afterwards `cache` holds what they added.
 
-        Args:
-            cache: that holds the prompt; the caller notes the mark of each token after its step.
+        The caller notes the mark of each token after its step.
 
         Yields:
             The step, or None while another answer is being decoded and where compiling has failed.
@@ -135,8 +139,7 @@ class CompiledDecoder:
             input_ids=self._ids, **cache_arguments(self._cache), logits_to_keep=1
         )
         # A recorded graph writes its next result into the same memory.
-        logits: Tensor = output.logits[:, -1].float().clone()
-        return logits
+        return cast(Tensor, output.logits[:, -1].float().clone())
 
     def _leave(self, cache: PrefixCache) -> None:
         """Copy back what the finished steps added."""
@@ -146,15 +149,3 @@ class CompiledDecoder:
             new = slice(grown.get_seq_length(), end)
             if new.start < end:
                 grown.update(fixed.keys[:, :, new], fixed.values[:, :, new])
-
-
-def _require_compiler(model: LlamaForCausalLM) -> None:
-    # On a GPU Triton comes with torch. On a CPU inductor writes C++.
-    if model.device.type != "cpu":
-        return
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise RequestError(
-            f"compiled: needs a C++ compiler on a CPU, and there is no {compiler}; install g++, or "
-            "leave compiled away"
-        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import video_llama.common.compat
 
@@ -54,11 +54,7 @@ class ModelLock:
 
 
 class AnswerText:
-    """Token ids of an answer to the text that is shown, up to the first stop text.
-
-    Args:
-        stop_texts: end the answer and are not shown.
-    """
+    """Token ids of an answer to the text that is shown, up to the first stop text."""
 
     def __init__(self, stop_texts: Sequence[str], tokenizer: Any) -> None:
         self._stream = AnswerStream(stop_texts)
@@ -146,14 +142,11 @@ def ends_with_stop(ids: list[int], stop_ids: Sequence[Sequence[int]]) -> bool:
 def generate(
     model: LlamaForCausalLM, rows: Sequence[Row], lock: ModelLock | None = None
 ) -> Iterator[Row]:
-    """Answer prompts, all of them in step.
-
-    Args:
-        rows: filled on the way. Beams are known at their end only and then come all at once.
-        lock: held for each step of the model.
+    """Answer prompts, all of them in step; `lock` is held for each step of the model.
 
     Yields:
-        The row that has got a token, once for each token.
+        The row that has got a token, once for each token. Beams are known at their end only and
+        then come all at once.
     """
     lock = lock or ModelLock()
     # Beams keep several answers per row alive and cannot stand in a batch with others.
@@ -292,8 +285,7 @@ class _Batch:
         # Logits of the last position only: all of them take 128 MB per thousand positions.
         cache = cache_arguments(self._states)
         output = self._model(**inputs, **self._padding(begin, end), **cache, logits_to_keep=1)
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+        return cast(Tensor, output.logits[:, -1].float())
 
     def _padding(self, begin: int, end: int) -> dict[str, Tensor]:
         """Make the mask and the positions of the columns from `begin` to `end`."""
@@ -335,10 +327,7 @@ class _Sampler:
         self._said = torch.empty(1, 0, dtype=torch.long, device=device)
         # Each row has a generator: a seed gives the same answer whoever else is in the batch.
         self._random = torch.Generator(device)
-        if settings.seed is None:
-            self._random.seed()
-        else:
-            self._random.manual_seed(settings.seed)
+        _seed(self._random, settings.seed)
         self._is_greedy = settings.temperature == 0
         # The order is transformers': penalties act on logits before temperature and top-p.
         self._processors = LogitsProcessorList([_no_early_stop(row, device)])
@@ -417,8 +406,7 @@ def _beam_ids(
         stopping_criteria=StoppingCriteriaList([end]),
         **(sampling if settings.temperature > 0 else {}),
     )
-    best: list[int] = ids[0].tolist()
-    return best
+    return cast(list[int], ids[0].tolist())
 
 
 class _RandomState:
@@ -435,10 +423,7 @@ class _RandomState:
     def __enter__(self) -> _RandomState:
         # Also without a seed: a search must not use up random numbers of the program around it.
         self._states = _random_states()
-        if self._seed is None:
-            torch.seed()
-        else:
-            torch.manual_seed(self._seed)
+        _seed(torch, self._seed)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -451,6 +436,14 @@ class _RandomState:
         if len(self._states) > 1:
             torch.cuda.set_rng_state_all(self._states[1:])
         self._states = current
+
+
+def _seed(generator: Any, seed: int | None) -> None:
+    """Seed a generator, or torch's own (the module); None draws a seed from the system."""
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
 
 
 def _random_states() -> list[Tensor]:

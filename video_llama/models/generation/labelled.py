@@ -22,19 +22,16 @@ LONGEST_ROLE = 12
 
 
 class LabelledAnswer(NamedTuple):
-    """An answer and what it should have been."""
+    """A caption, or the first answer of a conversation, and what the model has said instead."""
 
     reference: str
-    """The caption, or the first answer of the conversation."""
     answer: str
-    """What the model has said."""
 
 
 def answer_batch(model: VideoLlama, batch: Batch, *, max_new_tokens: int) -> list[LabelledAnswer]:
-    """Let the model say, greedily, what a batch would teach it to say.
+    """Let a model in eval mode say, greedily, what a batch would teach it to say.
 
-    Args:
-        batch: captions or conversations; of these the first question is asked.
+    Of conversations the first question is asked.
 
     Returns:
         One per item.

@@ -7,17 +7,16 @@ from typing import Any
 
 from video_llama.types import RequestError
 
-_WHOLE_RANGES: dict[str, tuple[float, float]] = {
-    "max_new_tokens": (1, 1_000_000),
-    "min_new_tokens": (0, 1_000_000),
-    "num_beams": (1, 64),
-    "seed": (0, 2**63 - 1),
-}
-_REAL_RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 100),
-    "top_p": (0, 1),
-    "repetition_penalty": (0.01, 100),
-    "length_penalty": (-100, 100),
+_WHOLE, _REAL = ("a whole number", (int,)), ("a number", (int, float))
+_RANGES: dict[str, tuple[tuple[str, tuple[type, ...]], float, float]] = {
+    "max_new_tokens": (_WHOLE, 1, 1_000_000),
+    "min_new_tokens": (_WHOLE, 0, 1_000_000),
+    "num_beams": (_WHOLE, 1, 64),
+    "seed": (_WHOLE, 0, 2**63 - 1),
+    "temperature": (_REAL, 0, 100),
+    "top_p": (_REAL, 0, 1),
+    "repetition_penalty": (_REAL, 0.01, 100),
+    "length_penalty": (_REAL, -100, 100),
 }
 
 
@@ -46,14 +45,13 @@ class GenerationSettings:
     faster. None: on a GPU only. No effect on beams and on several answers at once."""
 
     def __post_init__(self) -> None:
-        for name, (low, high) in (_WHOLE_RANGES | _REAL_RANGES).items():
-            value = getattr(self, name)
+        for name, ((noun, types), low, high) in _RANGES.items():
+            value: Any = getattr(self, name)
             if value is None and name == "seed":
                 continue
             # A bool is an int to Python, but True is no number of beams.
-            types = (int,) if name in _WHOLE_RANGES else (int, float)
-            if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
-                noun = "a whole number" if name in _WHOLE_RANGES else "a number"
+            valid = isinstance(value, types) and not isinstance(value, bool)
+            if not valid or not low <= value <= high:
                 raise RequestError(
                     f"{name}: {value!r} given, {noun} from {low:,} to {high:,} expected"
                 )
