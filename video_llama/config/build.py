@@ -14,7 +14,7 @@ def build_model(cfg: Config, *, audio_on_demand: bool = False) -> VideoLlama:
     """Build the model of a configuration with its weights, in eval mode on `run.device`.
 
     Args:
-        cfg: of `load_config`; only `model`, `run.device` and `run.seed` are read.
+        cfg: only `model`, `run.device` and `run.seed` are read.
         audio_on_demand: read ImageBind's file at the first sound; until then the encoder has no
             weights. For programs that answer; a model that is trained or saved needs all.
 
@@ -33,11 +33,7 @@ def build_model(cfg: Config, *, audio_on_demand: bool = False) -> VideoLlama:
 
 
 def resolve_device(name: str) -> str:
-    """Return the torch device of `run.device`; "auto" picks cuda, mps or cpu.
-
-    Raises:
-        ConfigError: the device is not on this machine.
-    """
+    """Return the torch device of `run.device`, if it is there; "auto" picks cuda, mps or cpu."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return next((device for device, there in available.items() if there), "cpu")

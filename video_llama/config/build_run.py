@@ -85,7 +85,6 @@ def build_runner(cfg: Config, *, name: str) -> Runner:
 
     Raises:
         ConfigError: the configuration cannot be trained or evaluated, or not resumed.
-        WeightsError: a weight file does not fit.
     """
     run = cfg.run
     check_trainable(cfg)
@@ -119,11 +118,10 @@ def _runner_in(
     )
     if checkpoint is not None:
         runner.resume(checkpoint)
-    step = checkpoint.step if checkpoint else 0
-    describe = partial(
-        describe_run, path, config=components.config, step=step, world_size=processes.size
+    step, size = checkpoint.step if checkpoint else 0, processes.size
+    processes.on_main(
+        lambda: describe_run(path, config=components.config, step=step, world_size=size)
     )
-    processes.on_main(describe)
     return runner
 
 
@@ -294,22 +292,16 @@ def open_feature_cache(cfg: Config, model: VideoLlama) -> FeatureCache | None:
     """Open the cache of `run.feature_cache`; None where there is none.
 
     The branches have a folder each in it, because their encoders differ.
-
-    Raises:
-        ConfigError: nothing trains or an encoder does, or the features there are of other weights.
     """
     if cfg.run.feature_cache is None:
         return None
-    settings = cfg.model
+    settings, folder = cfg.model, Path(cfg.run.feature_cache)
     if settings.trained_branch is None:
         raise ConfigError("run.feature_cache: given, but no branch trains; set it to null")
-    folder = Path(cfg.run.feature_cache)
     if settings.trained_branch == "audio":
-        assert model.audio_encoder is not None, "the branch that trains has its encoder"
-        encoders: list[nn.Module] = [model.audio_encoder]
-        sizes: dict[str, Any] = asdict(settings.imagebind_config)
-        sizes["audio_feature_norm"] = settings.audio_feature_norm
-        return FeatureCache(folder / "imagebind", _key(encoders, sizes))
+        norm = {"audio_feature_norm": settings.audio_feature_norm}
+        key = _features_key([model.audio_encoder], asdict(settings.imagebind_config) | norm)
+        return FeatureCache(folder / "imagebind", key)
     if not (settings.freeze_vit and settings.freeze_qformer):
         raise ConfigError(
             "run.feature_cache: given, but model.freeze_vit or model.freeze_qformer is false: "
@@ -321,12 +313,9 @@ def open_feature_cache(cfg: Config, model: VideoLlama) -> FeatureCache | None:
             f"run.feature_cache: given, but the video branch trains and datasets.{sounding[0]} is "
             "of sounds; leave it out, or set run.feature_cache to null"
         )
-    assert model.vision_encoder is not None, "the branch that trains has its encoder"
-    assert model.frame_qformer is not None, "the branch that trains has its encoder"
     sizes = asdict(settings.vit_config) | asdict(settings.qformer_config)
-    return FeatureCache(
-        folder / "frame_qformer", _key([model.vision_encoder, model.frame_qformer], sizes)
-    )
+    key = _features_key([model.vision_encoder, model.frame_qformer], sizes)
+    return FeatureCache(folder / "frame_qformer", key)
 
 
 def with_features(
@@ -337,10 +326,7 @@ def with_features(
     Items are encoded one by one. What is computed in batches depends in the last bit on the other
     items, and a run that is resumed would meet its items in other batches.
 
-    Args:
-        batches: of loaders that know the cache.
-        cache: None leaves the batches as they are.
-        model: its frozen encoders compute what is missing.
+    `batches` come from loaders that know the cache; None leaves them as they are.
     """
     if cache is None:
         yield from batches
@@ -390,17 +376,13 @@ def _encoded(batch: Batch, number: int, model: VideoLlama) -> Tensor:
     return model.frozen_features(one)[0].to(torch.float16).cpu()
 
 
-def _key(encoders: Sequence[nn.Module], sizes: dict[str, Any]) -> dict[str, Any]:
-    """Return what a folder of features is valid for."""
-    return {"format": FEATURE_FORMAT, "weights": _digest(encoders), **sizes}
-
-
-def _digest(encoders: Sequence[nn.Module]) -> str:
-    """Hash names, types and values of all weights."""
+def _features_key(encoders: Sequence[nn.Module | None], sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return what a folder of features is valid for: also names, types and values of weights."""
     digest = hashlib.blake2b(digest_size=16)
     for part in encoders:
+        assert part is not None, "the branch that trains has its encoder"
         for name, tensor in sorted(part.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             content = tensor.detach().cpu().contiguous()
             digest.update(content.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return {"format": FEATURE_FORMAT, "weights": digest.hexdigest(), **sizes}

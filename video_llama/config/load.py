@@ -167,15 +167,13 @@ class YamlSource:
             raise ConfigError(f"{self.where(str(error).partition(': ')[0])}: {error}") from error
 
     def _parse_mapping(self, text: str) -> dict[str, Any]:
-        if self._root is None:
-            return {}
-        if not isinstance(self._root, yaml.MappingNode):
+        if not isinstance(self._root, yaml.MappingNode | None):
             line = self._root.start_mark.line + 1
             raise ConfigError(
                 f"{self._path}:{line}: the top level is a {self._root.id}, a mapping with the "
                 "sections model, datasets and run expected"
             )
-        return _parse(text)
+        return _parse(text) if self._root else {}
 
     def _leave_out(self, override: str, in_file: list[str]) -> None:
         """Remove a data set that an override sets to null, or whose only path it does."""

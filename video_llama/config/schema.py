@@ -82,9 +82,7 @@ class Config:
             )
         # A conversation has as many placeholders as the branch that trains gives tokens.
         branch = self.model.trained_branch
-        queries = self.model.num_video_query_token
-        if branch == "audio":
-            queries = self.model.num_audio_query_token
+        queries: int = getattr(self.model, f"num_{branch or 'video'}_query_token")
         entry.num_video_query_token = entry.num_video_query_token or queries
         if not entry.has_conversations or branch is None:
             return
@@ -145,11 +143,7 @@ def _escaped(value: object) -> object:
 
 
 def check_trainable(cfg: Config) -> None:
-    """Refuse a configuration that asks for no training or evaluation that there is.
-
-    Raises:
-        ConfigError: names the key, what was given and what is expected.
-    """
+    """Refuse a configuration that asks for no training or evaluation that there is."""
     run, branch = cfg.run, cfg.model.trained_branch
     if not cfg.datasets:
         raise ConfigError("datasets: empty; name the data sets to train or evaluate on")
@@ -174,10 +168,7 @@ def check_trainable(cfg: Config) -> None:
 
 
 def config_of(values: Mapping[str, Any]) -> tuple[Config, list[tuple[str, str]]]:
-    """Make a configuration of the values of a YAML.
-
-    Args:
-        values: of the file, with interpolations as they are written.
+    """Make a configuration of the values of a YAML, with interpolations as they are written.
 
     Returns:
         The configuration, and a note for every key that has no effect: (full key, why).
@@ -287,12 +278,9 @@ def first_line(error: Exception) -> str:
 
 
 def _settings(kind: type[T], given: dict[str, Any], key: str, default: T | None = None) -> T:
-    """Construct a settings class.
+    """Construct a settings class of values by name, which stand at `key` of the YAML.
 
-    Args:
-        given: values by name of field.
-        key: where they stand, for messages.
-        default: what gives the other values; None: the defaults of the class.
+    Other values are those of `default`, if there is one, or the defaults of the class.
     """
     hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     values = {} if default is None else {name: getattr(default, name) for name in known}
@@ -352,11 +340,7 @@ def _processor(given: dict[str, Any], valid: list[str], key: str, default: Any) 
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """Convert a scalar, or a list of scalars.
-
-    Raises:
-        ValueError: it does not fit.
-    """
+    """Convert a scalar, or a list of scalars; a ValueError says that it does not fit."""
     origin, kinds = get_origin(kind), get_args(kind)
     if origin in (list, tuple):
         if not isinstance(value, list) or (origin is tuple and len(value) != len(kinds)):
