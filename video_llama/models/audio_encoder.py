@@ -63,11 +63,6 @@ class ImageBind(nn.Module):
             }
         )
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the towers."""
-        return self.get_parameter("modality_heads.audio.2.weight").dtype
-
     def set_precision(self, precision: Precision) -> None:
         """Store and compute both towers in `precision`; the scale of sounds stays in fp32."""
         cast_floating(self.modality_preprocessors, precision.dtype)
@@ -95,7 +90,9 @@ class ImageBind(nn.Module):
         """
         # All clips of all items are one batch for the tower.
         norm, _, projection = self.modality_heads[modality].children()
-        items = rearrange(inputs, "b s ... -> (b s) ...").to(self.dtype)
+        items = rearrange(inputs, "b s ... -> (b s) ...").to(
+            projection.get_parameter("weight").dtype
+        )
         tokens = self.modality_trunks[modality](self.modality_preprocessors[modality](items))
         # Only the class token is read, so only it is normalised.
         pooled = norm(tokens[:, 0])
@@ -104,11 +101,7 @@ class ImageBind(nn.Module):
 
 
 class PicturePatches(nn.Module):
-    """Pictures to patch tokens with class token and positions.
-
-    Args:
-        image_size: side, in pixels, of the pictures that the positions were learned at.
-    """
+    """Pictures to patch tokens with class token and positions, learned at `image_size` pixels."""
 
     def __init__(self, width: int, image_size: int) -> None:
         super().__init__()

@@ -48,7 +48,6 @@ SOURCE_KEYS = {
 }
 """The configuration key that usually brings each group of weights, for errors."""
 
-
 VISION_GROUPS = {"vision_encoder", "vision_norm", "frame_qformer"}
 """The groups that training the audio branch does not need."""
 
@@ -75,12 +74,10 @@ def build_video_llama(
     """
     # First the shapes, without memory: the language model reads its own folder and brings its
     # weights, all other parts are filled from files afterwards.
-    target = torch.device(device)
-    folder = Path(settings.llama_model)
+    target, folder = torch.device(device), Path(settings.llama_model)
     shapes_only = target.type == "meta"
-    tokenizer = None
-    if not shapes_only or (folder / "tokenizer.model").is_file():
-        tokenizer = load_tokenizer(folder)
+    has_tokenizer = not shapes_only or (folder / "tokenizer.model").is_file()
+    tokenizer = load_tokenizer(folder) if has_tokenizer else None
     language_model = build_language_model(settings, torch.device(llm_device or device))
     with torch.device("meta"):
         model = VideoLlama(
@@ -215,11 +212,7 @@ def _fill(part: nn.Module, fresh: nn.Module, device: torch.device) -> None:
 def _load_lazily(
     model: VideoLlama, part: nn.Module, source: WeightSource, device: torch.device
 ) -> None:
-    """Read the weights of a part, which is still on the meta device, at its first forward.
-
-    Raises:
-        WeightsError: the file does not fit.
-    """
+    """Read the weights of a part, which is still on the meta device, at its first forward."""
     # Names and shapes are checked now, so that a wrong file is found at the start.
     match(model, source, open_source(source)).check(model.settings, model.language_model.config)
     lock = threading.Lock()  # the first sounds of two users may come at the same time
@@ -247,18 +240,13 @@ def compile_blocks(model: VideoLlama, names: Sequence[str]) -> None:
     Blocks of one class share their code, so that a deep part takes no longer than a shallow one.
     The names of the parameters do not change.
     """
-    for name in names:
-        for block in _blocks(model, name):
-            block.compile()
-
-
-def _blocks(model: VideoLlama, part: str) -> Iterator[nn.Module]:
     # The blocks of a transformer are its repeated code; what lies around them is not worth it.
-    if part == "language_model":
-        yield from model.language_model.model.layers
-    elif part == "vision_encoder" and model.vision_encoder is not None:
-        yield from model.vision_encoder.vit.blocks
-    elif part == "qformers":
-        for qformer in (model.frame_qformer, model.video_branch, model.audio_branch):
-            if qformer is not None:
-                yield from qformer.get_submodule("qformer.encoder.layer").children()
+    qformers = (model.frame_qformer, model.video_branch, model.audio_branch)
+    blocks: dict[str, list[tuple[nn.Module | None, str]]] = {
+        "language_model": [(model.language_model, "model.layers")],
+        "vision_encoder": [(model.vision_encoder, "vit.blocks")],
+        "qformers": [(part, "qformer.encoder.layer") for part in qformers],
+    }
+    for part, where in (place for name in names for place in blocks[name]):
+        for block in part.get_submodule(where).children() if part is not None else ():
+            block.compile()

@@ -231,8 +231,9 @@ def causal_loss(
             hidden = packed_hidden_states(model, inputs_embeds, kept)
             following = following[kept]
         else:
-            padded = attention_mask.to(inputs_embeds.device)
-            mask = None if _right_padded(attention_mask) else padded
+            # Causal attention never reads padding at the end: without a mask SDPA is fastest.
+            right_padded = bool((attention_mask.long().diff(dim=1) <= 0).all())
+            mask = None if right_padded else attention_mask.to(inputs_embeds.device)
             hidden = model.model(
                 inputs_embeds=inputs_embeds, attention_mask=mask, use_cache=False
             ).last_hidden_state.flatten(0, 1)
@@ -251,21 +252,11 @@ def causal_loss(
     return loss, len(rows)
 
 
-def _right_padded(attention_mask: Tensor) -> bool:
-    """Whether padding, if any, is only at the end.
-
-    Causal attention never reads it then, so no mask is needed and SDPA takes its fast path.
-    """
-    steps = attention_mask.long().diff(dim=1)
-    return bool((steps <= 0).all())
-
-
 def embed_tokens(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
     """Embed (..., L) token ids to (..., L, D) on the device of the embedding table."""
     # Where the LLM is spread over devices, its table may be on another one than the ids.
     table = model.model.embed_tokens
-    embedded: Tensor = table(ids.to(table.weight.device))
-    return embedded
+    return cast(Tensor, table(ids.to(table.weight.device)))
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
@@ -285,8 +276,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, rows: 
         The scalar loss, fp32.
     """
     apply: Any = _LinearCrossEntropy.apply
-    loss: Tensor = apply(hidden, weight, targets, rows, torch.is_grad_enabled())
-    return loss
+    return cast(Tensor, apply(hidden, weight, targets, rows, torch.is_grad_enabled()))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

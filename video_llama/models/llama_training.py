@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import video_llama.common.compat
 
@@ -114,7 +115,7 @@ def _in_one_kernel(
     # The kernel takes all segments at once, given where each of them ends.
     ends = torch.tensor([0, *segments]).cumsum(dim=0).to(query.device, torch.int32)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    output: Any = varlen_attn(
+    output = varlen_attn(
         *(q, k, v),
         cu_seq_q=ends,
         cu_seq_k=ends,
@@ -124,8 +125,7 @@ def _in_one_kernel(
         window_size=(-1, 0),  # causal
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    attended: Tensor = output[None]
-    return attended
+    return cast(Tensor, output)[None]
 
 
 def recompute_activations(model: LlamaForCausalLM) -> None:
@@ -137,16 +137,11 @@ def recompute_activations(model: LlamaForCausalLM) -> None:
     """
     # Layer by layer: the peak is then one layer's activations beside the inputs of all.
     for layer in model.model.layers:
-        _recompute(layer)
+        layer.forward = partial(_recomputed, layer.forward)
 
 
-def _recompute(layer: nn.Module) -> None:
-    forward = layer.forward
-
-    def recomputed(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        # Nothing in a frozen layer is random, so no generator's state has to be kept for it.
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    layer.forward = recomputed
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    # Nothing in a frozen layer is random, so no generator's state has to be kept for it.
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

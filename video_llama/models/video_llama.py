@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import video_llama.common.compat
 
@@ -28,13 +28,7 @@ from video_llama.models.vision_encoder import VisionEncoder
 from video_llama.models.weights.names import original_name, trainable_prefixes
 from video_llama.models.weights.report import LoadReport
 from video_llama.text.captions import caption_inputs
-from video_llama.types import (
-    IMAGE_PLACEHOLDER,
-    Batch,
-    CaptionBatch,
-    ConfigError,
-    ModelOutput,
-)
+from video_llama.types import IMAGE_PLACEHOLDER, Batch, CaptionBatch, ConfigError, ModelOutput
 
 NO_AUDIO_BRANCH = "this model has no audio branch; set model.equip_audio_branch=true"
 
@@ -132,21 +126,14 @@ class VideoLlama(nn.Module):
 
         Raises:
             ConfigError: more frames than `max_frame_pos`.
-            ValueError: not five dimensions.
         """
         return self.temporal_video(self.encode_frames(video))
 
     def encode_frames(self, video: Tensor) -> Tensor:
         """Run the frozen half of the video branch, which treats each frame on its own.
 
-        Args:
-            video: (B, 3, T, H, W) normalised frames.
-
         Returns:
-            (B, T, num_query_token, hidden_size).
-
-        Raises:
-            ConfigError: the model was built to train the audio branch without vision weights.
+            (B, T, num_query_token, hidden_size), of the input of `encode_video`.
         """
         if self.vision_encoder is None or self.frame_qformer is None:
             raise ConfigError(
@@ -163,13 +150,11 @@ class VideoLlama(nn.Module):
                 patches = self.vision_encoder(frames)
             with self.vision_precision.autocast():
                 queries = self.frame_qformer(patches)
-        per_clip: Tensor = queries.unflatten(0, (len(video), -1))
-        return per_clip
+        return cast(Tensor, queries.unflatten(0, (len(video), -1)))
 
     def temporal_video(self, frame_queries: Tensor) -> Tensor:
         """Run the trained half of the video branch: what `encode_frames` returns to tokens."""
-        tokens: Tensor = self.video_branch(frame_queries)
-        return tokens
+        return cast(Tensor, self.video_branch(frame_queries))
 
     def encode_audio(self, audio: Tensor, modality: Modality = "audio") -> Tensor:
         """Encode sound, or the pictures the audio branch is trained on, to tokens of the LLM.
@@ -184,7 +169,6 @@ class VideoLlama(nn.Module):
 
         Raises:
             ConfigError: no audio branch, or more clips than `max_audio_clips`.
-            ValueError: not five dimensions.
         """
         return self.temporal_audio(self.encode_segments(audio, modality))
 
@@ -204,8 +188,7 @@ class VideoLlama(nn.Module):
         """Run the trained half of the audio branch: (B, S, 1, D) to tokens as in `encode_audio`."""
         if self.audio_branch is None:
             raise ConfigError(NO_AUDIO_BRANCH)
-        tokens: Tensor = self.audio_branch(segments)
-        return tokens
+        return cast(Tensor, self.audio_branch(segments))
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Compute the training loss of a batch.
@@ -253,15 +236,10 @@ class VideoLlama(nn.Module):
     @property
     def media_token_id(self) -> int:
         """Id of `<ImageHere>`."""
-        token_id: int = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
-        return token_id
+        return int(self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER))
 
     def media_tokens(self, batch: Batch) -> Tensor:
-        """Encode the media of a batch, through the branch that trains, to (B, N, D_llm).
-
-        Raises:
-            ValueError: the batch has no media.
-        """
+        """Encode the media of a batch, through the branch that trains, to (B, N, D_llm)."""
         features = self.frozen_features(batch) if batch.features is None else batch.features
         uses_audio = batch.audio_values is not None or self.settings.trained_branch == "audio"
         encode = self.temporal_audio if uses_audio else self.temporal_video
