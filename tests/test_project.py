@@ -80,7 +80,8 @@ def test_cpu_constraint_cannot_be_met_by_a_cuda_build() -> None:
 
 
 def test_every_imported_package_is_a_dependency(project: dict[str, Any]) -> None:
-    asked_for = [*project["dependencies"], *project["optional-dependencies"]["quant"]]
+    extras = project["optional-dependencies"]
+    asked_for = [*project["dependencies"], *extras["quant"], *extras["lora"]]
     declared = {canonicalize_name(Requirement(r).name) for r in asked_for}
     homes = packages_distributions()
     imported = {i.target.split(".")[0] for s in package_sources() for i in imports(s.tree)}
@@ -94,7 +95,7 @@ def test_every_imported_package_is_a_dependency(project: dict[str, Any]) -> None
 
 def test_every_dependency_has_both_bounds(project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
-    everything = [*project["dependencies"], *extras["quant"], *extras["dev"]]
+    everything = [*project["dependencies"], *extras["quant"], *extras["lora"], *extras["dev"]]
     for requirement in map(Requirement, everything):
         operators = {specifier.operator for specifier in requirement.specifier}
         assert operators in ({"=="}, {">=", "<"}) or requirement.name == "video-llama", requirement

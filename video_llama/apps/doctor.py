@@ -25,10 +25,22 @@ def path_problems(cfg: Config) -> Iterator[str]:
             f"model.quantization: {cfg.model.quantization} needs bitsandbytes; "
             "pip install 'video-llama[quant]'"
         )
+    yield from _adapter_problems(cfg)
     for name, split, info in data_splits(cfg):
         yield from _data_problems(f"datasets.{name}.build_info", split, info)
     if cfg.model.trained_branch or cfg.run.evaluate:
         yield from _output_problems(cfg)
+
+
+def _adapter_problems(cfg: Config) -> Iterator[str]:
+    model = cfg.model
+    if (model.lora_r or model.lora_ckpt) and importlib.util.find_spec("peft") is None:
+        yield "model.lora_r: LoRA needs PEFT; pip install 'video-llama[lora]'"
+    if model.lora_ckpt and not (Path(model.lora_ckpt) / "adapter_config.json").is_file():
+        yield (
+            f"model.lora_ckpt: no adapter_config.json in {model.lora_ckpt}; give the folder "
+            "`adapter` beside the branch, or correct the path"
+        )
 
 
 def check_paths(cfg: Config) -> None:

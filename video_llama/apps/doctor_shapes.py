@@ -22,6 +22,7 @@ from video_llama.datasets.base import SplitInfo
 from video_llama.datasets.shards import expand_shards
 from video_llama.models.build import build_video_llama, missing_groups, weight_sources
 from video_llama.models.language_model import has_weights
+from video_llama.models.lora import add_adapter
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.files import WeightFile, open_weights
 from video_llama.models.weights.load import match, open_source
@@ -54,7 +55,14 @@ def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
         model = build_video_llama(cfg.model, device="meta", seed=0)
     except VideoLlamaError as error:
         return [*problems, str(error)], None
-    return [*problems, *shape_problems(cfg, model)], model
+    problems += shape_problems(cfg, model)
+    # After the comparison with the files, whose layers it renames.
+    try:
+        trains = cfg.model.trained_branch is not None
+        add_adapter(model.language_model, cfg.model, trains=trains)
+    except VideoLlamaError as error:
+        problems.append(str(error))
+    return problems, model
 
 
 def annotation_problems(cfg: Config) -> Iterator[str]:

@@ -27,6 +27,13 @@ from video_llama.datasets.loading import (
 from video_llama.models.build import build_video_llama, compile_blocks
 from video_llama.models.generation.labelled import answer_batch
 from video_llama.models.llama_training import allow_packing, recompute_activations
+from video_llama.models.lora import (
+    ADAPTER,
+    adapter_hash,
+    lora_parameters,
+    read_adapter,
+    save_adapter,
+)
 from video_llama.models.settings import WEIGHT_KEYS
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.save import Manifest, describe_branch, save_branch
@@ -44,7 +51,7 @@ from video_llama.runners.hooks import (
     Throughput,
     Tracker,
 )
-from video_llama.runners.optim import build_accelerator
+from video_llama.runners.optim import LORA, build_accelerator
 from video_llama.runners.runner import Runner
 from video_llama.runners.safeguards import BadItems, LossGuard, StopOnSignal
 from video_llama.runners.settings import RunSettings
@@ -55,13 +62,13 @@ from video_llama.text.templates import TEMPLATES
 from video_llama.types import Batch, CachedFeatures, ConfigError
 
 FREE_RUN_KEYS = (
-    *("lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
+    *("lora_lr", "lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
     *("weight_decay", "beta2", "grad_clip", "amp", "max_epoch", "iters_per_epoch"),
 )
 FIXED_RUN_KEYS = ("task", "seed", "batch_size_train", "accum_grad_iters", "train_splits")
 FREE_MODEL_KEYS = (
     *WEIGHT_KEYS,
-    *("weights", "prompt_path", "precision", "vit_precision", "imagebind_precision"),
+    *("weights", "lora_ckpt", "prompt_path", "precision", "vit_precision", "imagebind_precision"),
     *("quantization", "low_resource", "llm_device_map", "use_grad_checkpoint", "random_init"),
 )
 FREE_DATA_KEYS = ("build_info", "tokenizer_name")
@@ -206,16 +213,31 @@ def _build_components(cfg: Config, model: VideoLlama, processes: ProcessGroup) -
         items = {f"datasets.{s.name} (annotation)": fingerprint(s.records) for s in train.sources}
     return RunComponents(
         task=TASKS.get(run.task)(model, partial(_answers, model)),
-        trainable=list(model.trainable_parameters()),
+        trainable=_trainable(model),
         train_batches=train_batches,
         eval_batches={split: partial(eval_batches, split) for split in evaluated},
         data_sets=list(cfg.datasets),
-        write_branch=lambda path, step: save_branch(
-            model.trainable_parameters(), path, _manifest(cfg, model, step)
-        ),
+        write_branch=partial(_write_branch, cfg, model),
+        read_adapter=lambda folder: read_adapter(folder / ADAPTER) if cfg.model.lora_r else {},
         identity=identity(cfg, processes.size) | {"items": items},
         config=cfg.to_yaml(),
     )
+
+
+def _trainable(model: VideoLlama) -> list[tuple[str, nn.Parameter]]:
+    """List the branch's parameters, then those of an adapter, under the names of their files."""
+    branch = [pair for pair in model.trainable_parameters() if LORA not in pair[0]]
+    adapter = lora_parameters(model.language_model)
+    return [*branch, *((name, p) for name, p in adapter if p.requires_grad)]
+
+
+def _write_branch(cfg: Config, model: VideoLlama, path: Path, step: int) -> None:
+    """Write the branch file, and before it the adapter, which its manifest names."""
+    adapter = adapter_hash(cfg.model.lora_ckpt)
+    if cfg.model.lora_r:
+        adapter = save_adapter(model.language_model, cfg.model, path.parent / ADAPTER)
+    branch = (pair for pair in model.trainable_parameters() if LORA not in pair[0])
+    save_branch(branch, path, replace(_manifest(cfg, model, step), adapter=adapter))
 
 
 def _answers(model: VideoLlama, batch: Batch, max_new_tokens: int) -> list[Answer]:

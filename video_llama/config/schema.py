@@ -163,6 +163,8 @@ def check_trainable(cfg: Config) -> None:
             "model.frozen_video_Qformer: true, and no other branch trains; set it to false for the "
             "video branch, or equip_audio_branch to true and frozen_audio_Qformer to false"
         )
+    if run.fsdp and (cfg.model.lora_r or cfg.model.lora_ckpt):
+        raise ConfigError("run.fsdp: true given together with LoRA, whose layers it cannot shard")
     if run.fsdp and cfg.model.quantization != "none":
         raise ConfigError("run.fsdp: true given, but a quantised LLM cannot be sharded")
 

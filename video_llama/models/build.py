@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM
 
 from video_llama.models.audio_encoder import ImageBind
 from video_llama.models.language_model import build_language_model
+from video_llama.models.lora import add_adapter
 from video_llama.models.qformer import audio_branch, frame_qformer, video_branch
 from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama
@@ -99,6 +100,9 @@ def build_video_llama(
             _load_lazily(model, part, lazy[0], target)
         elif part is not language_model:
             part.to(target)
+    # Last, because it renames the layers that it stands beside.
+    with _seeded(seed, "lora"):
+        add_adapter(language_model, settings, trains=settings.trained_branch is not None)
     return model
 
 

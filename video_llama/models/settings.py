@@ -29,6 +29,8 @@ WEIGHT_KEYS = (
     *("ckpt", "ckpt_2"),
 )
 """Keys of the weight files."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Layers of a LLaMA that an adapter may stand beside."""
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
@@ -213,6 +215,19 @@ class ModelSettings:
     llm_device_map: Literal["single", "auto"] = "single"
     """Where the LLM goes: single: to run.device; auto: spread over all GPUs by their memory."""
 
+    # LoRA on the LLM (extra `lora`); names and defaults are those of MiniGPT-v2's configurations.
+    lora_r: int = 0
+    """Rank of the adapter that trains with the branch; 0: none, the LLM stays as it is."""
+    lora_alpha: int = 16
+    """Scale of the adapter: its output counts lora_alpha / lora_r times."""
+    lora_dropout: float = 0.05
+    """Dropout of the adapter's input in training."""
+    lora_target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """Layers of the LLM that get one: some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
+    down_proj."""
+    lora_ckpt: str | None = None
+    """Folder of a trained adapter, the one beside its branch; used as it is, or trained on."""
+
     # Text of the caption data sets; conversations have max_length in their own section.
     max_txt_len: int = 32
     """Longest caption in training, tokens, its end symbol included."""
@@ -226,6 +241,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         self._check_sizes()
         self._check_training()
+        self._check_lora()
         self._settle_text()
         self._settle_quantization()
 
@@ -288,6 +304,20 @@ class ModelSettings:
             raise ConfigError(
                 "frozen_audio_Qformer: false given, but equip_audio_branch is false, so there is "
                 "no audio branch to train: set equip_audio_branch to true"
+            )
+
+    def _check_lora(self) -> None:
+        at_least(self, 0, "lora_r", "lora_dropout")
+        at_least(self, 1, "lora_alpha")
+        at_most(self, MAX_POSITIONS, "lora_r", "lora_alpha")
+        if self.lora_dropout >= 1:
+            raise ConfigError(f"lora_dropout: {self.lora_dropout} given, below 1 expected")
+        wrong = [name for name in self.lora_target_modules if name not in LORA_TARGETS]
+        if wrong or not self.lora_target_modules:
+            # The loss reads lm_head's weight directly, and cached features need fixed encoders.
+            raise ConfigError(
+                f"lora_target_modules: {wrong[0] if wrong else 'none'} given, some of "
+                f"{', '.join(LORA_TARGETS)} expected (not lm_head, and nothing of the encoders)"
             )
 
     def _settle_text(self) -> None:

@@ -78,7 +78,9 @@ class Checkpoint:
             WeightsError: the file is damaged.
         """
         try:
-            self._check(BRANCH)
+            for name in self.hashes:  # also what lies beside the branch, such as an adapter
+                if name != STATE:
+                    self._check(name)
             return load_file(self.path / BRANCH)
         except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(BRANCH, error) from error
@@ -138,7 +140,8 @@ class CheckpointStore:
         """Write a checkpoint, then delete those that are not to be kept.
 
         Args:
-            write_branch: writes the branch file to a path.
+            write_branch: writes the branch file to a path, and what belongs to it into folders
+                beside it.
             state: tensors and plain values; more would not load with `weights_only`.
             metric: validation loss at this step, if there was one.
 
@@ -154,7 +157,8 @@ class CheckpointStore:
             temporary.mkdir(parents=True)
             write_branch(temporary / BRANCH)
             _write(temporary / STATE, _pickled(state))
-            files = {name: (temporary / name).stat().st_size for name in (BRANCH, STATE)}
+            written = sorted(path for path in temporary.rglob("*") if path.is_file())
+            files = {p.relative_to(temporary).as_posix(): p.stat().st_size for p in written}
             hashes = {name: _hash(temporary / name) for name in files}
             seal = {"step": step, "saved_at": time.time(), "metric": metric, "files": files}
             _write(temporary / COMPLETE, json.dumps(seal | {"sha256": hashes}).encode())

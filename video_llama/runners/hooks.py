@@ -77,7 +77,7 @@ class LearningRate(Hook):
         """Set the rate, a function of the steps done."""
         run.learning_rate = learning_rate(run.step, run.settings)
         for group in run.optimizer.param_groups:
-            group["lr"] = run.learning_rate
+            group["lr"] = run.learning_rate * group.get("lr_scale", 1.0)
 
 
 class SaveCheckpoints(Hook):

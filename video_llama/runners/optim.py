@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 NO_DECAY = ("bias", "ln", "bn")
 """Parts of a name whose parameter is not decayed, as in the original."""
 
+LORA = ".lora_"
+"""Part of a name whose parameter belongs to an adapter of the language model."""
+
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
 
@@ -68,17 +71,26 @@ def build_accelerator(settings: RunSettings, *, device: torch.device, folder: Pa
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, *, lora_scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Split what trains into two groups: decayed, and not decayed. An empty one is left out."""
+    """Split what trains into groups: decayed, not decayed, LoRA. An empty one is left out.
+
+    Args:
+        lora_scale: learning rate of LoRA over that of the others.
+    """
+    parameters = list(named)
+    lora = [pair for pair in parameters if LORA in pair[0]]
     decayed: list[tuple[str, nn.Parameter]] = []
     others: list[tuple[str, nn.Parameter]] = []
-    for name, parameter in named:
+    for name, parameter in parameters:
+        if LORA in name:
+            continue
         is_decayed = parameter.ndim >= 2 and not any(mark in name for mark in NO_DECAY)
         (decayed if is_decayed else others).append((name, parameter))
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
+        {"params": lora, "weight_decay": weight_decay, "lr_scale": lora_scale},
     ]
     return [group for group in groups if group["params"]]
 
@@ -90,11 +102,18 @@ def build_optimizer(
     # Betas and epsilon are torch's defaults, as in the original, unless beta2 is set.
     parameters = list(named)
     return torch.optim.AdamW(
-        parameter_groups(parameters, settings.weight_decay),
+        parameter_groups(parameters, settings.weight_decay, lora_scale=lora_scale(settings)),
         lr=settings.init_lr,
         betas=(0.9, settings.beta2),
         fused=all(parameter.device.type in ("cpu", "cuda", "mps") for _, parameter in parameters),
     )
+
+
+def lora_scale(settings: RunSettings) -> float:
+    """Return the learning rate of an adapter over that of the branch."""
+    if settings.lora_lr is None or not settings.init_lr:
+        return 1.0
+    return settings.lora_lr / settings.init_lr
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

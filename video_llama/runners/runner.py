@@ -139,7 +139,8 @@ class Runner:
         check_unchanged(saved["identity"], self.components.identity, checkpoint.path)
         if not self.settings.evaluate:
             check_length(saved["step"], self.settings.num_steps, checkpoint.path)
-        self._load_branch(checkpoint.branch())
+        branch = checkpoint.branch()
+        self._load_branch(branch | self.components.read_adapter(checkpoint.path))
         self.state.optimizer.load_state_dict(saved["optimizer"])
         if self._accelerator.scaler is not None and saved["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(saved["scaler"])

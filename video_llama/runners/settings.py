@@ -43,6 +43,9 @@ class RunSettings:
     """Registered name of the learning-rate schedule."""
     init_lr: float = 1e-4
     """Learning rate after warm-up."""
+    lora_lr: float | None = None
+    """Learning rate of model.lora_r's adapter after warm-up; null: init_lr. It follows the same
+    schedule, scaled."""
     min_lr: float = 0.0
     """Learning rate that the schedule ends at."""
     warmup_lr: float = -1.0
@@ -132,7 +135,9 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         # Absurd sizes would fail later, as an overflow or for lack of memory far from the setting.
-        at_least(self, 0, "init_lr", "min_lr", "lr_decay_rate", "weight_decay", "grad_clip")
+        at_least(
+            self, 0, "init_lr", "lora_lr", "min_lr", "lr_decay_rate", "weight_decay", "grad_clip"
+        )
         at_least(self, 0, "warmup_steps", "num_workers", "data_timeout", "max_nonfinite_steps")
         at_least(self, 0, "save_every", "keep_last", "seed", "beta2", "max_bad_fraction")
         at_least(self, 0, "max_answers")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from video_llama.runners.distributed import ProcessGroup
 from video_llama.runners.folder import BadItemList
@@ -33,7 +33,9 @@ class RunComponents:
     data_sets: list[str]
     """Names of the data sets."""
     write_branch: Callable[[Path, int], None]
-    """Writes the branch file after a number of steps."""
+    """Writes the branch file after a number of steps, and an adapter beside it."""
+    read_adapter: Callable[[Path], dict[str, Tensor]]
+    """Reads what of `trainable` a checkpoint's folder has beside the branch file."""
     identity: dict[str, Any]
     """What a resumed run must have in common with this one; see `check_unchanged`."""
     config: str

@@ -186,6 +186,16 @@ COMMANDS = {
             option("--force", False, "replace OUT if it exists"),
         ],
     ),
+    "merge": Command(
+        "tools:merge",
+        "a LoRA adapter and its LLaMA to a plain LLaMA",
+        "Write a plain LLaMA whose weights hold the changes of a LoRA adapter.",
+        [
+            option("llama LLAMA", str, "folder of the LLaMA that the adapter was trained with"),
+            option("adapter ADAPTER", str, "folder of the adapter, beside its branch"),
+            option("target OUT", str, "folder to make"),
+        ],
+    ),
     "export": Command("", "the model in the form of other libraries"),
     "export hf": Command(
         "tools:export_hf",

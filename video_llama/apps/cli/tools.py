@@ -99,6 +99,17 @@ def export_hf(args: Namespace) -> int:
     return 0
 
 
+def merge(args: Namespace) -> int:
+    """Write `args.llama` with the adapter in `args.adapter` as a plain LLaMA to `args.target`."""
+    from video_llama.models.lora import merge_adapter
+
+    merge_adapter(Path(args.llama), Path(args.adapter), Path(args.target))
+    print(
+        f"{args.target}: use it with --options model.llama_model={args.target}, without lora_ckpt"
+    )
+    return 0
+
+
 def estimate(args: Namespace) -> int:
     """Print what `args.cfg_path` costs on `args.gpus` of `args.gpu`."""
     from video_llama.apps.estimate.hardware import find_gpu, on_cpu

@@ -32,6 +32,7 @@ from video_llama.models.build import build_video_llama
 from video_llama.models.generation.cache import cache_arguments
 from video_llama.models.language_model import linear_cross_entropy
 from video_llama.models.llama_training import recompute_activations
+from video_llama.models.lora import add_adapter
 from video_llama.models.video_llama import VideoLlama
 
 BACKWARD = ", backward"
@@ -259,6 +260,7 @@ def meta_model(cfg: Config, llama: str | None = None) -> VideoLlama:
         # Sizes are taken from the name of a folder that does not exist.
         settings = replace(settings, llama_model=f"released-sizes/{llama}")
     model = build_video_llama(settings, device="meta", seed=0)
+    add_adapter(model.language_model, settings, trains=settings.trained_branch is not None)
     # Some constant buffers are made for real.
     return model.to("meta").train(settings.trained_branch is not None)
 

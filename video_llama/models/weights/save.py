@@ -27,6 +27,11 @@ if TYPE_CHECKING:  # torch alone is much quicker to import
 FORMAT = "video-llama-branch"
 """Marks the metadata of a branch file."""
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+"""File of an adapter's folder, as PEFT names it."""
+MERGED = "video_llama_adapter"
+"""Key of a LLaMA's config.json with the hash of the adapter that was merged into its weights."""
+
 ABLATIONS = ("video_frame_positions", "video_fusion")
 """Settings that make the video branch another one."""
 
@@ -61,6 +66,8 @@ class Manifest:
     """Setting of that name; true for the audio branch, which it does not concern."""
     video_fusion: str = "qformer"
     """Setting of that name; qformer for the audio branch."""
+    adapter: str = ""
+    """Hash of the LoRA adapter that the language model had; empty: none."""
 
     def to_metadata(self) -> dict[str, str]:
         """Return the text values that a safetensors file can hold."""
@@ -167,6 +174,9 @@ def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> s
             f"{settings.template}; set model.model_type=pretrain_{manifest.template} and "
             "model.llama_model to its language model"
         )
+    adapter = _adapter_mismatch(manifest, settings, llm)
+    if adapter:
+        return adapter
     for key in ABLATIONS if manifest.branch == "video" else ():
         theirs, ours = (str(getattr(part, key)).lower() for part in (manifest, settings))
         if theirs != ours:
@@ -175,6 +185,28 @@ def mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> s
                 f"model.{key}={theirs}, or give another file"
             )
     return None
+
+
+def _adapter_mismatch(manifest: Manifest, settings: ModelSettings, llm: LlamaConfig) -> str | None:
+    """Say why a branch does not go with the adapter of a configuration; None if it does."""
+    given = settings.lora_ckpt
+    path = Path(given) / ADAPTER_WEIGHTS if given else None
+    there: str = getattr(llm, MERGED, "")
+    if path and path.is_file():
+        there = hashlib.sha256(path.read_bytes()).hexdigest()
+    if there == manifest.adapter:
+        return None
+    if not manifest.adapter:
+        return (
+            "it was trained without a LoRA adapter, but "
+            + (f"model.lora_ckpt is {given}" if given else "the LLaMA has one merged into it")
+            + "; leave the adapter away, or give the branch that was trained with it"
+        )
+    return (
+        "it was trained with a LoRA adapter on the language model"
+        + (f", and that in {given} is another one" if given else "")
+        + "; set model.lora_ckpt to the folder `adapter` beside it"
+    )
 
 
 def save_branch(parameters: Iterable[tuple[str, Tensor]], path: Path, manifest: Manifest) -> None:
