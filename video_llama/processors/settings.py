@@ -73,6 +73,31 @@ class PictureSettings(ProcessorSettings):
 
 
 @dataclass(kw_only=True)
+class CropSettings(PictureSettings):
+    """The random crop of training."""
+
+    min_scale: float = 0.5
+    """Smallest share of the picture's area that a crop keeps."""
+    max_scale: float = 1.0
+    """Largest share of the picture's area that a crop keeps."""
+
+    def __post_init__(self) -> None:
+        """Check the values; see `ConfigError`."""
+        super().__post_init__()
+        low, high = self.min_scale, self.max_scale
+        if not 0 < low <= high <= 1:
+            raise ConfigError(
+                f"min_scale: {low} given with max_scale: {high}; "
+                "0 < min_scale <= max_scale <= 1 expected"
+            )
+
+    @property
+    def crop_scale(self) -> tuple[float, float]:
+        """Smallest and largest share of the area that a random crop keeps."""
+        return self.min_scale, self.max_scale
+
+
+@dataclass(kw_only=True)
 class VideoSettings(PictureSettings):
     """Which frames of a video are taken, and how they are normalised."""
 
@@ -124,25 +149,11 @@ class VideoSettings(PictureSettings):
 
 @PROCESSORS.register("alpro_video_train")
 @dataclass(kw_only=True)
-class VideoTrainSettings(VideoSettings):
+class VideoTrainSettings(CropSettings, VideoSettings):
     """Frames for training: one random crop for all frames of a clip, resized."""
 
     name: str = "alpro_video_train"
     """Registered name of the processor."""
-    min_scale: float = 0.5
-    """Smallest share of the picture's area that a crop keeps."""
-    max_scale: float = 1.0
-    """Largest share of the picture's area that a crop keeps."""
-
-    def __post_init__(self) -> None:
-        """Check the values; see `ConfigError`."""
-        super().__post_init__()
-        _check_scales(self.min_scale, self.max_scale)
-
-    @property
-    def crop_scale(self) -> tuple[float, float]:
-        """Smallest and largest share of the area that a random crop keeps."""
-        return self.min_scale, self.max_scale
 
 
 @PROCESSORS.register("alpro_video_eval")
@@ -167,25 +178,11 @@ class ImageSettings(PictureSettings):
 
 @PROCESSORS.register("blip2_image_train")
 @dataclass(kw_only=True)
-class ImageTrainSettings(ImageSettings):
+class ImageTrainSettings(CropSettings, ImageSettings):
     """Pictures for training: a random crop, resized."""
 
     name: str = "blip2_image_train"
     """Registered name of the processor."""
-    min_scale: float = 0.5
-    """Smallest share of the picture's area that a crop keeps."""
-    max_scale: float = 1.0
-    """Largest share of the picture's area that a crop keeps."""
-
-    def __post_init__(self) -> None:
-        """Check the values; see `ConfigError`."""
-        super().__post_init__()
-        _check_scales(self.min_scale, self.max_scale)
-
-    @property
-    def crop_scale(self) -> tuple[float, float]:
-        """Smallest and largest share of the area that a random crop keeps."""
-        return self.min_scale, self.max_scale
 
 
 @PROCESSORS.register("blip2_image_eval")
@@ -294,11 +291,3 @@ def _three(settings: object, name: str) -> tuple[float, float, float]:
         raise ConfigError(f"{name}: {list(values)} given, three finite numbers expected")
     red, green, blue = map(float, values)
     return red, green, blue
-
-
-def _check_scales(low: float, high: float) -> None:
-    if not 0 < low <= high <= 1:
-        raise ConfigError(
-            f"min_scale: {low} given with max_scale: {high}; "
-            "0 < min_scale <= max_scale <= 1 expected"
-        )
