@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from av.container import InputContainer
@@ -43,7 +45,7 @@ class Entry(NamedTuple):
 
     Attributes:
         pts: time at which its frame is shown, in ticks.
-        seek: time to give to a seek, in ticks: containers count in decoding times.
+        seek: the earlier of that and the time of decoding, in ticks.
     """
 
     pts: int
@@ -112,29 +114,31 @@ class PacketIndex:
             # Times that fall back come from files that were glued together.
             if role is None or pts is None or (dts is not None and dts < last_dts):
                 role, classify, is_sure = _SHOWN, None, False
-            last_dts = last_dts if dts is None else dts
-            self.has_keys = self.has_keys or packet.is_keyframe
-            if pts is not None and role.is_entry:
+            is_shown, is_entry = role
+            if dts is not None:
+                last_dts = dts
+            if packet.is_keyframe:
+                self.has_keys = True
+            if is_entry and pts is not None:
                 self.entries.append(Entry(pts, pts if dts is None else min(pts, dts)))
-            if not role.is_shown:
-                self.all_shown = False
-            elif not packet.is_discard:  # the edit list of an mp4 leaves such frames out
-                self._add(pts, packet.duration or 0)
-                if not self.num_packets % 256:
-                    budget.check_time()
-                if self.num_packets > max_frames:
-                    refuse_cost(budget.path, "its video track is too long", "frames", "frames")
             if is_sure and not self.entries:
                 is_sure = False  # it begins between key frames
+            if not is_shown:
+                self.all_shown = False
+                continue
+            if packet.is_discard:
+                continue  # the edit list of an mp4 leaves it out
+            self.num_packets += 1
+            duration = packet.duration or 0
+            if pts is not None:
+                self.times.append(pts)
+            if (pts or 0) + duration > self.end:
+                self.end, self.last_duration = (pts or 0) + duration, duration
+            if not self.num_packets % 256:
+                budget.check_time()
+            if self.num_packets > max_frames:
+                refuse_cost(budget.path, "its video track is too long", "frames", "frames")
         return is_sure
-
-    def _add(self, pts: int | None, duration: int) -> None:
-        """Count a packet that is shown."""
-        self.num_packets += 1
-        if pts is not None:
-            self.times.append(pts)
-        if (pts or 0) + duration > self.end:
-            self.end, self.last_duration = (pts or 0) + duration, duration
 
 
 def _classifier(stream: VideoStream, containers: set[str]) -> Classify | None:
@@ -149,11 +153,13 @@ def _classifier(stream: VideoStream, containers: set[str]) -> Classify | None:
     if codec == "h264":
         # A transport stream may hold the two fields of a frame in two packets.
         is_split = "mpegts" in containers and context.field_order not in _PROGRESSIVE
-        return None if is_split else H264Classifier(_length_size(context.extradata, 4))
+        return None if is_split else partial(_h264, _length_size(context.extradata, 4))
     if codec == "hevc":
         return HevcClassifier(_length_size(context.extradata, 21))
     if codec == "gif":
-        return GifClassifier()
+        # Each paints over the one before, so only the first is an entry.
+        roles = chain([_ENTRY], repeat(_SHOWN))
+        return lambda _: next(roles)
     return {"vp8": _vp8, "vp9": _vp9, "mpeg4": _mpeg4}.get(codec)
 
 
@@ -173,19 +179,6 @@ _PROGRESSIVE = {0, 1}
 def _in_order(packet: Packet[VideoStream]) -> PacketRole:
     """Classify a packet of a codec in which each is one shown frame and the key flags are true."""
     return _ENTRY if packet.is_keyframe else _SHOWN
-
-
-class GifClassifier:
-    """Packets of a GIF: each paints over the one before, so only the first is an entry."""
-
-    def __init__(self) -> None:
-        self._is_first = True
-
-    def __call__(self, packet: Packet[VideoStream]) -> PacketRole:
-        """Classify the next packet."""
-        role = _ENTRY if self._is_first else _SHOWN
-        self._is_first = False
-        return role
 
 
 def _length_size(extradata: bytes | None, place: int) -> int:
@@ -228,29 +221,18 @@ def _first_unit(data: memoryview, length_size: int, is_picture: Callable[[int], 
     return _NO_PICTURE
 
 
-class H264Classifier:
-    """Packets of H.264: only an IDR picture makes the decoder forget what came before it.
+_H264_ROLES = {1: _SHOWN, 2: _SHOWN, 5: _ENTRY, _NO_PICTURE: _HIDDEN}
+"""Roles by the type of a packet's first slice; only an IDR picture (5) makes a decoder forget."""
 
-    Args:
-        length_size: bytes of the length in front of each unit; 0 for start codes.
-    """
 
-    def __init__(self, length_size: int) -> None:
-        self._length_size = length_size
-
-    def __call__(self, packet: Packet[VideoStream]) -> PacketRole | None:
-        """Classify a packet by the first slice in it: 5 is of an IDR picture, 1 and 2 of others."""
-        data = memoryview(packet)
-        # Most packets begin with a slice.
-        if self._length_size and len(data) > self._length_size:
-            if (kind := data[self._length_size] & 31) == 1:
-                return _SHOWN
-            if kind == 5:
-                return _ENTRY
-        unit = _first_unit(data, self._length_size, lambda byte: byte & 31 in (1, 2, 5))
-        if unit < 0:
-            return _HIDDEN if unit == _NO_PICTURE else None
-        return _ENTRY if unit & 31 == 5 else _SHOWN
+def _h264(length_size: int, packet: Packet[VideoStream]) -> PacketRole | None:
+    """Classify a packet of H.264 by the first slice in it; for `length_size` see `_first_unit`."""
+    data = memoryview(packet)
+    # Most packets begin with a slice.
+    if length_size and len(data) > length_size and (kind := data[length_size] & 31) in (1, 5):
+        return _H264_ROLES[kind]
+    unit = _first_unit(data, length_size, lambda byte: byte & 31 in (1, 2, 5))
+    return _H264_ROLES.get(unit if unit < 0 else unit & 31)
 
 
 class HevcClassifier:
