@@ -13,6 +13,7 @@ import pytest
 from tests import media
 from tests.clips import assert_numbered, assert_right_frames, load, numbers
 from video_llama.processors import video_reader as readers
+from video_llama.processors.packets import data_packets
 from video_llama.processors.settings import VideoEvalSettings
 from video_llama.processors.video_reader import PyAvReader
 from video_llama.types import MediaError
@@ -70,6 +71,28 @@ def test_frames_far_apart_are_found_by_seeking(tmp_path: Path) -> None:
     assert np.array_equal(reader.read([56]), reader.read(indices)[4:5])
 
 
+B_FRAMES = {"x264-params": "bframes=8:b-adapt=0:b-pyramid=normal"}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_seek_ends_at_the_group_of_the_frame(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    media.write_video(path, num_frames=100, keyframe_every=20, codec_options=B_FRAMES)
+    reader = PyAvReader(path, height=16, width=16)
+    packets: list[object] = []
+
+    def count(*args: Any) -> Iterator[Any]:
+        for packet in data_packets(*args):
+            packets.append(packet)
+            yield packet
+
+    monkeypatch.setattr(readers, "data_packets", count)
+    assert reader.skim([81]) is not None
+    assert len(packets) < 20
+
+
 def test_the_two_readers_agree(tmp_path: Path) -> None:
     if readers.decord_module() is None:
         pytest.skip("there is no decord for this machine")
@@ -94,9 +117,6 @@ def test_what_decord_fails_on_is_read_by_pyav(
 
     monkeypatch.setattr(readers.DecordReader, "read", fail)
     assert_right_frames(load(media.write_video(tmp_path / "a.webm", codec="libvpx-vp9")))
-
-
-B_FRAMES = {"x264-params": "bframes=8:b-adapt=0:b-pyramid=normal"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,7 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -399,7 +400,6 @@ class PyAvReader:
             entry = self.packets.entry_before(time)
             # Decoding on is shorter than a jump back to where it stands.
             if entry.pts > position:
-                container.seek(entry.seek, stream=stream)
                 frames = self._decoded(container, stream, entry, wanted)
             for frame in frames:
                 position = frame.pts if frame.pts is not None else position
@@ -418,20 +418,14 @@ class PyAvReader:
         """Decode from an entry on; nothing, if the container does not lead there.
 
         Args:
-            container: the open file, somewhere before the entry.
+            container: the open file.
             entry: where to begin.
             wanted: times of frames; others are left out if none is made from them. None: all.
         """
-        is_there = False
-        for packet in data_packets(container, stream):
-            # Seeks end somewhere near. Decoding starts at the entry itself, or the first frames
-            # would be made from pictures that the decoder has not seen.
-            if not is_there:
-                is_there = packet.pts == entry.pts
-                if packet.dts is not None and packet.dts > entry.pts:
-                    return
-                if not is_there:
-                    continue
+        # The file stands before the first entry already, and not every container can seek. Most
+        # take the time of showing and end at the entry; for others the time of decoding is right.
+        targets = (None,) if entry == self.packets.entries[0] else dict.fromkeys(entry)
+        for packet in _packets_from(container, stream, entry, targets):
             if wanted is not None and packet.size:
                 is_wanted = packet.pts in wanted
                 # No other frame is made from this one.
@@ -483,6 +477,34 @@ class PyAvReader:
                 reason = f"frame {index} of {self.num_frames} cannot be decoded"
                 raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
         return np.stack([found[index] for index in indices])
+
+
+def _packets_from(
+    container: InputContainer, stream: VideoStream, entry: Entry, targets: Iterable[int | None]
+) -> Iterator[Packet[VideoStream]]:
+    """Read the packets from an entry on; none, if the container does not lead there.
+
+    Args:
+        container: the open file.
+        stream: its video track.
+        entry: where to begin.
+        targets: times to seek to, one after the other until the entry follows; None: no seek.
+    """
+    for target in targets:
+        if target is not None:
+            container.seek(target, stream=stream)
+        is_there = False
+        for packet in data_packets(container, stream):
+            # Seeks end somewhere near. Decoding starts at the entry itself, or the first frames
+            # would be made from pictures that the decoder has not seen.
+            if not is_there:
+                if packet.dts is not None and packet.dts > entry.pts:
+                    break
+                is_there = packet.pts == entry.pts
+            if is_there:
+                yield packet
+        if is_there:
+            return
 
 
 def _is_rising(times: Sequence[int | None]) -> bool:
