@@ -255,6 +255,14 @@ def duration_of(
     return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
+def check_end(path: str | Path, track: str, seconds: float, promised: float) -> None:
+    """Raise `MediaError` for a track that ends much earlier than its header promises."""
+    # Headers round, so a little less than promised is complete.
+    if seconds < 0.9 * promised and seconds < promised - 0.5:
+        reason = f"its {track} ends at {seconds:.4g} s of {promised:.4g} s"
+        raise MediaError(path, f"{reason}; the file is cut short or damaged")
+
+
 def frame_rate(stream: VideoStream) -> float | None:
     """Return the average frames per second that the header states; None if it states none."""
     rate = stream.average_rate or stream.guessed_rate

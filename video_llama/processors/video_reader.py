@@ -33,6 +33,7 @@ from video_llama.processors.image import FrameScaler, is_upright
 from video_llama.processors.limits import Budget, CostError, limit
 from video_llama.processors.media import (
     TOGETHER,
+    check_end,
     find_audio,
     frame_rate,
     open_container,
@@ -251,11 +252,7 @@ class PyAvReader:
         """Raise `MediaError` for a track without frames or one that was cut short."""
         if self.packets.num_packets < 1:
             raise MediaError(self._path, "its video track has no frames")
-        # Headers round, so a little less than promised is complete.
-        end, promised = self._track_seconds, self.promised
-        if end < 0.9 * promised and end < promised - 0.5:
-            reason = f"its video track ends at {end:.4g} s of {promised:.4g} s"
-            raise MediaError(self._path, f"{reason}; the file is cut short or damaged")
+        check_end(self._path, "video track", self._track_seconds, self.promised)
 
     def is_upright(self) -> bool:
         """Tell whether the first frame is shown as it is stored, neither turned nor mirrored."""
