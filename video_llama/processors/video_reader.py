@@ -19,7 +19,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -79,41 +79,6 @@ class DecordError(MediaError):
     """A video that decord cannot read; PyAV may."""
 
 
-class DecordReader:
-    """A video opened by decord; height and width are those of the frames read, in pixels.
-
-    Raises:
-        DecordError: decord is not installed or cannot read the file.
-    """
-
-    def __init__(self, path: str | Path, *, height: int, width: int) -> None:
-        self._path = path
-        decord = decord_module()
-        if decord is None:
-            raise DecordError(path, "decord is not installed")
-        # A missing or garbled file is a RuntimeError, a corrupt stream a DECORDError.
-        self._failures = (RuntimeError, decord.DECORDError, UnicodeError)
-        try:
-            self._reader: Any = decord.VideoReader(
-                str(Path(path).absolute()),
-                width=width,
-                height=height,
-                num_threads=decoding_threads(),
-            )
-        except self._failures as error:
-            raise DecordError(path, "decord cannot open it") from error
-        self.num_frames = len(self._reader)
-        self.fps = float(self._reader.get_avg_fps())
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Decode frames by their indices, which rise."""
-        try:
-            frames: np.ndarray = self._reader.get_batch(list(indices)).asnumpy()
-        except self._failures as error:
-            raise DecordError(self._path, "decord cannot decode its frames") from error
-        return frames
-
-
 def read_frames(path: str | Path, choose: Choose, *, height: int, width: int) -> Reading:
     """Open a video and decode the frames that `choose` asks for.
 
@@ -153,7 +118,7 @@ def _read(
         pass  # the other ways make more of a damaged file
     if decord_module() is not None and _suits_decord(reader):
         with suppress(DecordError):  # PyAV may do better, and if not its error says more
-            return _read_by_decord(path, reader.num_frames, indices, height, width)
+            return read_by_decord(path, reader.num_frames, indices, height=height, width=width)
     return reader.read(indices)
 
 
@@ -182,14 +147,27 @@ def _suits_decord(reader: PyAvReader) -> bool:
     )
 
 
-def _read_by_decord(
-    path: str | Path, num_frames: int, indices: Sequence[int], height: int, width: int
+def read_by_decord(
+    path: str | Path, num_frames: int, indices: Sequence[int], *, height: int, width: int
 ) -> np.ndarray:
-    reader = DecordReader(path, height=height, width=width)
-    # A reader that counts other frames would also hand over other frames.
-    if reader.num_frames != num_frames:
-        raise DecordError(path, f"decord counts {reader.num_frames} frames of {num_frames}")
-    return reader.read(indices)
+    """Decode frames of a video of `num_frames` by their indices, which rise, resized, by decord.
+
+    Raises:
+        DecordError: decord is not installed, cannot read the file or counts other frames.
+    """
+    if (decord := decord_module()) is None:
+        raise DecordError(path, "decord is not installed")
+    file, threads = str(Path(path).absolute()), decoding_threads()
+    try:
+        reader = decord.VideoReader(file, width=width, height=height, num_threads=threads)
+        # A reader that counts other frames would also hand over other frames.
+        if len(reader) != num_frames:
+            raise DecordError(path, f"decord counts {len(reader)} frames of {num_frames}")
+        frames: np.ndarray = reader.get_batch(list(indices)).asnumpy()
+    # A missing or garbled file is a RuntimeError, a corrupt stream a DECORDError.
+    except (RuntimeError, decord.DECORDError, UnicodeError) as error:
+        raise DecordError(path, "decord cannot read it") from error
+    return frames
 
 
 class PyAvReader:
