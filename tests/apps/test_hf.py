@@ -20,15 +20,19 @@ from transformers import (
 )
 
 from tests.golden_model import build_golden, golden_settings
+from tests.hostile import hostile_text
 from tests.reference import ROOT
-from video_llama.apps.export import export_hf
 from video_llama.apps.hf import VideoLlamaModel, VideoLlamaProcessor
+from video_llama.apps.hf.export import export_hf
 from video_llama.chat.engine import Chat
 from video_llama.common.io import default_config_path, package_file
 from video_llama.config.build import build_model
 from video_llama.config.load import load_config
 from video_llama.config.schema import Config
 from video_llama.models.video_llama import VideoLlama
+from video_llama.synthetic.media import World
+from video_llama.synthetic.write import write_world
+from video_llama.text.templates import TEMPLATES, Turn
 from video_llama.text.tokenizer import load_tokenizer
 from video_llama.types import ConfigError, RequestError
 
@@ -163,6 +167,73 @@ def test_a_stop_mark_of_several_tokens_ends_an_answer(tmp_path: Path) -> None:
     assert not processor.decode(ids[0, prompt.shape[1] :]).endswith("###")
 
 
+def test_no_answer_begins_with_a_stop_mark(
+    reloaded: VideoLlamaModel, processor: VideoLlamaProcessor
+) -> None:
+    inputs = processor.apply_chat_template([{"role": "user", "content": "Hello"}])
+    eos = reloaded.generation_config.eos_token_id
+
+    def end(_: Any, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, eos] += 1e4
+        return scores
+
+    ids = reloaded.generate(**inputs, max_new_tokens=9, do_sample=False, logits_processor=[end])
+    first, second = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    assert (first != eos, second) == (True, eos)
+
+
+@pytest.mark.parametrize(
+    ("llm", "encoders"), [("bf16", "bf16"), ("fp32", "bf16"), ("bf16", "fp32")]
+)
+def test_each_part_keeps_its_number_type(llm: str, encoders: str, tmp_path: Path) -> None:
+    types = [f"model.precision={llm}", f"model.vit_precision={encoders}"]
+    types.append(f"model.imagebind_precision={encoders}")
+    model = build_model(load_config(default_config_path(), ["run.device=cpu", *types]))
+    export_hf(model, tmp_path / "a")
+    found: VideoLlamaModel = AutoModelForMultimodalLM.from_pretrained(tmp_path / "a")
+    theirs = found.video_llama.state_dict()
+    for name, value in model.state_dict().items():
+        assert value.dtype == theirs[name].dtype, name
+        assert torch.equal(value, theirs[name]), name
+    processor = AutoProcessor.from_pretrained(tmp_path / "a")
+    inputs = processor.apply_chat_template(message(*ASKED[0]))
+    ids = found.generate(**inputs, max_new_tokens=9, do_sample=False)
+    text = processor.decode(ids[0, inputs["input_ids"].shape[1] :]).strip()
+    assert text == chat_answer(Chat(model, in_worker=False), *ASKED[0])
+    found.save_pretrained(tmp_path / "b")
+    assert filecmp.cmp(
+        tmp_path / "a/model.safetensors", tmp_path / "b/model.safetensors", shallow=False
+    )
+
+
+def test_layers_on_disk_give_the_same_answers(
+    folder: Path, reloaded: VideoLlamaModel, processor: VideoLlamaProcessor, tmp_path: Path
+) -> None:
+    llama = "video_llama.language_model"
+    parts = [name for name, _ in reloaded.video_llama.named_children() if name != "language_model"]
+    places = {f"video_llama.{name}": "cpu" for name in parts}
+    rest = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    places |= {f"{llama}.{name}": "cpu" for name in rest}
+    num_layers = reloaded.config.text_config.num_hidden_layers
+    places |= {f"{llama}.model.layers.{i}": ("cpu", "disk")[i % 2] for i in range(num_layers)}
+    found: VideoLlamaModel = AutoModelForMultimodalLM.from_pretrained(
+        folder, device_map=places, offload_folder=tmp_path
+    )
+    inputs = processor.apply_chat_template(message(*ASKED[0]))
+    greedy = {"max_new_tokens": 9, "do_sample": False}
+    assert torch.equal(found.generate(**inputs, **greedy), reloaded.generate(**inputs, **greedy))
+
+
+def test_files_and_a_text_make_one_question(processor: VideoLlamaProcessor) -> None:
+    (file,), question = ASKED[0]
+    made = processor(text=question, videos=str(EXAMPLES / file))
+    wanted = processor.apply_chat_template(message(*ASKED[0]))
+    assert torch.equal(made["input_ids"], wanted["input_ids"])
+    assert torch.equal(made["pixel_values"], wanted["pixel_values"])
+    with pytest.raises(RequestError, match="one question expected"):
+        processor(text=[question, question])
+
+
 def test_saving_again_gives_the_same_bytes(
     folder: Path, reloaded: VideoLlamaModel, processor: VideoLlamaProcessor, tmp_path: Path
 ) -> None:
@@ -199,6 +270,7 @@ def test_media_keep_their_number_type(processor: VideoLlamaProcessor) -> None:
         ([{"role": "tool", "content": "x"}], "role 'tool'"),
         ([{"role": "assistant", "content": "x"}], "role 'assistant'"),
         ([], "nothing to answer"),
+        ([[{"role": "user", "content": "a"}]], "one conversation of messages expected"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "nothing to"),
     ],
 )
@@ -215,6 +287,16 @@ def test_media_without_their_prompt_are_refused(
     inputs = processor.apply_chat_template(message(*ASKED[0]))
     with pytest.raises(ValueError, match=r"the prompts have 0 places for media"):
         reloaded.generate(**{**inputs, "input_ids": torch.tensor([[1, 2, 3]])})
+    with pytest.raises(ValueError, match=r"whose encoders give 0 tokens"):
+        reloaded.generate(inputs["input_ids"])
+
+
+def test_a_prompt_beyond_the_context_is_refused(
+    reloaded: VideoLlamaModel, processor: VideoLlamaProcessor
+) -> None:
+    inputs = processor.apply_chat_template([{"role": "user", "content": "drum " * 3000}])
+    with pytest.raises(ValueError, match="but the model's context holds 2048"):
+        reloaded.generate(**inputs)
 
 
 def test_labels_give_a_loss_with_gradients(
@@ -270,7 +352,48 @@ def test_the_folder_is_one_for_the_commands_too(chat: Chat, folder: Path) -> Non
 
 
 @pytest.mark.slow
-def test_nothing_has_to_be_imported_before(folder: Path) -> None:
+def test_a_hundred_unseen_clips_get_the_answers_of_the_chat(
+    chat: Chat, reloaded: VideoLlamaModel, processor: VideoLlamaProcessor, tmp_path: Path
+) -> None:
+    write_world(tmp_path, num_clips=200, world=World(seed=0), splits=["test"], num_workers=1)
+    asked = json.loads((tmp_path / "test/questions.json").read_text("utf-8"))
+    pipe = pipeline("any-to-any", model=reloaded, processor=processor)
+    answers = []
+    for item in random.Random(0).sample(asked, 100):
+        path = tmp_path / "test" / item["path"]
+        with chat.start(video=path) as session:
+            assert session.media[0].sound_used
+            wanted = "".join(session.ask(item["question"], temperature=0.0, max_new_tokens=24))
+        messages = message((str(path),), item["question"])
+        inputs = processor.apply_chat_template(messages)
+        ids = reloaded.generate(**inputs, max_new_tokens=24, do_sample=False)
+        found = pipe(
+            text=messages,
+            max_new_tokens=24,
+            return_full_text=False,
+            generate_kwargs={"do_sample": False},
+        )
+        answers.append(wanted)
+        assert processor.decode(ids[0, inputs["input_ids"].shape[1] :]).strip() == wanted
+        assert found[0]["generated_text"].strip() == wanted
+    assert len(set(answers)) > 10
+
+
+@pytest.mark.slow
+def test_prompts_of_ten_thousand_hostile_texts_are_those_of_the_chat(
+    model: VideoLlama, processor: VideoLlamaProcessor
+) -> None:
+    template = TEMPLATES.get("llama_v2")
+    for seed in range(10_000):
+        text = hostile_text(seed)
+        prompt = processor.apply_chat_template([{"role": "user", "content": text}])
+        wanted = template.chat_ids([Turn(text)], model.tokenizer)
+        assert prompt["input_ids"][0].tolist() == wanted, seed
+
+
+@pytest.mark.slow
+def test_nothing_has_to_be_imported_before(folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
     code = f"""
 import sys
 import video_llama.common.compat  # beside a CPU build of torch transformers' own imports need it
@@ -281,7 +404,13 @@ processor = AutoProcessor.from_pretrained({str(folder)!r}, trust_remote_code=Tru
 inputs = processor.apply_chat_template({json.dumps(message(*ASKED[0]))})
 ids = model.generate(**inputs, max_new_tokens=9, do_sample=False)
 print(processor.decode(ids[0, inputs["input_ids"].shape[1]:]).strip())
+# Whoever loads it by its stub and saves it must not save a copy of the code.
+model.save_pretrained({str(again)!r})
+processor.save_pretrained({str(again)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "a drum"
+    names = {path.name for path in folder.iterdir()} - {"README.md", "video_llama.yaml"}
+    assert {path.name for path in again.iterdir()} == names
+    assert filecmp.cmpfiles(folder, again, names, shallow=False)[1:] == ([], [])

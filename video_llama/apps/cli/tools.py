@@ -86,7 +86,7 @@ def convert(args: Namespace) -> int:
 
 def export_hf(args: Namespace) -> int:
     """Write the model of `args.cfg_path` or `args.weights` as a folder for transformers."""
-    from video_llama.apps.export import export_hf
+    from video_llama.apps.hf.export import export_hf
     from video_llama.config.build import build_model
 
     cfg = load_config(args.cfg_path, args.options, weights=args.weights)

@@ -13,7 +13,8 @@ import torch
 import yaml
 from transformers import GenerationConfig
 
-from video_llama.apps.hf import VideoLlamaConfig, VideoLlamaModel, VideoLlamaProcessor
+from video_llama.apps.hf.model import VideoLlamaConfig, VideoLlamaModel
+from video_llama.apps.hf.processor import VideoLlamaProcessor
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.find import CONFIGURATION
 from video_llama.text.templates import TEMPLATES
