@@ -51,8 +51,9 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
     ]
 
 
-def test_progress_is_a_bar_on_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("columns", [50, 80, 120, 200])
+def test_progress_is_a_bar_that_fits_the_terminal(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -60,11 +61,18 @@ def test_progress_is_a_bar_on_a_terminal(
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", "40")
     run, progress = fake_run(tmp_path, num_steps=4), Progress()
     progress.start(run)
     for _ in updates(run, 4):
         progress.after_update(run)
     progress.close()
-    assert "4/4" in terminal.getvalue()
-    assert "loss 0.3333, lr 0.0001, 8.0 samples/s" in terminal.getvalue()
+    last = terminal.getvalue().replace("\n", "\r").strip("\r").split("\r")[-1].strip()
+    assert len(last) <= columns
+    assert "4/4, loss 0.3333" in last
+    assert last.count(" left") == 1  # one estimate, and none of tqdm's beside it
+    texts = ["8.0 samples/s", "waiting for data 25%", "lr 0.0001", "1.5 GB"]
+    shown = [text for text in texts if text in last]
+    assert shown == texts[: {50: 0, 80: 1, 120: 4, 200: 4}[columns]]
     assert caplog.messages == []

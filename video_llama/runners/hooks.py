@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,9 @@ from video_llama.runners.state import RunState
 logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
+
+LEAST_BAR = 10
+"""Columns of a progress bar itself on a narrow terminal."""
 
 DECAY = 0.9
 """Weight of the earlier updates in the running means: about the last ten count."""
@@ -248,18 +252,28 @@ class Progress(Hook):
     def start(self, run: RunState) -> None:
         """Draw the bar."""
         if run.processes.is_main and sys.stderr.isatty():
-            self._bar = tqdm(total=run.settings.num_steps, initial=run.step, unit="step")
+            # Our estimate of the time that is left knows the speed of recent steps, and how long
+            # data were waited for: tqdm's own would stand beside it.
+            self._bar = tqdm(
+                total=run.settings.num_steps,
+                initial=run.step,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+            )
 
     def after_update(self, run: RunState) -> None:
         """Update the bar, or write a line where one is due."""
         # A line shows the mean since the line before, the bar that of the last ten updates.
         self._losses.append(run.loss)
         if self._bar is not None:
-            self._bar.set_postfix_str(_summary(run, self._losses[-10:]), refresh=False)
+            counts = len(f"100%|| {run.settings.num_steps}/{run.settings.num_steps}, ")
+            room = shutil.get_terminal_size().columns - counts - LEAST_BAR
+            text = _fitting(_figures(run, self._losses[-10:]), room)
+            self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(run.step - run.previous_step)
         if is_log_due(run):
             if self._bar is None and run.processes.is_main:
-                text = _summary(run, self._losses)
+                text = ", ".join(_figures(run, self._losses).values())
                 logger.info("step %d/%d: %s", run.step, run.settings.num_steps, text)
             self._losses = self._losses[-10:] if self._bar is not None else []
 
@@ -269,16 +283,31 @@ class Progress(Hook):
             self._bar.close()
 
 
-def _summary(run: RunState, losses: list[float]) -> str:
+def _figures(run: RunState, losses: list[float]) -> dict[str, str]:
+    """Return the texts of a line by what they tell, in its order."""
     figures = run.figures
     left = datetime.timedelta(seconds=round(figures["eta_s"]))
-    text = (
-        f"loss {sum(losses) / len(losses):.4f}, lr {run.learning_rate:.3g}, "
-        f"{figures['samples_per_s']:.1f} samples/s, waiting for data {figures['data_wait']:.0%}, "
-        f"{figures['memory_gb']:.1f} GB, {left} left"
-    )
     bad = round(figures.get("bad_items", 0))
-    return f"{text}, {bad} bad items" if bad else text
+    texts = {
+        "loss": f"loss {sum(losses) / len(losses):.4f}",
+        "rate": f"lr {run.learning_rate:.3g}",
+        "speed": f"{figures['samples_per_s']:.1f} samples/s",
+        "waiting": f"waiting for data {figures['data_wait']:.0%}",
+        "memory": f"{figures['memory_gb']:.1f} GB",
+        "left": f"{left} left",
+    }
+    return texts | ({"bad": f"{bad} bad items"} if bad else {})
+
+
+def _fitting(texts: dict[str, str], room: int) -> str:
+    """Join what fits into a number of columns, the most important texts first, none of them cut."""
+    shown: set[str] = set()
+    for name in ("loss", "left", "bad", "speed", "waiting", "rate", "memory"):
+        length = len(", ".join(texts[n] for n in (*shown, name) if n in texts))
+        if length > room:
+            break
+        shown.add(name)
+    return ", ".join(text for name, text in texts.items() if name in shown)
 
 
 class Tracker(Hook):
