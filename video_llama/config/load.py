@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -62,12 +62,15 @@ def load_config(
             the full key, what was given and what is valid. Or the folder lacks a part.
     """
     inventory = None if weights is None else _inventory(weights)
+    origin: _Origin = "given"
     if path is None:
         path = inventory.configuration() if inventory else default_config_path()
+        is_own = inventory is not None and Path(path).is_relative_to(inventory.folder)
+        origin = "exported" if is_own else "shipped"
     source = YamlSource(Path(path), overrides)
     # What is wrong with a folder of the command line has no place in the YAML.
     with source.locating() if inventory is None else nullcontext():
-        _fill_paths(source, inventory)
+        _fill_paths(source, inventory, origin)
     # The schema knows keys and not places: its messages begin with a key, whose place is added.
     with source.locating():
         config, notes = config_of(source.values)
@@ -77,6 +80,10 @@ def load_config(
     return config
 
 
+_Origin = Literal["given", "shipped", "exported"]
+"""Who chose a YAML: the user, the files in a folder, or the one who exported that folder."""
+
+
 def _inventory(folder: str | Path) -> Inventory:
     # Torch reads the names in weight files: imported only where there are any to read.
     from video_llama.models.weights.find import find_weights
@@ -84,7 +91,7 @@ def _inventory(folder: str | Path) -> Inventory:
     return find_weights(Path(folder))
 
 
-def _fill_paths(source: YamlSource, inventory: Inventory | None) -> None:
+def _fill_paths(source: YamlSource, inventory: Inventory | None, origin: _Origin) -> None:
     """Give every weight path of the YAML the file of that part in the folder of `model.weights`."""
     model = source.values.get("model")
     if not isinstance(model, dict):
@@ -95,13 +102,28 @@ def _fill_paths(source: YamlSource, inventory: Inventory | None) -> None:
         return
     model["weights"] = str(inventory.folder)
     given = source.overridden("model")
-    # A part whose path the YAML leaves away is not wanted: a stage 1 starts without branches.
-    wanted = [key for key in WEIGHT_KEYS if model.get(key) and key not in given]
-    paths = inventory.paths(wanted)
-    model |= {key: str(path) for key, path in paths.items()}
-    template = inventory.template(paths)
-    if template and not given & {"model_type", "template"}:
+    # A part whose path the YAML leaves away is not wanted (a stage 1 starts without branches),
+    # unless it leaves all of them to the folder.
+    wanted = [key for key in WEIGHT_KEYS if model.get(key)]
+    wanted = wanted or [key for key in WEIGHT_KEYS if key != "llama_proj_model"]
+    paths: dict[str, Path | None] = {}
+    if model.get("equip_audio_branch") is False:
+        paths = dict.fromkeys(("imagebind_ckpt_path", "ckpt_2"))
+    found = inventory.paths(key for key in wanted if key not in {*given, *paths})
+    paths |= found
+    model |= {key: path and str(path) for key, path in paths.items() if key not in given}
+    # An exported model says its conversation format in its YAML.
+    if origin == "exported" or given & {"model_type", "template"}:
+        return
+    template = inventory.template(found)
+    if template:
         model["model_type"] = {"vicuna": "pretrain_vicuna"}.get(template, "pretrain_llama_v2")
+    elif origin == "shipped":
+        raise ConfigError(
+            f"model.weights: nothing in {inventory.folder} says with which conversation format its "
+            "language model was trained; add --options model.model_type=pretrain_llama_v2 "
+            "(LLaMA-2-chat) or model.model_type=pretrain_vicuna (Vicuna, BiLLa, Ziya)"
+        )
 
 
 class YamlSource:

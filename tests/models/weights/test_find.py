@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource as resource_usage
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -17,8 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from tests import full_model
 from video_llama.common.io import package_file, resource
+from video_llama.config.build import build_model
 from video_llama.config.load import load_config
 from video_llama.models.weights.checks import LFS_MARK, RELEASED_SIZES
+from video_llama.models.weights.files import open_weights
 from video_llama.models.weights.find import find_weights, identify
 from video_llama.models.weights.save import Manifest
 from video_llama.types import ConfigError, WeightsError
@@ -99,11 +103,100 @@ def test_names_do_not_matter(tmp_path: Path) -> None:
         "VL_LLaMA_2_7B_Finetuned.pth": "AL_LLaMA_2_7B_Finetuned.pth",  # exchanged
         "AL_LLaMA_2_7B_Finetuned.pth": "VL_LLaMA_2_7B_Finetuned.pth",
     }
-    settings = load_config(weights=write_parts(tmp_path, names=names)).model
+    folder = write_parts(tmp_path, names=names)
+    settings = load_config(weights=folder).model
     assert settings.vit_ckpt == str(tmp_path / "one.pt")
     assert settings.q_former_model == str(tmp_path / "x/two.bin")
     assert settings.ckpt == str(tmp_path / "AL_LLaMA_2_7B_Finetuned.pth")
     assert settings.ckpt_2 == str(tmp_path / "VL_LLaMA_2_7B_Finetuned.pth")
+
+
+def test_neither_do_suffixes(tmp_path: Path) -> None:
+    write_llm(tmp_path / "llama-2")
+    names = {"eva_vit_g.pth": "eva", "VL_LLaMA_2_7B_Finetuned.pth": "video.v2"}
+    folder = write_parts(tmp_path, names=names)
+    state = {"audio_query_tokens": torch.zeros(1, 8, 768)}
+    (folder / "AL_LLaMA_2_7B_Finetuned.pth").unlink()
+    save_file(state, folder / "audio.pth")
+    settings = load_config(weights=folder).model
+    assert settings.vit_ckpt == str(folder / "eva")
+    assert settings.ckpt == str(folder / "video.v2")
+    assert settings.ckpt_2 == str(folder / "audio.pth")
+
+
+ORIGINAL_VICUNA = {"prompt_template": "###Human: {} ###Assistant: ", "prompt_path": "p.txt"}
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "model_type"),
+    [
+        (ORIGINAL_VICUNA, "x.pth", "pretrain_vicuna"),
+        ({"end_sym": "</s>", "prompt_path": "p.txt"}, "x.pth", "pretrain_llama_v2"),
+        ({"end_sym": "\n"}, "finetune-vicuna7b-v2.pth", "pretrain_vicuna"),
+        ({"end_sym": "\n"}, "finetune-billa7b-zh.pth", "pretrain_vicuna"),
+        ("damaged", "VL_LLaMA_2_7B_Pretrained.pth", "pretrain_llama_v2"),
+        # What a training has saved goes before what a file is called.
+        (ORIGINAL_VICUNA, "llama-2.pth", "pretrain_vicuna"),
+    ],
+)
+def test_a_branch_of_the_original_tells_its_conversation_format(
+    config: Any, name: str, model_type: str, tmp_path: Path
+) -> None:
+    write_llm(tmp_path / "language")
+    folder = write_parts(tmp_path)
+    for old in ("VL_LLaMA_2_7B_Finetuned.pth", "AL_LLaMA_2_7B_Finetuned.pth"):
+        (folder / old).unlink()
+    content = full_model.branch_file("video") | {"config": {"model": config}}
+    full_model.write(folder / name, content)
+    (folder / "imagebind_path/imagebind_huge.pth").unlink()
+    assert load_config(weights=folder).model.model_type == model_type
+
+
+def test_an_unknown_conversation_format_is_no_guess(tmp_path: Path) -> None:
+    write_llm(tmp_path / "language")
+    names = {f"{kind}_LLaMA_2_7B_Finetuned.pth": f"{kind}.pth" for kind in ("VL", "AL")}
+    folder = write_parts(tmp_path, names=names)
+    with pytest.raises(ConfigError, match=r"nothing in .* says with which conversation format"):
+        load_config(weights=folder)
+    options = ["model.model_type=pretrain_vicuna"]
+    assert load_config(None, options, weights=folder).model.template == "vicuna"
+    # The user's own YAML says it.
+    assert load_config(EVAL, weights=folder).model.template == "llama_v2"
+    chat = json.dumps({"chat_template": "{{ '[INST] <<SYS>>' }}"})
+    (folder / "language/tokenizer_config.json").write_text(chat, "utf-8")
+    assert load_config(weights=folder).model.template == "llama_v2"
+
+
+def test_names_that_disagree_about_the_conversation_format_are_refused(tmp_path: Path) -> None:
+    write_llm(tmp_path / "vicuna-7b")
+    folder = write_parts(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"mixes conversation formats: vicuna-7b .* is for vicuna"
+    ):
+        load_config(weights=folder)
+
+
+def test_a_folder_above_does_not_tell_the_conversation_format(tmp_path: Path) -> None:
+    write_llm(tmp_path / "vicuna-project/llama-2-7b-chat-hf")
+    folder = write_parts(tmp_path / "vicuna-project")
+    assert load_config(weights=folder).model.template == "llama_v2"
+
+
+def test_a_yaml_may_leave_all_paths_to_the_folder(released: Path) -> None:
+    yaml = released / "chat.yaml"
+    yaml.write_text(f"model:\n  weights: {released}\n", "utf-8")
+    settings = load_config(yaml).model
+    assert settings.ckpt_2 == str(released / "AL_LLaMA_2_7B_Finetuned.pth")
+    assert settings.llama_proj_model is None
+    assert settings.template == "llama_v2"
+
+
+def test_a_model_without_audio_branch_needs_no_files_for_it(released: Path) -> None:
+    (released / "AL_LLaMA_2_7B_Finetuned.pth").unlink()
+    (released / "imagebind_path/imagebind_huge.pth").unlink()
+    settings = load_config(EVAL, ["model.equip_audio_branch=false"], weights=released).model
+    assert settings.ckpt == str(released / "VL_LLaMA_2_7B_Finetuned.pth")
+    assert settings.ckpt_2 is settings.imagebind_ckpt_path is None
 
 
 def test_a_folder_without_sound_takes_the_configuration_without_sound(released: Path) -> None:
@@ -129,7 +222,9 @@ def test_the_name_of_the_llm_tells_its_conversation_format(
     name: str, vocabulary: int, size: str, model_type: str, tmp_path: Path
 ) -> None:
     write_llm(tmp_path / name, size, vocabulary)
-    folder = write_parts(tmp_path, size)
+    branches = (f"{kind}_LLaMA_2_{size.upper()}_Finetuned.pth" for kind in ("VL", "AL"))
+    names = {branch: f"finetune_{branch[:2]}.pth" for branch in branches}
+    folder = write_parts(tmp_path, size, names)
     assert load_config(weights=folder).model.model_type == model_type
     # What the user says goes before what the name says.
     options = ["model.model_type=pretrain_vicuna"]
@@ -149,6 +244,17 @@ def test_a_snapshot_of_the_hub_is_looked_into_once(tmp_path: Path) -> None:
     assert settings.ckpt == str(snapshot / "VL_LLaMA_2_7B_Finetuned.pth")
 
 
+def test_of_two_revisions_of_the_hub_the_current_one_is_taken(released: Path) -> None:
+    repository = released / "models--meta-llama--Llama-2-7b-chat-hf"
+    shutil.rmtree(released / "llama-2-7b-chat-hf")
+    for revision in ("aaa", "bbb", "ccc"):
+        write_llm(repository / "snapshots" / revision)
+    assert "3 candidates for the language model" in refusal(released)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("bbb\n")
+    assert load_config(weights=released).model.llama_model == str(repository / "snapshots/bbb")
+
+
 def test_of_two_sizes_the_one_that_fits_the_language_model_is_taken(released: Path) -> None:
     write_parts(released / "more", "13b")
     for shared in ("eva_vit_g.pth", "blip2_pretrained_flant5xxl.pth", "pretrained_minigpt4.pth"):
@@ -164,6 +270,16 @@ def test_of_two_sizes_the_one_that_fits_the_language_model_is_taken(released: Pa
     # A path that is named is settled.
     chosen = [f"model.{key}=x" for key in ("llama_model", "ckpt", "ckpt_2")]
     assert load_config(EVAL, chosen, weights=released).model.ckpt == "x"
+
+
+def test_of_two_first_projections_the_one_that_fits_is_taken(released: Path) -> None:
+    full_model.write(released / "pretrained_minigpt4_13b.pth", full_model.minigpt4(5120))
+    yaml = resource("train_configs/visionbranch_stage1_pretrain.yaml")
+    settings = load_config(yaml, weights=released).model
+    assert settings.llama_proj_model == str(released / "pretrained_minigpt4.pth")
+    (released / "pretrained_minigpt4.pth").unlink()
+    with pytest.raises(ConfigError, match="a first projection for an LLM of width 5120"):
+        load_config(yaml, weights=released)
 
 
 def test_a_language_model_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -268,13 +384,35 @@ def sparse_safetensors(path: Path, shape: list[int]) -> None:
         file.truncate(8 + len(header) + size)
 
 
+def sparse_pickle(path: Path, shape: list[int]) -> None:
+    # Memory that nobody writes to is not taken, and a file with holes takes no space.
+    with torch.serialization.skip_data():
+        torch.save({"model": {"audio_query_tokens": torch.empty(shape)}}, path)
+
+
+def pages() -> int:
+    """Pages of memory that this process has touched: what it has read of mapped files is there."""
+    usage = resource_usage.getrusage(resource_usage.RUSAGE_SELF)
+    return usage.ru_minflt + usage.ru_majflt
+
+
 def test_large_files_are_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "large.safetensors"
-    sparse_safetensors(path, [1, 1 << 21, 768])  # 6 GB
-    before = path.stat().st_blocks
-    (part,) = identify(path)
-    assert part.key == "ckpt"
-    assert path.stat().st_blocks == before
+    shape = [1, 1 << 20, 768]  # 3 GB
+    sparse_safetensors(tmp_path / "a.safetensors", shape)
+    sparse_pickle(tmp_path / "b.pth", shape)
+    identify(tmp_path / "a.safetensors")  # once to import what it takes
+    before = pages()
+    parts = find_weights(tmp_path).parts
+    touched = pages() - before
+    assert [part.key for part in parts] == ["ckpt", "ckpt_2"]
+    assert touched < 200
+    # The count would notice: a quarter of one file, read.
+    before = pages()
+    open_weights(tmp_path / "b.pth").tensor("audio_query_tokens")[0, : 1 << 18, 0].sum()
+    assert pages() - before > 200
+
+
+def test_a_large_file_that_can_only_be_read_whole_is_refused(tmp_path: Path) -> None:
     old = tmp_path / "old.pth"
     with old.open("wb") as file:
         file.write(b"\x80\x02")
@@ -284,8 +422,10 @@ def test_large_files_are_not_read(tmp_path: Path) -> None:
 
 
 def test_other_files_and_loops_of_links_cost_nothing(released: Path) -> None:
-    for number in range(300):
-        (released / f"note_{number}.txt").write_text("no weights")
+    (released / "notes").mkdir()
+    for number in range(10_000):
+        (released / f"notes/{number}.txt").write_text("no weights")
+    os.mkfifo(released / "pipe")  # to open it would wait for ever
     (released / "bert").mkdir()
     (released / "bert/config.json").write_text('{"model_type": "bert"}')
     (released / "loop").symlink_to(released)
@@ -293,6 +433,29 @@ def test_other_files_and_loops_of_links_cost_nothing(released: Path) -> None:
     inventory = find_weights(released)
     assert [part.key for part in inventory.parts].count("ckpt") == 1
     assert len(inventory.unusable) == 1
+
+
+def test_a_disk_full_of_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("video_llama.models.weights.find.MAX_ENTRIES", 20)
+    for number in range(30):
+        folder = tmp_path / f"{number % 3}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.txt").write_text("")
+    with pytest.raises(ConfigError, match="holds more than 20 files; give the folder of one model"):
+        find_weights(tmp_path)
+
+
+def test_an_incomplete_language_model_is_named(released: Path) -> None:
+    (released / "llama-2-7b-chat-hf/tokenizer.model").unlink()
+    assert "llama-2-7b-chat-hf has no tokenizer.model; its download is incomplete" in refusal(
+        released
+    )
+
+
+def test_a_branch_beside_a_language_model_is_no_shard_of_it(tmp_path: Path) -> None:
+    names = {"VL_LLaMA_2_7B_Finetuned.pth": "model_video.pth"}
+    folder = write_parts(write_llm(tmp_path / "llama-2"), names=names)
+    assert load_config(weights=folder).model.ckpt == str(folder / "model_video.pth")
 
 
 def test_a_store_of_very_many_files_is_refused(tmp_path: Path) -> None:
@@ -331,6 +494,26 @@ def test_tiny_parts_take_the_tiny_configuration() -> None:
     settings = load_config(weights=package_file("presets/tiny")).model
     assert settings.image_size == 84
     assert settings.ckpt == str(package_file("presets/tiny/video_branch.safetensors"))
+
+
+def test_a_model_of_renamed_files_is_the_same(tmp_path: Path) -> None:
+    preset = package_file("presets/tiny")
+    shutil.copytree(preset / "llama", tmp_path / "decoder")
+    # The names of two branches exchanged, and no or another suffix.
+    names = {
+        "eva": "a/eyes",
+        "qformer": "between.pth",
+        "imagebind": "ears.bin",
+        "video_branch": "audio_branch.safetensors",
+        "audio_branch": "video_branch.safetensors",
+    }
+    (tmp_path / "a").mkdir()
+    for name, other in names.items():
+        shutil.copy(preset / f"{name}.safetensors", tmp_path / other)
+    usual = build_model(load_config()).state_dict()
+    found = build_model(load_config(weights=tmp_path)).state_dict()
+    assert usual.keys() == found.keys()
+    assert all(torch.equal(usual[name], found[name]) for name in usual)
 
 
 def test_unknown_sizes_need_a_configuration(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def _print_inventory(folder: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from video_llama.models.weights.find import PARTS, find_weights
+    from video_llama.models.weights.find import find_weights
+    from video_llama.models.weights.names import PARTS
 
     inventory = find_weights(folder)
     table = Table(title=f"found in {escape(str(folder))}", title_justify="left")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,8 @@ _UNPICKLER_ERRORS = (
 )
 """What torch's unpickler raises for bytes that are no torch file."""
 
+_HEAD = 512
+"""Bytes that hold the name of the first entry of a torch file: `NAME/data.pkl`."""
 _TORCH_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAFETENSORS_TYPES = ("F16", "BF16", "F32", "F64")
 
@@ -110,9 +112,24 @@ def open_weights(path: Path) -> WeightFile:
     check_weight_file(path)
     if path.name.endswith(INDEX):
         return _open_shards(path)
-    if path.suffix == ".safetensors":
-        return _open_safetensors(path)
-    return _open_pickle(path)
+    # The content goes before the name, which tells only of files that are damaged.
+    kind = format_of(path) or ("safetensors" if path.suffix == ".safetensors" else "torch")
+    return _open_safetensors(path) if kind == "safetensors" else _open_pickle(path)
+
+
+def format_of(path: Path) -> Literal["safetensors", "torch"] | None:
+    """Tell the format of a weight file by its first bytes; None: no such file, or an old one."""
+    try:
+        if not path.is_file():  # a pipe would wait for ever
+            return None
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None
+    # The length of a safetensors header, eight bytes, is below a gigabyte; JSON follows.
+    if head[4:9] == b"\0\0\0\0{":
+        return "safetensors"
+    return "torch" if head[:2] == b"PK" and b"/data.pkl" in head else None
 
 
 def _open_shards(index: Path) -> WeightFile:

@@ -5,59 +5,33 @@ A file is told by its keys, shapes and manifest, whatever its name is. Only head
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from video_llama.common.io import default_config_path, resource
 from video_llama.models.weights.checks import exported_weights, llama_values
-from video_llama.models.weights.files import WeightFile, open_weights
+from video_llama.models.weights.files import WeightFile, format_of, open_weights
+from video_llama.models.weights.names import PARTS
 from video_llama.models.weights.save import Manifest
 from video_llama.types import ConfigError, WeightsError
 
 CONFIGURATION = "video_llama.yaml"
 """File of an exported folder with all settings but paths."""
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+"""Of weight files, readable or not; files of other names are told by their first bytes."""
 MAX_FILES = 1000
 """Most weight files of a folder: more are a store of many models."""
+MAX_ENTRIES = 100_000
+"""Most files and folders that are looked at: more are a disk and not a model."""
 MAX_WHOLE = 100e6
 """Largest file, bytes, that is read whole where its format does not allow less."""
 RELEASED_VISION_WIDTH, TINY_VISION_WIDTH = 1408, 128
 
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the model that comes in a file of its own."""
-
-    title: str
-    """What it is."""
-    public_name: str
-    """How it is released."""
-    source: str
-    """Where it can be had."""
-
-
-_HUB = "https://huggingface.co"
-_OURS = f"{_HUB}/DAMO-NLP-SG/Video-LLaMA-2-7B-Finetuned"
-_LAVIS = "https://github.com/salesforce/LAVIS (BLIP-2)"
-PARTS = {
-    "llama_model": Part(
-        "language model", "llama-2-7b-chat-hf/", f"{_HUB}/meta-llama/Llama-2-7b-chat-hf"
-    ),
-    "vit_ckpt": Part("vision transformer", "eva_vit_g.pth", _LAVIS),
-    "q_former_model": Part("frame Q-Former", "blip2_pretrained_flant5xxl.pth", _LAVIS),
-    "llama_proj_model": Part(
-        "first projection", "pretrained_minigpt4.pth", "https://github.com/Vision-CAIR/MiniGPT-4"
-    ),
-    "imagebind_ckpt_path": Part(
-        "ImageBind", "imagebind_huge.pth", "https://github.com/facebookresearch/ImageBind"
-    ),
-    "ckpt": Part("video branch", "VL_LLaMA_2_7B_Finetuned.pth", _OURS),
-    "ckpt_2": Part("audio branch", "AL_LLaMA_2_7B_Finetuned.pth", _OURS),
-}
-"""Key of the `model` section to the part that it names."""
 
 _MARKS = {
     "vit_ckpt": ("patch_embed.proj.weight", "visual_encoder.patch_embed.proj.weight"),
@@ -72,12 +46,19 @@ _MARKS = {
 """Tensors, one of which only a file with the part holds."""
 _WIDTHS = {
     "vit_ckpt": ("patch_embed.proj.weight", "visual_encoder.patch_embed.proj.weight"),
+    "llama_proj_model": ("llama_proj.weight",),
     "ckpt": ("llama_proj.weight",),
     "ckpt_2": ("audio_llama_proj.weight",),
 }
 """Tensors whose first side is the width: of the vision transformer, or of the LLM that is fed."""
 _META = "layers.0.attention.wq.weight"
-_VICUNA, _LLAMA_2 = ("vicuna", "billa", "ziya"), ("llama-2", "llama2", "llama_2")
+_FAMILIES = {
+    "vicuna": ("vicuna", "billa", "ziya"),
+    "llama_v2": ("llama-2", "llama2", "llama_2"),
+}
+"""Conversation format to the words in the names of what was trained with it."""
+_SHARD = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(bin|safetensors)")
+"""Names of an LLM's weights in its folder."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +74,9 @@ class FoundPart:
     detail: str = ""
     """Size, stage and template, as far as they are known."""
     template: str | None = None
-    """Conversation format that it was trained with."""
+    """Conversation format that it was trained with, as it says itself."""
+    hint: str | None = None
+    """Conversation format that its name stands for."""
 
     def __str__(self) -> str:
         return f"{PARTS[self.key].title} {self.path}{f' ({self.detail})' if self.detail else ''}"
@@ -114,7 +97,7 @@ class Inventory:
         """Return the candidates for a part that fit the others."""
         found = [part for part in self.parts if part.key == key]
         # A folder may hold both sizes of the LLM or of the branches: the others decide.
-        if len(found) > 1 and key in _FED:
+        if len(found) > 1 and (key in _FED or key == "llama_proj_model"):
             common = set.intersection(*self._llm_widths())
             fitting = [part for part in found if part.width in common]
             found = fitting if len(common) == 1 else found
@@ -185,11 +168,22 @@ class Inventory:
     def template(self, paths: dict[str, Path]) -> str | None:
         """Return the conversation format of the chosen parts; None: they do not say.
 
-        A branch knows what it was trained with; otherwise the name of the LLM tells.
+        A branch may know what it was trained with; otherwise the names of files tell.
+
+        Raises:
+            ConfigError: they say different things.
         """
-        chosen = [p for p in self.parts if paths.get(p.key) == p.path and p.template]
-        chosen.sort(key=lambda part: part.key == "llama_model")
-        return chosen[0].template if chosen else None
+        chosen = [part for part in self.parts if paths.get(part.key) == part.path]
+        known = {self._name(p): p.template for p in chosen if p.template}
+        told = known or {self._name(p): p.hint for p in chosen if p.hint}
+        if len(set(told.values())) > 1:
+            signs = ", ".join(f"{name} is for {template}" for name, template in told.items())
+            raise ConfigError(
+                f"model.weights: {self.folder} mixes conversation formats: {signs}; take files "
+                "that belong together, or say which format with --options "
+                "model.model_type=pretrain_llama_v2 (or pretrain_vicuna)"
+            )
+        return next(iter(told.values()), None)
 
     def _mismatches(self, chosen: dict[str, FoundPart]) -> list[str]:
         llm = chosen.get("llama_model")
@@ -197,7 +191,7 @@ class Inventory:
             f"a {PARTS[key].title} for an LLM of width {part.width} ({self._name(part)}), but the "
             f"language model {self._name(llm)} has width {llm.width}: they are of different sizes"
             for key, part in chosen.items()
-            if llm and key in _FED and part.width and llm.width and part.width != llm.width
+            if llm and key != "vit_ckpt" and part.width and llm.width and part.width != llm.width
         ]
 
     def _name(self, part: FoundPart) -> str:
@@ -272,33 +266,73 @@ def identify(path: Path) -> list[FoundPart]:
 def _part(key: str, file: WeightFile, manifest: Manifest | None) -> FoundPart:
     widths = [file.shapes[name][0] for name in _WIDTHS.get(key, ()) if name in file.shapes]
     width = widths[0] if widths else None
-    details = [f"for an LLM of width {width}"] if width and key in _FED else []
+    details = [f"for an LLM of width {width}"] if width and key != "vit_ckpt" else []
+    if key not in _FED:
+        return FoundPart(key, file.path, width, ", ".join(details))
+    template, stage = _original_run(file.extras.get("config"))
+    if manifest is not None:
+        width, template, stage = width or manifest.llm_width, manifest.template, manifest.stage
+    details += [f"stage {stage}"] if stage else []
+    details += [template] if template else []
+    details += [f"step {manifest.step}"] if manifest else []
+    return FoundPart(
+        key, file.path, width, ", ".join(details), template, _family(file.path.name.lower())
+    )
+
+
+def _original_run(config: Any) -> tuple[str | None, int | None]:
+    """Return format and stage by the configuration in a checkpoint of the original's runner."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if not isinstance(model, Mapping):
+        return None, None
+    # Captions of stage 1 have no prompts, and end in a newline whatever the format is.
+    text = f"{model.get('prompt_template')} {model.get('end_sym')}"
     template = None
-    if manifest is not None and key in _FED:
-        width, template = width or manifest.llm_width, manifest.template
-        details += [f"stage {manifest.stage}, {template}, step {manifest.step}"]
-    return FoundPart(key, file.path, width, ", ".join(details), template)
+    if "###" in text:
+        template = "vicuna"
+    elif "[INST]" in text or "</s>" in text:
+        template = "llama_v2"
+    return template, 2 if model.get("prompt_path") else None
 
 
 def _language_model(folder: Path, values: dict[str, Any]) -> FoundPart:
+    if not (folder / "tokenizer.model").exists():
+        raise ConfigError(f"{folder} has no tokenizer.model; its download is incomplete")
     width = values.get("hidden_size")
     size = {4096: "7B", 5120: "13B"}.get(width or 0, f"width {width}")
     # A snapshot's own name is a hash; the model's stands two folders above.
-    name = f"{'/'.join(folder.absolute().parts[-3:])} {values.get('_name_or_path', '')}".lower()
-    template = None
-    if any(word in name for word in _VICUNA):
-        template = "vicuna"
-    elif any(word in name for word in _LLAMA_2):
-        template = "llama_v2"
-    detail = f"{size}, vocabulary {values.get('vocab_size')}" + (
-        f", {template}" if template else ""
-    )
-    return FoundPart("llama_model", folder, width, detail, template)
+    path = folder.absolute()
+    name = path.parents[1].name if path.parent.name == "snapshots" else path.name
+    signs = (name, str(values.get("_name_or_path", "")))
+    hint = next((family for sign in signs if (family := _family(sign.lower()))), None)
+    hint = hint or _chat_family(folder / "tokenizer_config.json")
+    detail = f"{size}, vocabulary {values.get('vocab_size')}" + (f", {hint}" if hint else "")
+    return FoundPart("llama_model", folder, width, detail, None, hint)
+
+
+def _family(name: str) -> str | None:
+    """Return the conversation format that a name stands for."""
+    families = (family for family, words in _FAMILIES.items() if any(w in name for w in words))
+    return next(families, None)
+
+
+def _chat_family(path: Path) -> str | None:
+    """Return the conversation format of the chat template beside a tokenizer."""
+    try:
+        template = str(json.loads(path.read_text("utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return "llama_v2" if "<<SYS>>" in template else None
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Yield LLM folders and weight files below a folder, each real folder once."""
+    """Yield LLM folders and weight files below a folder, each real folder once.
+
+    Raises:
+        ConfigError: there are too many files of any kind.
+    """
     visited: set[str] = set()
+    entries = 0
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         # Hidden folders and a hub's store of blobs hold nothing under its own name.
@@ -307,24 +341,40 @@ def _candidates(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add(real)
+        entries += len(folders) + len(files)
+        if entries > MAX_ENTRIES:
+            raise ConfigError(
+                f"model.weights: {folder} holds more than {MAX_ENTRIES:,} files; give the folder "
+                "of one model"
+            )
         here = Path(root)
+        if here.name == "snapshots":  # of a hub: the revision that it stands at
+            current = _line(here.parent / "refs/main")
+            folders[:] = [current] if current in folders else folders
         is_llm = "config.json" in files and _is_llama(here)
         if is_llm:
             yield here
         for name in sorted(files):
-            shard = is_llm and name.startswith(("model", "pytorch_model"))
-            if name.endswith(SUFFIXES) and not shard:
+            shard = is_llm and _SHARD.fullmatch(name)
+            if not shard and (name.endswith(SUFFIXES) or format_of(here / name)):
                 yield here / name
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _is_llama(folder: Path) -> bool:
     """Return whether a folder is meant as a LLaMA, usable or not."""
     try:
-        llama_values(folder)
+        values = llama_values(folder)
     except ConfigError as error:
         # Of other models and of unreadable configurations nothing needs to be said.
         return "quantised" in str(error)
-    return (folder / "tokenizer.model").exists()
+    return "hidden_size" in values
 
 
 def _newest_steps(parts: list[FoundPart]) -> Iterator[FoundPart]:

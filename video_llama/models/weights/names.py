@@ -7,6 +7,7 @@ checkpoints that this project writes.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from video_llama.models.settings import ModelSettings
 
@@ -68,6 +69,39 @@ _NOT_NEEDED = (
 
 LOGIT_SCALE = "audio_encoder.modality_postprocessors.audio.1.log_logit_scale"
 """The one buffer of the released files that carries information: the norm of sound embeddings."""
+
+
+@dataclass(frozen=True)
+class ReleasedPart:
+    """A part of the model that comes in a file of its own."""
+
+    title: str
+    """What it is."""
+    public_name: str
+    """How it is released."""
+    source: str
+    """Where it can be had."""
+
+
+_HUB = "https://huggingface.co"
+_OURS = f"{_HUB}/DAMO-NLP-SG/Video-LLaMA-2-7B-Finetuned"
+_LAVIS = "https://github.com/salesforce/LAVIS (BLIP-2)"
+PARTS = {
+    "llama_model": ReleasedPart(
+        "language model", "llama-2-7b-chat-hf/", f"{_HUB}/meta-llama/Llama-2-7b-chat-hf"
+    ),
+    "vit_ckpt": ReleasedPart("vision transformer", "eva_vit_g.pth", _LAVIS),
+    "q_former_model": ReleasedPart("frame Q-Former", "blip2_pretrained_flant5xxl.pth", _LAVIS),
+    "llama_proj_model": ReleasedPart(
+        "first projection", "pretrained_minigpt4.pth", "https://github.com/Vision-CAIR/MiniGPT-4"
+    ),
+    "imagebind_ckpt_path": ReleasedPart(
+        "ImageBind", "imagebind_huge.pth", "https://github.com/facebookresearch/ImageBind"
+    ),
+    "ckpt": ReleasedPart("video branch", "VL_LLaMA_2_7B_Finetuned.pth", _OURS),
+    "ckpt_2": ReleasedPart("audio branch", "AL_LLaMA_2_7B_Finetuned.pth", _OURS),
+}
+"""Key of the `model` section to the part that it names."""
 
 
 def original_name(name: str) -> str:
