@@ -41,7 +41,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install lint check test test-slow quickstart bench clean
+.PHONY: help install lint check test test-slow quickstart bench pictures clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ quickstart: $(STAMP) ## Make data, train, score, ask; FAST=1: with shipped weigh
 bench: $(STAMP) ## Run the benchmarks and renew the tables and plot of docs/speed.md
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.table
+
+pictures: $(STAMP) ## Take the README's pictures of the page anew, in a real browser
+	$(BIN)/python -m studies.page_pictures
+	$(BIN)/python -m studies.badges
 
 clean: ## Remove caches and build products (not .venv, not output)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -85,7 +85,7 @@ def encode_audio(model: VideoLlama, audio: Tensor, modality: Modality) -> Tensor
 
 def _imagebind(encoder: ImageBind, inputs: Tensor, modality: Modality) -> Tensor:
     stem, trunk = encoder.modality_preprocessors[modality], encoder.modality_trunks[modality]
-    items = rearrange(inputs, "b s ... -> (b s) ...").to(encoder.dtype)
+    items = rearrange(inputs, "b s ... -> (b s) ...").to(next(encoder.parameters()).dtype)
     if modality == "vision":
         patches = stem.rgbt_stem["proj"](repeat(items, "n c h w -> n c t h w", t=2))
         tokens = rearrange(patches, "n d 1 h w -> n (h w) d")
