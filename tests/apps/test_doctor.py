@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.random_tiny import random_tiny
 from tests.reference import ROOT
 from tests.tiny_chat import Run, tiny_model
 from video_llama.apps.doctor import path_problems
-from video_llama.common.io import default_config_path
+from video_llama.common.io import default_config_path, package_file
 from video_llama.config.load import load_config
+from video_llama.models.weights.checks import LFS_MARK
 
 
 @pytest.mark.parametrize("case", [*AT_A_GLANCE, *WITH_TORCH])
@@ -50,6 +52,29 @@ assert not heavy, heavy
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("error: model.ckpt: no.pth does not exist")
+
+
+def test_a_folder_of_weights_is_shown_with_what_each_file_is(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(package_file("presets/tiny/llama"), tmp_path / "decoder")
+    for name, other in {"eva": "1", "qformer": "2", "imagebind": "3", "video_branch": "4"}.items():
+        shutil.copy(package_file(f"presets/tiny/{name}.safetensors"), tmp_path / other)
+    (tmp_path / "audio.pth").write_bytes(LFS_MARK + b"/spec/v1")
+    status, output, errors = run("doctor", "--weights", tmp_path)
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in output.splitlines()]
+    assert [row for row in rows if any(row)] == [
+        ["language model", "decoder"],
+        ["vision transformer", "1"],
+        ["frame Q-Former", "2"],
+        ["ImageBind", "3"],
+        ["video branch", "4"],
+    ]
+    assert f"not usable: {tmp_path / 'audio.pth'} is a Git-LFS pointer" in output
+    assert status == 1
+    assert "no audio branch (released as AL_LLaMA_2_7B_Finetuned.pth, from https" in errors
+    shutil.copy(package_file("presets/tiny/audio_branch.safetensors"), tmp_path / "audio.pth")
+    status, output, errors = run("doctor", "--weights", tmp_path)
+    assert (status, errors) == (0, "")
+    assert output.endswith("no problem found\n")
 
 
 def test_every_problem_of_the_paths_has_its_line(run: Run, tmp_path: Path) -> None:

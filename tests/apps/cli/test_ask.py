@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.reference import ROOT
 from tests.tiny_chat import Run, media_files
 from video_llama.apps.cli.main import main
 from video_llama.chat.session import Session
+from video_llama.common.io import package_file
 
 SHORT = ["--max-new-tokens", "6"]
 JSON_KEYS = {
@@ -44,6 +50,23 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the model was loaded before the request was checked")
 
     monkeypatch.setattr("video_llama.config.build.build_model", fail)
+
+
+def test_the_answer_of_files_in_one_folder_is_the_same(tmp_path: Path) -> None:
+    preset = package_file("presets/tiny")
+    shutil.copytree(preset / "llama", tmp_path / "decoder")
+    for number, file in enumerate(sorted(preset.glob("*.safetensors"))):
+        shutil.copy(file, tmp_path / f"{number}.bin")
+
+    def answer(*options: object) -> dict[str, Any]:
+        code = "import sys; from video_llama.apps.cli.main import main; sys.exit(main())"
+        words = ["ask", media_files()["talkie"], "What happens?", "--json", *options]
+        command = [sys.executable, "-c", code, *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        details = json.loads(done.stdout)
+        return {key: details[key] for key in ("answer", "prompt", "num_answer_tokens")}
+
+    assert answer("--weights", tmp_path) == answer()
 
 
 @pytest.mark.parametrize(
