@@ -73,7 +73,7 @@ def test_a_folder_of_weights_is_shown_with_what_each_file_is(run: Run, tmp_path:
     assert "no audio branch (released as AL_LLaMA_2_7B_Finetuned.pth, from https" in errors
     shutil.copy(package_file("presets/tiny/audio_branch.safetensors"), tmp_path / "audio.pth")
     status, output, errors = run("doctor", "--weights", tmp_path)
-    assert (status, errors) == (0, "")
+    assert (errors, status) == ("", 0)
     assert output.endswith("no problem found\n")
 
 
@@ -102,7 +102,7 @@ def test_a_missing_package_is_named(
 
 def test_a_good_configuration_gets_a_table(run: Run) -> None:
     status, output, errors = run("doctor", random_tiny())
-    assert (status, errors) == (0, "")
+    assert (errors, status) == ("", 0)
     assert output.endswith(f"{random_tiny()}: no problem found\n")
     parameters = sum(p.numel() for p in tiny_model().parameters())
     assert f"{parameters:,}" in output
@@ -112,7 +112,7 @@ def test_a_good_configuration_gets_a_table(run: Run) -> None:
 
 def test_a_good_training_configuration_counts_the_optimiser(run: Run, tmp_path: Path) -> None:
     status, output, errors = run("doctor", write_yaml(tmp_path / "t.yaml", training(tmp_path)))
-    assert (status, errors) == (0, "")
+    assert (errors, status) == ("", 0)
     model = tiny_model("model.frozen_video_Qformer=false")
     trained = sum(p.numel() for _, p in model.trainable_parameters())
     assert re.search(rf"gradients, AdamW +│ fp32 +│ +{trained:,} ", output)

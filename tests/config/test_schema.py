@@ -172,6 +172,8 @@ def test_imagebind_is_a_file_or_its_folder(tmp_path: Path) -> None:
     (tmp_path / "imagebind_huge.safetensors").touch()
     folder = model(imagebind_ckpt_path=str(tmp_path))
     assert folder.imagebind_file == tmp_path / "imagebind_huge.safetensors"
+    (tmp_path / "ears").touch()
+    assert model(imagebind_ckpt_path=str(tmp_path / "ears")).imagebind_file == tmp_path / "ears"
 
 
 @pytest.mark.parametrize(

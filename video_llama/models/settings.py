@@ -258,7 +258,8 @@ class ModelSettings:
         if not self.imagebind_ckpt_path:
             return None
         path = Path(self.imagebind_ckpt_path)
-        if path.suffix in {".pth", ".pt", ".bin", ".safetensors"} and not path.is_dir():
+        is_named_file = path.suffix in {".pth", ".pt", ".bin", ".safetensors"}
+        if path.is_file() or (is_named_file and not path.is_dir()):
             return path
         # The original takes the folder; `video-llama convert` leaves safetensors in it.
         converted = path / "imagebind_huge.safetensors"
