@@ -28,3 +28,7 @@ def test_the_configurations_it_names_ship() -> None:
     named = re.findall(r"\b(?:eval|train)_configs/[\w/]+\.yaml", PAGES[0].read_text("utf-8"))
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text("utf-8").splitlines()) <= 170
