@@ -184,3 +184,14 @@ def test_less_than_a_window_is_refused_and_a_window_is_enough(tmp_path: Path) ->
     sound = processor(media.write_audio(tmp_path / "a.wav", media.tone(0.025)))
     assert sound.values.shape == (8, 1, 128, 204)
     assert sound.spans == [(0.0, 0.025)] * 8
+
+
+def test_a_part_of_a_sound_is_heard_as_if_it_were_a_file(tmp_path: Path) -> None:
+    sound = media.tone(4.0)
+    whole = media.write_audio(tmp_path / "whole.wav", sound)
+    part = media.write_audio(tmp_path / "part.wav", sound[:, 16000:40000])
+    found = AudioSettings().build(1.0, 2.5)(whole)
+    assert torch.allclose(found.values, AudioSettings().build()(part).values, atol=1e-4)
+    assert all(1.0 <= begin < end <= 2.5 for begin, end in found.spans)
+    with pytest.raises(NoSoundError, match="the part of the sound lasts 0 ms"):
+        AudioSettings().build(5.0, 6.0)(whole)

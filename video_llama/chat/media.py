@@ -20,7 +20,7 @@ from video_llama.common.io import check_file
 from video_llama.config.schema import Config
 from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama
-from video_llama.processors.audio import AudioClips
+from video_llama.processors.audio import AudioClips, AudioProcessor
 from video_llama.processors.decode import DecodedFile, decode_file
 from video_llama.processors.media import MediaInfo, probe
 from video_llama.processors.settings import (
@@ -93,6 +93,7 @@ class MediaKey:
         size: bytes of the file.
         changed: time of the file, in nanoseconds.
         kind: what to take it for; None: what it is.
+        span: seconds where the part that is taken begins and ends; None: as configured.
     """
 
     path: Path
@@ -101,19 +102,18 @@ class MediaKey:
     kind: MediaKind | None = None
     num_frames: int | None = None
     num_clips: int | None = None
+    span: tuple[float, float | None] | None = None
 
     @classmethod
-    def of(
-        cls, path: str | Path, kind: MediaKind | None, num_frames: int | None, num_clips: int | None
-    ) -> MediaKey:
-        """Describe what stands at a path now.
+    def of(cls, path: str | Path, *wanted: Any) -> MediaKey:
+        """Describe what stands at a path now, and what is `wanted` of it: the last four fields.
 
         Raises:
             MediaError: nothing that can be read stands there.
         """
         absolute = check_file(path)
         status = absolute.stat()
-        return cls(absolute, status.st_size, status.st_mtime_ns, kind, num_frames, num_clips)
+        return cls(absolute, status.st_size, status.st_mtime_ns, *wanted)
 
 
 @dataclass(eq=False)
@@ -297,7 +297,7 @@ class MediaEncoder:
         item = MediaItem(Path(path), key.kind or info.kind, key=key)
         is_heard = self._takes_sound(item, info, use_audio)
         video = self._video_settings(key) if item.kind == "video" else self.processing.video
-        audio = self._audio_settings(key).build() if is_heard else None
+        audio = self._audio_processor(key) if is_heard else None
         (progress or _silent)(0.0, f"reading {item.path.name}")
         with item.timed("decode"):
             found = self._call(
@@ -340,7 +340,7 @@ class MediaEncoder:
         if item.sound_used and item.sound is None:
             assert item.key is not None
             (progress or _silent)(0.0, f"reading the sound of {item.path.name}")
-            audio, decoded = self._audio_settings(item.key).build(), DecodedMedia(item)
+            audio, decoded = self._audio_processor(item.key), DecodedMedia(item)
             with item.timed("decode"):
                 found = self._call(decode_file, item.path, item.kind, audio=audio)
             self._take_sound(decoded, found.sound, found.notice)
@@ -433,16 +433,18 @@ class MediaEncoder:
         return True
 
     def _video_settings(self, key: MediaKey) -> VideoEvalSettings:
-        if key.num_frames is None:
-            return self.processing.video
-        self._check_count("frames", key.num_frames, "max_frame_pos")
-        return replace(self.processing.video, n_frms=key.num_frames)
+        video = self.processing.video
+        if key.num_frames is not None:
+            self._check_count("frames", key.num_frames, "max_frame_pos")
+            video = replace(video, n_frms=key.num_frames)
+        return video if key.span is None else replace(video, start=key.span[0], end=key.span[1])
 
-    def _audio_settings(self, key: MediaKey) -> AudioSettings:
-        if key.num_clips is None:
-            return self.processing.audio
-        self._check_count("segments of sound", key.num_clips, "max_audio_clips")
-        return replace(self.processing.audio, clips_per_video=key.num_clips)
+    def _audio_processor(self, key: MediaKey) -> AudioProcessor:
+        audio = self.processing.audio
+        if key.num_clips is not None:
+            self._check_count("segments of sound", key.num_clips, "max_audio_clips")
+            audio = replace(audio, clips_per_video=key.num_clips)
+        return audio.build(*(key.span or ()))
 
     def _check_count(self, things: str, count: int, limit_key: str) -> None:
         """Refuse what the model has no positions for, before it is decoded."""

@@ -63,10 +63,15 @@ class AudioProcessor:
 
     Args:
         settings: clips, spectrogram and normalisation.
+        start: seconds where the part that is heard begins.
+        end: seconds where it ends; None: with the sound.
     """
 
-    def __init__(self, settings: ClipOptions) -> None:
+    def __init__(
+        self, settings: ClipOptions, *, start: float = 0.0, end: float | None = None
+    ) -> None:
         self.settings = settings
+        self.start, self.end = start, end
 
     def __call__(self, path: str | Path) -> AudioClips:
         """Decode the clips that the settings ask for; memory does not grow with the file.
@@ -81,11 +86,16 @@ class AudioProcessor:
         s = self.settings
         sound = open_sound(path)
         length = sound.resampled_length(s.sample_rate)
+        begin = int(self.start * s.sample_rate)
+        if self.end is not None:
+            length = min(length, int(self.end * s.sample_rate))
+        length = max(length - begin, 0)
         if length < int(s.sample_rate * 0.025):
-            reason = f"the sound lasts {1000 * length / s.sample_rate:.3g} ms"
+            part = "the sound" if (self.start, self.end) == (0, None) else "the part of the sound"
+            reason = f"{part} lasts {1000 * length / s.sample_rate:.3g} ms"
             raise NoSoundError(path, f"{reason}, at least 25 ms are needed")
         # Only the samples of the clips are resampled, however long the sound is.
-        spans = clip_spans(length, s)
+        spans = [(begin + first, begin + last) for first, last in clip_spans(length, s)]
         clips = sound.read(spans, rate=s.sample_rate)
         return AudioClips(
             values=log_mel(clips, s),

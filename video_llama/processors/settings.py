@@ -276,11 +276,11 @@ class AudioSettings(ProcessorSettings):
         window, shift = int(self.sample_rate * 0.025), int(self.sample_rate * 0.01)
         return max(0, 1 + (int(self.clip_samples) - window) // shift)
 
-    def build(self) -> AudioProcessor:
-        """Build the processor."""
+    def build(self, start: float = 0.0, end: float | None = None) -> AudioProcessor:
+        """Build the processor, for the part of a sound between two times in seconds."""
         from video_llama.processors.audio import AudioProcessor
 
-        return AudioProcessor(self)
+        return AudioProcessor(self, start=start, end=end)
 
 
 def _three(settings: object, name: str) -> tuple[float, float, float]:
