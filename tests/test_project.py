@@ -81,7 +81,8 @@ def test_cpu_constraint_cannot_be_met_by_a_cuda_build() -> None:
 
 def test_every_imported_package_is_a_dependency(project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
-    asked_for = [*project["dependencies"], *extras["quant"], *extras["lora"]]
+    optional = [*extras["quant"], *extras["lora"], *extras["eval"]]
+    asked_for = [*project["dependencies"], *optional]
     declared = {canonicalize_name(Requirement(r).name) for r in asked_for}
     homes = packages_distributions()
     imported = {i.target.split(".")[0] for s in package_sources() for i in imports(s.tree)}
