@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from tests.data_sets import write_json
-from video_llama.apps.evaluate.questions import ClipQuestion, other_clips, read_questions
+from video_llama.apps.evaluate.questions import (
+    ClipQuestion,
+    chosen_option,
+    other_clips,
+    read_questions,
+)
 from video_llama.datasets.base import SplitInfo
 from video_llama.datasets.webvid_instruct import WebvidInstructSettings
 from video_llama.types import ConfigError
@@ -199,3 +204,63 @@ def test_what_is_no_list_of_questions_is_refused_with_its_place(
     with pytest.raises(ConfigError, match=rf"a\.json:.*{message}") as raised:
         read_questions(path, Path())
     assert "Error(" not in str(raised.value)
+
+
+CHOICES = ["a bell", "a drum", "nothing at all"]
+
+
+def choice_file(tmp_path: Path, **changes: Any) -> Path:
+    entry = {
+        "video": "a.mp4",
+        "question": "What sounds?",
+        "candidates": CHOICES,
+        "answer": "a drum",
+        **changes,
+    }
+    return write_json(tmp_path / "choices.json", [entry, entry])
+
+
+def test_options_stand_in_the_question_with_letters(tmp_path: Path) -> None:
+    first, second = read_questions(choice_file(tmp_path, task_type="sound"), tmp_path)
+    assert first.question == (
+        "What sounds?\n(A) a bell\n(B) a drum\n(C) nothing at all\n"
+        "Answer with the letter of the right option."
+    )
+    assert (first.answer, first.type, first.options) == ("a drum", "sound", tuple(CHOICES))
+    assert first.chance == pytest.approx(1 / 3)
+    assert first.item_id != second.item_id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"candidates": "a"}, {"candidates": ["a drum"]}, {"answer": "B"}, {"answer": "a whistle"}],
+)
+def test_choices_that_cannot_be_scored_are_refused(changes: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="candidates"):
+        read_questions(choice_file(tmp_path, **changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "chosen"),
+    [
+        ("B", "a drum"),
+        ("b", "a drum"),
+        (" B.", "a drum"),
+        ("(B)", "a drum"),
+        ("(b) a drum", "a drum"),
+        ("B) a bell", "a drum"),  # the letter counts
+        ("Answer: B", "a drum"),
+        ("The answer is (B).", "a drum"),
+        ("the correct option is B", "a drum"),
+        ("A drum.", "a drum"),
+        ("It is a drum, I think.", "a drum"),
+        ("A bell rings", "a bell"),  # not the letter A
+        ("Nothing at all", "nothing at all"),
+        ("a bell and a drum", None),
+        ("D", None),
+        ("", None),
+        ("drums", None),
+    ],
+)
+def test_an_option_is_chosen_by_letter_or_text(answer: str, chosen: str | None) -> None:
+    assert chosen_option(answer, CHOICES) == chosen

@@ -100,3 +100,19 @@ def test_a_narrow_table_continues_below() -> None:
     heads = [line.split()[3:] for line in table.splitlines() if line.startswith("question")]
     assert heads == [["all", "withheld"], ["other", "picture"]]
     assert score_table(scores, width=5).count("motion") == 4
+
+
+def test_a_choice_is_right_by_its_letter() -> None:
+    question = ClipQuestion(
+        item_id="1",
+        path=Path("a.mp4"),
+        question="Which?",
+        answer="a drum",
+        options=("a bell", "a drum"),
+        chance=0.5,
+        is_choice=True,
+    )
+    right = [ScoredAnswer(question=question, condition="all", answer=a).is_right for a in "AB"]
+    assert right == [False, True]
+    (score,) = scores_of([ScoredAnswer(question=question, condition="all", answer="(B)")])
+    assert (score.right, score.chance) == (1, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from video_llama.datasets.records import read_json
+from video_llama.runners.task import normalised
 from video_llama.text.tokenizer import clean_text
 from video_llama.types import ConfigError
 
@@ -23,6 +25,13 @@ _FORMS = (
     "the questions.json of `video-llama data synth` or "
     '[{"video": ..., "QA": [{"q": ..., "a": ...}]}]'
 )
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTER = re.compile(
+    r"""\s*(?:(?:the\ )?(?:best\ |correct\ )?(?:answer|option|choice)(?:\ is)?\s*:?\s*)?
+    (?: \((?P<bracketed>[A-Z])\) | (?P<marked>[A-Z])(?:[.):]|\s*$) )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""`B`, `(B)`, `B.`, `B) a drum`, `Answer: B`; not the first word of `A bell rings`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,7 @@ class ClipQuestion:
         options: what a guesser would choose from; empty where that is not known.
         opposite: the answer that reversed frames would have.
         contradictory: whether sound and picture show different things.
+        is_choice: whether the options stand in the question with letters, one of which is asked.
         error: why it cannot be asked; empty if it can.
     """
 
@@ -47,6 +57,7 @@ class ClipQuestion:
     options: tuple[str, ...] = ()
     opposite: str | None = None
     contradictory: bool = False
+    is_choice: bool = False
     error: str = ""
 
 
@@ -74,6 +85,8 @@ def read_questions(path: Path, media_dir: Path, *, limit: int | None = None) -> 
             raise ConfigError(f"{place}: {_json(entry)} given; {_FORMS} expected")
         if "QA" in entry:
             found += _conversation(place, entry, media_dir, counts)
+        elif "candidates" in entry:
+            found.append(_choice_question(place, entry, media_dir, counts))
         else:
             found.append(_scored_question(place, entry, media_dir))
     kept = found if limit is None else _limited(found, limit)
@@ -106,6 +119,50 @@ def _conversation(
             error=next(filter(None, errors), ""),
         )
         counts[video] += 1
+
+
+def _choice_question(
+    place: str, entry: dict[str, Any], media_dir: Path, counts: Counter[str]
+) -> ClipQuestion:
+    """Read an entry in MVBench's format: video, question, candidates and one of them as answer."""
+    values = [_text(place, entry, key) for key in ("video", "question", "answer")]
+    (video, question, answer), errors = zip(*values, strict=True)
+    options = entry["candidates"]
+    if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
+        raise ConfigError(
+            f"{place}: candidates: {_json(options)} given, a list of 2 to 26 expected"
+        )
+    texts = [clean_text(str(option)) for option in options]
+    if answer not in texts:
+        raise ConfigError(f"{place}: answer {answer!r} is none of the candidates {_json(options)}")
+    lines = [f"({letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False)]
+    counts[video] += 1
+    return ClipQuestion(
+        item_id=f"{video}/{counts[video] - 1}",
+        path=media_dir / video,
+        question="\n".join([question, *lines, "Answer with the letter of the right option."]),
+        answer=answer,
+        type=str(entry.get("task_type") or "question"),
+        chance=1 / len(texts),
+        options=tuple(texts),
+        is_choice=True,
+        error=next(filter(None, errors), ""),
+    )
+
+
+def chosen_option(answer: str, options: Sequence[str]) -> str | None:
+    """Return the option that an answer names by its letter or its text; None if it names none.
+
+    An answer that holds the texts of several options chooses none.
+    """
+    match = _LETTER.match(answer)
+    if match:
+        place = LETTERS.index((match["bracketed"] or match["marked"]).upper())
+        return options[place] if place < len(options) else None
+    given = normalised(answer)
+    named = [option for option in options if normalised(option) == given]
+    named = named or [o for o in options if f" {normalised(o)} " in f" {given} "]
+    return named[0] if len(named) == 1 else None
 
 
 def _scored_question(place: str, entry: dict[str, Any], media_dir: Path) -> ClipQuestion:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from video_llama.apps.evaluate.questions import ClipQuestion
+from video_llama.apps.evaluate.questions import ClipQuestion, chosen_option
 from video_llama.runners.task import is_exact_match, normalised
 
 Z = 1.959964
@@ -42,7 +42,9 @@ class ScoredAnswer:
 
     @property
     def is_right(self) -> bool:
-        """Whether the answer matches but for case, punctuation and white space."""
+        """Whether the answer matches but for case, punctuation and white space, or chooses it."""
+        if self.question.is_choice:
+            return chosen_option(self.answer, self.question.options) == self.question.answer
         return is_exact_match(self.answer, self.question.answer)
 
     def to_json(self) -> dict[str, Any]:
