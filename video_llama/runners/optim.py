@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 NO_DECAY = ("bias", "ln", "bn")
 """Parts of a name whose parameter is not decayed, as in the original."""
 
+OWN_OPTIONS = ("weight_decay", "betas", "lr_scale")
+"""Options of a group that follow the settings, also where a run goes on with others."""
+
 LORA = ".lora_"
 """Part of a name whose parameter belongs to an adapter of the language model."""
 

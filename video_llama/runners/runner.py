@@ -18,7 +18,7 @@ from video_llama.runners.checkpoints import Checkpoint, check_length, check_unch
 from video_llama.runners.distributed import ProcessGroup
 from video_llama.runners.folder import BadItemList, RunFolder, disk_errors
 from video_llama.runners.hooks import Hook
-from video_llama.runners.optim import build_optimizer, step_seed
+from video_llama.runners.optim import OWN_OPTIONS, build_optimizer, step_seed
 from video_llama.runners.settings import RunSettings
 from video_llama.runners.state import RunComponents, RunState
 from video_llama.runners.task import Evaluator, TrainedPart
@@ -141,7 +141,11 @@ class Runner:
             check_length(saved["step"], self.settings.num_steps, checkpoint.path)
         branch = checkpoint.branch()
         self._load_branch(branch | self.components.read_adapter(checkpoint.path))
+        # The moments go on; decay, betas and the adapter's rate are those of the settings now.
+        options = [dict(group) for group in self.state.optimizer.param_groups]
         self.state.optimizer.load_state_dict(saved["optimizer"])
+        for group, now in zip(self.state.optimizer.param_groups, options, strict=True):
+            group.update({key: now[key] for key in OWN_OPTIONS if key in now})
         if self._accelerator.scaler is not None and saved["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(saved["scaler"])
         for hook in self.hooks:
