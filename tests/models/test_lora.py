@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from tests.golden_model import build_golden, golden_settings
+from video_llama.apps.hf.export import export_hf
 from video_llama.common.io import default_config_path, package_file
 from video_llama.config.build import build_model
 from video_llama.config.load import load_config
+from video_llama.models.llama_training import recompute_activations
 from video_llama.models.lora import (
     adapter_hash,
     lora_parameters,
@@ -190,3 +193,136 @@ def test_it_trains_beside_a_quantised_llm() -> None:
     assert all(g is not None and float(g.abs().sum()) > 0 for g in gradients)
     kinds = {type(m).__name__ for m in model.language_model.modules()}
     assert "Linear4bit" in kinds
+
+
+RANDOM = ("model.ckpt=null", "model.ckpt_2=null", "model.random_init=true")
+
+
+def changed(folder: Path, copy: Path, **values: Any) -> Path:
+    """A copy of an adapter's folder with other values in its configuration."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "adapter_config.json").read_text("utf-8"))
+    (copy / "adapter_config.json").write_text(json.dumps(config | values), "utf-8")
+    return copy
+
+
+def rewritten(folder: Path, copy: Path, change: Callable[[Any], Any]) -> Path:
+    """A copy of an adapter's folder with other tensors."""
+    shutil.copytree(folder, copy)
+    path = copy / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    return copy
+
+
+def gradients(*options: str, recomputed: bool) -> list[torch.Tensor]:
+    model = tiny(*options, "model.lora_r=4", "model.frozen_video_Qformer=false", *RANDOM)
+    fill(model)
+    if recomputed:
+        recompute_activations(model.language_model)
+    model.train()
+    generator = torch.Generator().manual_seed(1)
+    width = model.language_model.config.hidden_size
+    embeddings = torch.randn(2, 6, width, generator=generator)
+    torch.manual_seed(3)
+    labels = torch.arange(12).view(2, 6)
+    model.language_model(inputs_embeds=embeddings, labels=labels).loss.backward()
+    found = [p.grad for _, p in lora_parameters(model.language_model)]
+    return [gradient for gradient in found if gradient is not None]
+
+
+def test_recomputed_layers_draw_the_dropout_of_the_adapter_again() -> None:
+    expected = gradients("model.lora_dropout=0.5", recomputed=False)
+    found = gradients("model.lora_dropout=0.5", recomputed=True)
+    assert len(expected) == len(found) > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    other = gradients("model.lora_dropout=0", recomputed=False)
+    assert not all(torch.equal(a, b) for a, b in zip(other, expected, strict=True))
+
+
+def test_a_merged_llama_takes_no_adapter(trained: tuple[VideoLlama, Path], tmp_path: Path) -> None:
+    merge_adapter(LLAMA, trained[1], tmp_path / "merged")
+    merged = f"model.llama_model={tmp_path / 'merged'}"
+    with pytest.raises(ConfigError, match="has an adapter merged into it"):
+        tiny(merged, f"model.lora_ckpt={trained[1]}", *RANDOM)
+    with pytest.raises(ConfigError, match="has an adapter merged into it"):
+        merge_adapter(tmp_path / "merged", trained[1], tmp_path / "twice")
+    assert {path.name for path in tmp_path.iterdir()} == {"merged"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("model.lora_alpha=64",), r"model\.lora_alpha: 64 given, but the adapter .* has 16"),
+        (("model.lora_target_modules=[k_proj]",), r"lora_target_modules: \['k_proj'\] given"),
+    ],
+)
+def test_an_adapter_goes_on_with_the_scale_and_layers_that_it_has(
+    options: tuple[str, ...], message: str, trained: tuple[VideoLlama, Path]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny("model.lora_r=4", f"model.lora_ckpt={trained[1]}", *options, *RANDOM)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"use_dora": True}, "kind LORA use_dora, plain LoRA expected"),
+        ({"bias": "all"}, "kind LORA bias, plain LoRA expected"),
+        ({"modules_to_save": ["lm_head"]}, "kind LORA modules_to_save"),
+        ({"target_modules": ["q_proj", "lm_head"]}, r"changes \['q_proj', 'lm_head'\], some of"),
+        ({"target_modules": "all-linear"}, "changes 'all-linear', some of q_proj"),
+    ],
+)
+def test_an_adapter_that_is_more_than_lora_is_refused(
+    values: dict[str, Any], message: str, trained: tuple[VideoLlama, Path], tmp_path: Path
+) -> None:
+    folder = changed(trained[1], tmp_path / "adapter", **values)
+    with pytest.raises(ConfigError, match=rf"model\.lora_ckpt: .*{message}"):
+        tiny(f"model.lora_ckpt={folder}", *RANDOM)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: dict(list(t.items())[2:]), r"does not fit the language model: 2 tensors"),
+        (lambda t: {n: v * torch.nan for n, v in t.items()}, "values that are not finite"),
+    ],
+)
+def test_tensors_that_are_missing_or_not_finite_are_neither_loaded_nor_merged(
+    change: Callable[[Any], Any], message: str, trained: tuple[VideoLlama, Path], tmp_path: Path
+) -> None:
+    folder = rewritten(trained[1], tmp_path / "adapter", change)
+    with pytest.raises(WeightsError, match=message):
+        tiny(f"model.lora_ckpt={folder}", *RANDOM)
+    with pytest.raises(WeightsError, match=message):
+        merge_adapter(LLAMA, folder, tmp_path / "merged")
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter"}
+
+
+def test_a_folder_without_tensors_says_so(trained: tuple[VideoLlama, Path], tmp_path: Path) -> None:
+    folder = changed(trained[1], tmp_path / "adapter")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"has no adapter_model\.safetensors"):
+        tiny(f"model.lora_ckpt={folder}", *RANDOM)
+
+
+def test_an_incomplete_llama_is_not_merged(
+    trained: tuple[VideoLlama, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(LLAMA, tmp_path / "llama")
+    path = tmp_path / "llama/model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(WeightsError, match="lacks 1 tensors"):
+        merge_adapter(tmp_path / "llama", trained[1], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_is_merged_before_it_is_exported(
+    trained: tuple[VideoLlama, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"merge the adapter first \(`video-llama merge`\)"):
+        export_hf(trained[0], tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []

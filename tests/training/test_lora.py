@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.training.test_kill import kill_at_random_steps
 from tests.training.training_data import (
@@ -21,9 +23,10 @@ from tests.training.training_data import (
 from video_llama.apps.doctor import path_problems
 from video_llama.apps.doctor_shapes import examine
 from video_llama.apps.estimate.measure import meta_model
+from video_llama.apps.estimate.memory import part_weights
 from video_llama.common.io import package_file
 from video_llama.config.build import build_model
-from video_llama.config.build_run import build_runner
+from video_llama.config.build_run import build_runner, identity
 from video_llama.config.load import load_config
 from video_llama.models.lora import adapter_hash, lora_parameters, merge_adapter, read_adapter
 from video_llama.models.weights.files import open_weights
@@ -172,3 +175,74 @@ def test_estimate_and_doctor_know_it(data: Path, tmp_path: Path) -> None:
     assert list(lora_parameters(model.language_model))
     missing = load_config(config, [*options(data, tmp_path), f"model.lora_ckpt={tmp_path}"])
     assert any("model.lora_ckpt: no adapter_config.json" in p for p in path_problems(missing))
+
+
+def test_an_adapter_without_rank_stays_as_it_is(data: Path, whole: Path, tmp_path: Path) -> None:
+    folder = checkpoint(whole)
+    given = (f"model.ckpt={folder}/branch.safetensors", f"model.lora_ckpt={folder}/adapter")
+    more = (*given, "model.lora_r=0", "run.iters_per_epoch=4")
+    runner = build_runner(load_config(config_path(*CASE), options(data, tmp_path, *more)), name="f")
+    assert not [name for name, _ in runner.components.trainable if ".lora_" in name]
+    assert runner.train()
+    kept = dict(lora_parameters(runner.components.task.model.language_model))
+    before = read_adapter(folder / "adapter")
+    assert all(torch.equal(kept[name], before[name]) for name in before)
+    saved = checkpoint(run_folder(tmp_path), 4)
+    assert not (saved / "adapter").exists()
+    manifest = Manifest.of_file(open_weights(saved / "branch.safetensors"))
+    assert manifest is not None
+    assert manifest.adapter == adapter_hash(folder / "adapter")
+    # Its checkpoint goes on, too.
+    resume = options(data, tmp_path, *more, f"run.resume_ckpt_path={saved}", "run.max_epoch=2")
+    assert build_runner(load_config(config_path(*CASE), resume), name="g").train()
+
+
+def test_runs_of_before_there_were_adapters_go_on(data: Path, tmp_path: Path) -> None:
+    cfg = load_config(config_path(*CASE), [*options(data, tmp_path), "model.lora_r=0"])
+    assert [key for key in identity(cfg, 1)["fixed"] if "lora" in key] == []
+    with_rank = load_config(config_path(*CASE), options(data, tmp_path))
+    assert identity(with_rank, 1)["fixed"]["model.lora_r"] == 2
+
+
+def test_a_run_goes_on_with_the_decay_and_rates_of_now(data: Path, tmp_path: Path) -> None:
+    config, more = config_path(*CASE), ("run.iters_per_epoch=2", "run.save_every=0")
+    first = build_runner(
+        load_config(config, options(data, tmp_path, *more, "run.lora_lr=1e-4")), name="h"
+    )
+    assert first.train()
+    other = ("run.lora_lr=1e-2", "run.weight_decay=0.5", "run.beta2=0.9", "run.max_epoch=2")
+    resume = f"run.resume_ckpt_path={first.state.checkpoint}"
+    second = build_runner(
+        load_config(config, options(data, tmp_path, *more, *other, resume)), name="i"
+    )
+    groups = second.state.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0, 0.5]
+    assert {group["betas"] for group in groups} == {(0.9, 0.9)}
+    assert groups[-1]["lr_scale"] == pytest.approx(1e-2 / 2e-3)
+    assert second.state.optimizer.state_dict()["state"], "the moments go on"
+
+
+def test_estimate_counts_an_adapter_in_fp32_beside_a_quantised_model(
+    data: Path, tmp_path: Path
+) -> None:
+    config = config_path(*CASE)
+    plain, lora = (
+        part_weights(
+            meta_model(load_config(config, [*options(data, tmp_path), f"model.lora_r={rank}"])),
+            quantization="nf4",
+        )
+        for rank in (0, 2)
+    )
+    assert lora["language_model"] == plain["language_model"]
+    assert "adapter" not in plain
+    assert lora["adapter"].bytes == 4 * lora["adapter"].parameters > 0
+
+
+def test_doctor_compares_the_tensors_of_an_adapter(data: Path, whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "adapter"
+    shutil.copytree(checkpoint(whole) / "adapter", copy)
+    path = copy / "adapter_model.safetensors"
+    save_file(dict(list(load_file(path).items())[1:]), path, {"format": "pt"})
+    cfg = load_config(config_path(*CASE), answering(data, f"model.lora_ckpt={copy}"))
+    problems, _ = examine(cfg)
+    assert any("does not fit the language model: 1 tensors" in problem for problem in problems)

@@ -22,7 +22,7 @@ from video_llama.datasets.base import SplitInfo
 from video_llama.datasets.shards import expand_shards
 from video_llama.models.build import build_video_llama, missing_groups, weight_sources
 from video_llama.models.language_model import has_weights
-from video_llama.models.lora import add_adapter
+from video_llama.models.lora import add_adapter, fitting_tensors
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.files import WeightFile, open_weights
 from video_llama.models.weights.load import match, open_source
@@ -58,8 +58,9 @@ def examine(cfg: Config) -> tuple[list[str], VideoLlama | None]:
     problems += shape_problems(cfg, model)
     # After the comparison with the files, whose layers it renames.
     try:
-        trains = cfg.model.trained_branch is not None
-        add_adapter(model.language_model, cfg.model, trains=trains)
+        add_adapter(model.language_model, cfg.model)
+        if cfg.model.lora_ckpt:
+            fitting_tensors(model.language_model, Path(cfg.model.lora_ckpt))
     except VideoLlamaError as error:
         problems.append(str(error))
     return problems, model

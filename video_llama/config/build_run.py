@@ -218,7 +218,9 @@ def _build_components(cfg: Config, model: VideoLlama, processes: ProcessGroup) -
         eval_batches={split: partial(eval_batches, split) for split in evaluated},
         data_sets=list(cfg.datasets),
         write_branch=partial(_write_branch, cfg, model),
-        read_adapter=lambda folder: read_adapter(folder / ADAPTER) if cfg.model.lora_r else {},
+        read_adapter=lambda folder: (
+            read_adapter(folder / ADAPTER) if cfg.model.trains_adapter else {}
+        ),
         identity=identity(cfg, processes.size) | {"items": items},
         config=cfg.to_yaml(),
     )
@@ -234,7 +236,7 @@ def _trainable(model: VideoLlama) -> list[tuple[str, nn.Parameter]]:
 def _write_branch(cfg: Config, model: VideoLlama, path: Path, step: int) -> None:
     """Write the branch file, and before it the adapter, which its manifest names."""
     adapter = adapter_hash(cfg.model.lora_ckpt)
-    if cfg.model.lora_r:
+    if cfg.model.trains_adapter:
         adapter = save_adapter(model.language_model, cfg.model, path.parent / ADAPTER)
     branch = (pair for pair in model.trainable_parameters() if LORA not in pair[0])
     save_branch(branch, path, replace(_manifest(cfg, model, step), adapter=adapter))
@@ -282,7 +284,9 @@ def identity(cfg: Config, world_size: int) -> dict[str, Any]:
     # Paths and precision may change between two machines. What changes the weights that train, or
     # the items in a batch, may not.
     for key, value in asdict(cfg.model).items():
-        (free if key in FREE_MODEL_KEYS else fixed)[f"model.{key}"] = value
+        # Without an adapter they decide nothing, and runs of older versions do not know them.
+        if not key.startswith("lora_") or cfg.model.lora_r or cfg.model.lora_ckpt:
+            (free if key in FREE_MODEL_KEYS else fixed)[f"model.{key}"] = value
     for name, entry in cfg.datasets.items():
         for key, value in asdict(entry).items():
             (free if key in FREE_DATA_KEYS else fixed)[f"datasets.{name}.{key}"] = value

@@ -102,7 +102,7 @@ def build_video_llama(
             part.to(target)
     # Last, because it renames the layers that it stands beside.
     with _seeded(seed, "lora"):
-        add_adapter(language_model, settings, trains=settings.trained_branch is not None)
+        add_adapter(language_model, settings)
     return model
 
 

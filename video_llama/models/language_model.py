@@ -127,18 +127,37 @@ def _from_folder(
     folder: Path, config: LlamaConfig, settings: ModelSettings, device: torch.device
 ) -> LlamaForCausalLM:
     precision = Precision.named(settings.precision, device.type)
-    # With a placement, shards are read tensor by tensor to where they belong: no second copy.
-    placement: Any = {"": device} if settings.llm_device_map == "single" else "auto"
+    return _loaded(
+        folder,
+        config=config,
+        dtype=precision.dtype,
+        # With a placement, shards are read tensor by tensor to where they belong: no second copy.
+        device_map={"": device} if settings.llm_device_map == "single" else "auto",
+        quantization_config=_quantization(settings.quantization, precision),
+    )
+
+
+def load_plain_llama(folder: Path) -> LlamaForCausalLM:
+    """Load a LLaMA on the host, in the precision that its `config.json` names.
+
+    Raises:
+        ConfigError: the folder is missing something, or the weights are quantised.
+        WeightsError: they do not fit config.json, are not finite, or all zero.
+    """
+    config = read_config(folder)
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(f"{folder} is quantised; give the plain LLaMA that it was made of")
+    return _loaded(folder, config=config, dtype="auto")
+
+
+def _loaded(folder: Path, **options: Any) -> LlamaForCausalLM:
     if not sys.stderr.isatty():  # a bar is noise in a log and in what a program reads
         disable_progress_bar()
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(
             folder,
-            config=config,
-            dtype=precision.dtype,
-            device_map=placement,
+            **options,
             attn_implementation="sdpa",
-            quantization_config=_quantization(settings.quantization, precision),
             local_files_only=True,
             output_loading_info=True,
         )

@@ -137,11 +137,13 @@ def recompute_activations(model: LlamaForCausalLM) -> None:
     """
     # Layer by layer: the peak is then one layer's activations beside the inputs of all.
     for layer in model.model.layers:
-        layer.forward = partial(_recomputed, layer.forward)
+        # Nothing in a frozen layer is random, so no generator's state has to be kept for it. The
+        # dropout of an adapter has to draw the same again.
+        is_random = any(isinstance(part, nn.Dropout) and part.p > 0 for part in layer.modules())
+        layer.forward = partial(_recomputed, layer.forward, is_random)
 
 
-def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], is_random: bool, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    # Nothing in a frozen layer is random, so no generator's state has to be kept for it.
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=is_random, **kwargs)

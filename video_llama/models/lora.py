@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from video_llama.models.settings import ModelSettings
+from video_llama.models.language_model import load_plain_llama
+from video_llama.models.settings import LORA_TARGETS, ModelSettings
 from video_llama.models.weights.save import ADAPTER_WEIGHTS, MERGED, save_tensors
 from video_llama.types import ConfigError, WeightsError
 
@@ -32,31 +35,47 @@ ADAPTER = "adapter"
 CONFIG = "adapter_config.json"
 _PEFT, _OURS = "base_model.model.", "llama_model."
 _NAME = "default"
+_EXTRAS = (
+    *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias"),
+    *("layer_replication", "alora_invocation_tokens", "use_qalora", "megatron_config"),
+)
+"""Options of PEFT that change more than products of layers."""
 
 
-def add_adapter(llm: LlamaForCausalLM, settings: ModelSettings, *, trains: bool) -> None:
+def add_adapter(llm: LlamaForCausalLM, settings: ModelSettings) -> None:
     """Put the adapter of the settings beside the LLM's layers; without one, change nothing.
 
-    Args:
-        trains: whether its parameters have gradients. They are fp32, as all that trains.
+    Its parameters are fp32, as all that trains.
 
     Raises:
-        ConfigError: PEFT is not installed, or the adapter on disk is of another shape.
+        ConfigError: PEFT is not installed, the LLM holds an adapter already, or the one on disk is
+            of another kind or shape.
         WeightsError: its file does not fit.
     """
     saved = Path(settings.lora_ckpt) if settings.lora_ckpt else None
     if not settings.lora_r and saved is None:
         return
+    if getattr(llm.config, MERGED, ""):
+        # With its own adapter beside it the changes would count twice.
+        raise ConfigError(
+            f"model.llama_model: {settings.llama_model} has an adapter merged into it; leave "
+            "model.lora_r and model.lora_ckpt away, or give the plain LLaMA"
+        )
     peft = _peft()
     config = _config(settings) if saved is None else _read_config(saved, settings)
     peft.inject_adapter_in_model(config, llm, adapter_name=_NAME)
     for name, parameter in llm.named_parameters():
         is_lora = ".lora_" in name
-        parameter.requires_grad_(is_lora and trains)
+        parameter.requires_grad_(is_lora and settings.trains_adapter)
         if is_lora:
             parameter.data = parameter.data.float()
+    for layer in llm.model.layers:
+        # The layers are in training mode for the adapter's dropout; attention has none of its own.
+        layer.self_attn.attention_dropout = 0.0
     if saved is not None and llm.device.type != "meta":
-        _load(llm, read_adapter(saved), saved)
+        tensors = fitting_tensors(llm, saved)
+        for name, parameter in lora_parameters(llm):
+            parameter.data.copy_(tensors[name])
 
 
 def lora_parameters(llm: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -111,26 +130,30 @@ def merge_adapter(llama: Path, adapter: Path, out: Path) -> None:
     """Write a plain LLaMA whose weights hold the adapter's changes.
 
     Raises:
-        ConfigError: `out` exists, or PEFT is not installed.
-        WeightsError: the adapter is of another LLaMA.
+        ConfigError: `out` exists, PEFT is not installed, or the LLaMA is quantised or merged.
+        WeightsError: the LLaMA is incomplete, or the adapter is, or of another LLaMA.
     """
     if out.exists():
         raise ConfigError(f"{out} exists; give another folder, or remove it")
-    peft = _peft()
-    base = LlamaForCausalLM.from_pretrained(llama, dtype="auto", local_files_only=True)
-    _read_config(adapter, None)
-    try:
-        merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{adapter} does not fit {llama}: {reason}") from error
+    # Both are read as for an answer, so that nothing which is incomplete gets into the sum.
+    model = load_plain_llama(llama)
+    add_adapter(model, ModelSettings(llama_model=str(llama), lora_ckpt=str(adapter)))
+    for name, layer in list(model.named_modules()):
+        if hasattr(layer, "lora_A"):
+            adapted: Any = layer
+            adapted.merge(safe_merge=True)
+            model.set_submodule(name, adapted.get_base_layer())
+    del model.peft_config
     # A branch that names the adapter finds it here, in a LLaMA that has it in its weights.
-    setattr(merged.config, MERGED, adapter_hash(adapter))
-    partial = out.with_name(f".{out.name}.partial")
-    merged.save_pretrained(partial)
-    # transformers would write a tokenizer that gives other ids: the original's is taken along.
-    (partial / "tokenizer.model").write_bytes((llama / "tokenizer.model").read_bytes())
-    partial.rename(out)
+    setattr(model.config, MERGED, adapter_hash(adapter))
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        model.save_pretrained(partial)
+        # transformers would write a tokenizer that gives other ids: the original's is taken along.
+        shutil.copyfile(llama / "tokenizer.model", partial / "tokenizer.model")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _peft() -> Any:
@@ -154,7 +177,7 @@ def _config(settings: ModelSettings) -> LoraConfig:
     return config
 
 
-def _read_config(folder: Path, settings: ModelSettings | None) -> LoraConfig:
+def _read_config(folder: Path, settings: ModelSettings) -> LoraConfig:
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -164,17 +187,53 @@ def _read_config(folder: Path, settings: ModelSettings | None) -> LoraConfig:
             f"model.lora_ckpt: {folder} is no adapter ({error}); give the folder with {CONFIG} and "
             f"{ADAPTER_WEIGHTS}, such as the one beside a branch"
         ) from error
-    wanted = settings.lora_r if settings else 0
-    if wanted and config.r != wanted:
-        raise ConfigError(
-            f"model.lora_r: {wanted} given, but the adapter {folder} has {config.r}; set it to "
-            "that, or to 0 to use it as it is"
+    _check_plain(values, folder)
+    if settings.lora_r:
+        shapes = (
+            ("lora_r", settings.lora_r, config.r),
+            ("lora_alpha", settings.lora_alpha, config.lora_alpha),
+            (
+                "lora_target_modules",
+                sorted(settings.lora_target_modules),
+                sorted(config.target_modules or ()),
+            ),
         )
+        for key, ours, theirs in shapes:
+            if ours != theirs:
+                raise ConfigError(
+                    f"model.{key}: {ours} given, but the adapter {folder} has {theirs}; set it to "
+                    "that, or model.lora_r to 0 to use it as it is"
+                )
+        config.lora_dropout = settings.lora_dropout
     return config
 
 
-def _load(llm: LlamaForCausalLM, tensors: dict[str, Tensor], folder: Path) -> None:
-    named = dict(lora_parameters(llm))
+def _check_plain(values: dict[str, Any], folder: Path) -> None:
+    """Refuse adapters that do more than LoRA beside the layers of a decoder."""
+    extra = [key for key in _EXTRAS if values.get(key)]
+    if values.get("bias", "none") != "none":
+        extra.append("bias")
+    if values.get("peft_type", "LORA") != "LORA" or extra:
+        kind = f"{values.get('peft_type')} {', '.join(extra)}".strip()
+        raise ConfigError(f"model.lora_ckpt: {folder} is of the kind {kind}, plain LoRA expected")
+    # The loss reads lm_head's weight directly, past an adapter.
+    targets = values.get("target_modules")
+    if not isinstance(targets, list) or not {*targets} <= {*LORA_TARGETS}:
+        raise ConfigError(
+            f"model.lora_ckpt: {folder} changes {targets!r}, some of {', '.join(LORA_TARGETS)} "
+            "expected"
+        )
+
+
+def fitting_tensors(llm: LlamaForCausalLM, folder: Path) -> dict[str, Tensor]:
+    """Read the tensors of a folder whose like has been put beside the LLM's layers.
+
+    Raises:
+        WeightsError: they do not fit, or are not finite.
+    """
+    tensors, named = read_adapter(folder), dict(lora_parameters(llm))
+    if not tensors:
+        raise WeightsError(f"model.lora_ckpt: {folder} has no {ADAPTER_WEIGHTS}; save it again")
     wrong = sorted(named.keys() ^ tensors.keys())
     wrong += [n for n in named.keys() & tensors.keys() if named[n].shape != tensors[n].shape]
     if wrong:
@@ -182,6 +241,10 @@ def _load(llm: LlamaForCausalLM, tensors: dict[str, Tensor], folder: Path) -> No
             f"model.lora_ckpt: {folder} does not fit the language model: {len(wrong)} tensors "
             f"differ in name or shape, first {wrong[0]}; it belongs to another one"
         )
-    with torch.no_grad():
-        for name, parameter in named.items():
-            parameter.copy_(tensors[name])
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(
+                f"model.lora_ckpt: {folder}: {name} holds values that are not finite; its training "
+                "has diverged: take an earlier checkpoint"
+            )
+    return tensors

@@ -253,6 +253,11 @@ class ModelSettings:
         return "audio" if self.equip_audio_branch and not self.frozen_audio_Qformer else None
 
     @property
+    def trains_adapter(self) -> bool:
+        """Whether an adapter of the LLM trains; one that is only given stays as it is."""
+        return self.lora_r > 0 and self.trained_branch is not None
+
+    @property
     def imagebind_file(self) -> Path | None:
         """The file that `imagebind_ckpt_path` means; a folder means the released file in it."""
         if not self.imagebind_ckpt_path:

@@ -260,7 +260,7 @@ def meta_model(cfg: Config, llama: str | None = None) -> VideoLlama:
         # Sizes are taken from the name of a folder that does not exist.
         settings = replace(settings, llama_model=f"released-sizes/{llama}")
     model = build_video_llama(settings, device="meta", seed=0)
-    add_adapter(model.language_model, settings, trains=settings.trained_branch is not None)
+    add_adapter(model.language_model, settings)
     # Some constant buffers are made for real.
     return model.to("meta").train(settings.trained_branch is not None)
 

@@ -9,9 +9,11 @@ from video_llama.apps.estimate.measure import StepCost, precision_name
 from video_llama.apps.estimate.rows import BatchRow
 from video_llama.config.schema import Config
 from video_llama.models.build import VISION_GROUPS
+from video_llama.models.lora import ADAPTER
 from video_llama.models.settings import ModelSettings
 from video_llama.models.video_llama import VideoLlama
 from video_llama.models.weights.names import GROUPS, group_of, original_name
+from video_llama.runners.optim import LORA
 
 GRADIENT_BYTES, OPTIMISER_BYTES = 4, 8
 """Of each trained parameter: its gradient and AdamW's two moments, in fp32."""
@@ -53,14 +55,19 @@ class PartWeights:
 def part_weights(model: VideoLlama, *, quantization: str = "none") -> dict[str, PartWeights]:
     """Count the weights of every group of a model; matrices of the LLM's layers are quantised."""
     quantised = quantization in ("int8", "nf4")
-    parts = {group: PartWeights() for group in GROUPS}
-    largest = dict.fromkeys(GROUPS, 0)
+    parts = {group: PartWeights() for group in (*GROUPS, ADAPTER)}
+    largest = dict.fromkeys(parts, 0)
     for name, parameter in model.named_parameters():
-        group = group_of(original_name(name))
+        group = ADAPTER if LORA in name else group_of(original_name(name))
         assert group is not None
         stored = precision_name(parameter)
-        # Word table and output layer are never quantised.
-        if quantised and name.startswith("language_model.model.layers.") and parameter.ndim == 2:
+        # Word table, output layer and an adapter are never quantised.
+        if (
+            quantised
+            and group != ADAPTER
+            and name.startswith("language_model.model.layers.")
+            and parameter.ndim == 2
+        ):
             stored = quantization
         part = parts[group]
         part.parameters += parameter.numel()
@@ -100,7 +107,7 @@ def llm_bytes(model: VideoLlama, precision: str) -> float:
 def layer_matrices(model: VideoLlama) -> int:
     """Count the numbers in the matrices of one layer of the language model."""
     layer = model.language_model.model.layers[0]
-    return sum(p.numel() for p in layer.parameters() if p.ndim == 2)
+    return sum(p.numel() for n, p in layer.named_parameters() if p.ndim == 2 and LORA not in n)
 
 
 def trained_parameters(model: VideoLlama) -> int:

@@ -64,6 +64,11 @@ def export_hf(model: VideoLlama, folder: Path) -> None:
     """
     if folder.exists():
         raise ConfigError(f"{folder} exists; give another folder, or remove it")
+    if model.settings.lora_r or model.settings.lora_ckpt:
+        raise ConfigError(
+            "model.lora_ckpt: merge the adapter first (`video-llama merge`), and export with "
+            "model.llama_model set to the merged folder"
+        )
     if model.settings.quantization != "none":
         raise ConfigError(
             "model.quantization: export the plain weights, without quantization; from_pretrained "
