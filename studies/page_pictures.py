@@ -55,8 +55,7 @@ def talk(visitor: Visitor) -> Iterator[tuple[str, Image.Image]]:
     """Talk about the clip; yield a name and a picture of each moment."""
     visitor.set(Longest_answer=12, Temperature=0)
     yield "empty", picture(visitor)
-    visitor.choose("video", CLIP)
-    visitor.start()
+    visitor.add(CLIP)
     visitor.page.wait_for_selector("#seen img")
     yield "with_media", picture(visitor)
     for number, question in enumerate(QUESTIONS, start=1):

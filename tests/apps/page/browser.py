@@ -50,8 +50,16 @@ def chromium(log: Path | None = None) -> Iterator[Any]:
 class Visitor:
     """Somebody at the page, in a browser window of their own."""
 
-    def __init__(self, browser: Any, url: str, *, width: int = 1280, scheme: str = "light") -> None:
-        size = {"width": width, "height": 900}
+    def __init__(
+        self,
+        browser: Any,
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        scheme: str = "light",
+    ) -> None:
+        size = {"width": width, "height": height}
         self.context = browser.new_context(viewport=size, color_scheme=scheme)
         self.context.set_default_timeout(PATIENCE)
         self.requests: list[str] = []
@@ -65,19 +73,15 @@ class Visitor:
     def close(self) -> None:
         self.context.close()
 
-    def choose(self, slot: str, file: Path) -> None:
-        """Upload a file into one of the tabs."""
-        self.page.get_by_role("tab", name=slot.capitalize()).click()
-        self.page.set_input_files(f"#{slot} input[type=file]", str(file))
-        shown = {
-            "video": "video",
-            "picture": "img",
-            "sound": "#waveform, audio, .waveform-container",
-        }
-        self.page.wait_for_selector(f"#{slot} :is({shown[slot]})", state="attached")
+    def choose(self, file: Path) -> None:
+        """Attach a file to the next question."""
+        self.page.set_input_files("#question input[type=file]", str(file))
+        self.page.get_by_label("Remove file").first.wait_for()
 
-    def start(self) -> None:
-        self.page.click("#start")
+    def add(self, file: Path) -> None:
+        """Hand in a file without a question."""
+        self.choose(file)
+        self.page.press("#question textarea", "Enter")
 
     def ask(self, question: str) -> None:
         """Type a question and press Enter."""
@@ -96,15 +100,16 @@ class Visitor:
 
     def set(self, **options: float) -> None:
         """Type into the number boxes of sliders, by a word of their label."""
-        if not self.page.locator("#advanced input").first.is_visible():
-            self.page.click("#advanced button.label-wrap")
+        self.page.click("#drawer .toggle-button")
         for label, value in options.items():
             box = self.page.get_by_label(label.replace("_", " ")).first
             box.fill(str(value))
             box.press("Tab")
+        self.page.click("#drawer .toggle-button")
 
     def wait_for_text(self, selector: str, text: str) -> None:
         self.page.locator(selector).filter(has_text=text).first.wait_for()
 
-    def usable(self, button: str) -> bool:
-        return bool(self.page.is_enabled(f"#{button}"))
+    def press(self, name: str) -> None:
+        """Press one of the buttons under the last answer."""
+        self.page.locator("#chat").get_by_role("button", name=name, exact=True).last.click()

@@ -9,7 +9,7 @@ import pytest
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from video_llama.apps.page.layout import ABOUT, _bubble, _chosen, _engine_options
+from video_llama.apps.page.layout import ABOUT, _bubble, _engine_options
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,6 @@ def test_an_empty_seed_is_none_and_a_bad_one_is_for_the_engine_to_refuse(
     text: str | None, seed: Any
 ) -> None:
     assert _engine_options(["num_beams", "seed"], [2, text]) == {"num_beams": 2, "seed": seed}
-
-
-def test_empty_slots_are_left_out() -> None:
-    chosen = _chosen(True, None, "a.mp4", None, "b.png")
-    assert (chosen.files, chosen.use_audio) == (["a.mp4", "b.png"], True)
 
 
 def test_what_was_typed_or_said_is_no_html() -> None:

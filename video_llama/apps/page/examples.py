@@ -62,6 +62,21 @@ def write_examples(folder: Path) -> dict[str, Path]:
     return {example.file: folder / example.file for example in EXAMPLES}
 
 
+def write_icons(folder: Path) -> dict[str, Path]:
+    """Draw a thumbnail of each example that can be seen.
+
+    Returns:
+        The paths, by the name of the example's file.
+    """
+    icons = {}
+    for example in EXAMPLES:
+        if example.scene.sights:
+            icons[example.file] = folder / f"{Path(example.file).stem}_icon.jpg"
+            (frame,) = render_frames(example.scene, 0, height=96, width=128, times=[0.5])
+            write_picture(icons[example.file], frame)
+    return icons
+
+
 def _write(example: Example, path: Path) -> None:
     scene, (height, width) = example.scene, SIZE
     if example.slot == "sound":

@@ -8,11 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from video_llama.apps.page.uploads import Uploads
-from video_llama.apps.page.view import Message, messages, note_html, open_turn, seen_html
-from video_llama.apps.page.visitors import Conversation, Conversations, Progress
+from video_llama.apps.page.view import (
+    WRITING,
+    Message,
+    messages,
+    note_html,
+    open_turn,
+    seen_html,
+    waiting,
+)
+from video_llama.apps.page.visitors import Conversation, Conversations
 from video_llama.chat.media import MediaItem
 from video_llama.types import RequestError, VideoLlamaError
 
@@ -32,19 +41,13 @@ class View:
     """HTML about what has just happened."""
     question: str | None = None
     """The text in the question box."""
-    answering: bool = False
-    """Whether an answer is being written."""
-    started: bool | None = None
-    """Whether anything has been added or asked."""
-    turns: bool | None = None
-    """Whether there is a turn to repeat or to take back."""
-    cleared: bool = False
-    """Whether the files that were chosen are to be cleared away."""
+    answering: bool | None = None
+    """Whether an answer is being written: Stop stands in the place of Send."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a visitor has chosen but perhaps not added yet."""
+    """What a visitor hands in with a question."""
 
     files: Sequence[str]
     """Paths, as the visitor's page names them."""
@@ -85,42 +88,44 @@ class Handlers:
         self._conversations = conversations
         self._uploads = uploads
 
-    def start(self, visitor: str, chosen: Chosen, progress: Progress) -> View:
-        """Add what is chosen to the conversation."""
-        try:
-            conversation = self._conversations.of(visitor)
-            if not chosen.files:
-                raise RequestError("choose a video, a picture or a sound first, or paste one")
-            items = self._add(conversation, chosen, progress)
-        except VideoLlamaError as error:
-            return self._refused(error)
-        return self._page(conversation, _welcome(items))
-
     def ask(
-        self,
-        visitor: str,
-        question: str,
-        chosen: Chosen,
-        options: dict[str, Any],
-        progress: Progress,
+        self, visitor: str, question: str, chosen: Chosen, options: dict[str, Any]
     ) -> Iterator[View]:
-        """Answer a question, after adding what was chosen and not added yet."""
+        """Add the files that came with a question, and answer it; files may come alone."""
         try:
             conversation = self._conversations.of(visitor)
-            if not question.strip():
+            if not question.strip() and not chosen.files:
                 raise RequestError("the question is empty: type something to ask")
-            self._add(conversation, chosen, progress)
-            pieces = conversation.ask(question, **options)
+            if conversation.session.is_answering:
+                raise RequestError(
+                    "an answer is being written: press Stop, or ask when it is complete"
+                )
         except VideoLlamaError as error:
             yield self._refused(error, question)
             return
-        turn = _OpenTurn(
-            *(conversation, question, messages(conversation), conversation.new_media),
-            conversation.num_restarts,
-        )
+        before, restarts = messages(conversation), conversation.num_restarts
+        try:
+            items: list[MediaItem] = []
+            for name in chosen.files:
+                # Opening a file takes seconds: the question stands there, and what is being done.
+                reading = f"Reading {Path(name).name} {WRITING}"
+                bubbles = open_turn(question, conversation.new_media, reading)
+                yield View(chat=before + bubbles, note="", question="", answering=True)
+                items += self._add(conversation, name, use_audio=chosen.use_audio)
+            if conversation.num_restarts != restarts:
+                return
+            if not question.strip():
+                yield self._page(conversation, _welcome(items))
+                return
+            pieces = conversation.ask(question, **options)
+        except VideoLlamaError as error:
+            refused = self._refused(error)
+            yield replace(self._page(conversation), note=refused.note, question=question)
+            return
+        turn = _OpenTurn(conversation, question, before, conversation.new_media, restarts)
         # The question is visible before the model has begun to answer.
         first = View(chat=turn.chat(""), seen=seen_html(conversation.session.media), note="")
-        yield replace(first, question="", answering=True, started=True)
+        yield replace(first, question="", answering=True)
         yield from self._stream(turn, pieces)
 
     def regenerate(self, visitor: str, options: dict[str, Any]) -> Iterator[View]:
@@ -168,33 +173,38 @@ class Handlers:
         except RequestError:
             conversation = self._conversations.of(visitor)
         page = self._page(conversation, "The conversation and its files are forgotten.")
-        return replace(page, question="", cleared=True)
+        return replace(page, question="")
 
-    def set_audio(self, visitor: str, on: bool, progress: Progress) -> View:
+    def resume(self, visitor: str, earlier: str) -> View:
+        """Show a page that was loaded anew the conversation that it had before."""
+        self._conversations.hand_over(earlier, visitor)
+        try:
+            return self._page(self._conversations.of(visitor))
+        except VideoLlamaError as error:
+            return self._refused(error)
+
+    def remove(self, visitor: str, name: str) -> View:
+        """Take one file out of the conversation; its turns stay."""
+        try:
+            conversation = self._conversations.of(visitor)
+            item = conversation.remove(name)
+        except VideoLlamaError as error:
+            return self._refused(error)
+        return self._page(conversation, f"{item.path.name} was taken out.")
+
+    def set_audio(self, visitor: str, on: bool) -> View:
         """Switch the sound of the clips that were added."""
         try:
             conversation = self._conversations.of(visitor)
-            conversation.set_audio(on, progress)
+            conversation.set_audio(on)
         except VideoLlamaError as error:
             return self._refused(error)
         return View(seen=seen_html(conversation.session.media))
 
-    def _add(
-        self, conversation: Conversation, chosen: Chosen, progress: Progress
-    ) -> list[MediaItem]:
-        """Add files that the conversation does not have yet.
-
-        Raises:
-            VideoLlamaError: one of them cannot be used; those before it have been added.
-        """
-        items = []
-        for number, name in enumerate(chosen.files):
-            path = self._uploads.checked(name)
-            within = _share(progress, number, len(chosen.files))
-            # Something to see while a long file is opened, before the engine reports anything.
-            within(0.0, f"reading {path.name}")
-            items.append(conversation.add(path, use_audio=chosen.use_audio, progress=within))
-        return [item for item in items if item is not None]
+    def _add(self, conversation: Conversation, name: str, *, use_audio: bool) -> list[MediaItem]:
+        """Add a file, unless the conversation has it already."""
+        item = conversation.add(self._uploads.checked(name), use_audio=use_audio)
+        return [item] if item else []
 
     def _stream(self, turn: _OpenTurn, pieces: Iterator[str]) -> Iterator[View]:
         """Show a growing answer, and the page when it is complete."""
@@ -222,11 +232,10 @@ class Handlers:
         """Return everything that the page shows now."""
         session = conversation.session
         return View(
-            chat=messages(conversation),
+            chat=messages(conversation) + waiting(conversation.new_media),
             seen=seen_html(session.media),
             note=note_html(note),
-            started=bool(session.media or session.history),
-            turns=bool(session.history),
+            answering=False,
         )
 
     def _refused(self, error: VideoLlamaError, question: str | None = None) -> View:
@@ -247,8 +256,3 @@ def _welcome(items: Sequence[MediaItem]) -> str:
     names = ", ".join(item.path.name for item in items)
     notices = "".join(f" {item.notice}." for item in items if item.notice)
     return f"{names} can be asked about now.{notices}"
-
-
-def _share(progress: Progress, number: int, count: int) -> Progress:
-    """Make the progress of one of several files a share of that of all."""
-    return lambda share, text: progress((number + share) / count, text)

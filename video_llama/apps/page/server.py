@@ -128,19 +128,21 @@ def _blocks(
 
     from video_llama.apps.banner import model_line
     from video_llama.apps.page.api import Api
-    from video_llama.apps.page.examples import EXAMPLES, write_examples
+    from video_llama.apps.page.examples import EXAMPLES, write_examples, write_icons
     from video_llama.apps.page.handlers import Handlers
     from video_llama.apps.page.layout import TITLE, Events, build
 
     (uploads.folder / "examples").mkdir()
     files = write_examples(uploads.folder / "examples")
+    icons = write_icons(uploads.folder / "examples")
     examples = {e: files[e.file] for e in EXAMPLES if chat.hears or e.slot != "sound"}
+    cards = {example: (path, icons.get(example.file)) for example, path in examples.items()}
     blocks: gr.Blocks
     with gr.Blocks(title=TITLE, delete_cache=(3600, SECONDS_A_FILE_IS_KEPT)) as blocks:
         notices = [model_line(chat.model), *chat.notices]
-        components = build(hears=chat.hears, notices=notices, examples=list(examples))
+        components = build(hears=chat.hears, notices=notices, examples=cards)
         handlers = Handlers(conversations, uploads)
-        Events(components, handlers, examples, options.concurrency).connect()
+        Events(components, handlers, examples, options.concurrency).connect(blocks)
         Api(conversations, uploads, options.concurrency).connect()
         # With an unload event pages keep a connection, by which the guard knows that they are open.
         blocks.unload(_nothing)
@@ -156,7 +158,7 @@ def _launch_options(
     hosts: AllowedHosts, conversations: Conversations, uploads: Uploads, options: ServerOptions
 ) -> dict[str, Any]:
     from video_llama.apps.page.guard import Guard
-    from video_llama.apps.page.layout import PASTE, STYLE
+    from video_llama.apps.page.layout import SCRIPT, STYLE
 
     guard_options = {
         "hosts": hosts,
@@ -175,7 +177,7 @@ def _launch_options(
         "app_kwargs": {"middleware": [(Guard, (), guard_options)]},
         "theme": _theme(),
         "css_paths": STYLE,
-        "js": PASTE.read_text("utf-8"),
+        "js": SCRIPT.read_text("utf-8"),
         "footer_links": ["api"],
         "prevent_thread_lock": True,
         "quiet": True,

@@ -21,10 +21,12 @@ from video_llama.chat.media import MediaItem
 from video_llama.common.io import shown, without_controls
 
 Message = dict[str, Any]
-"""One bubble of the chat: `role`, `content` (plain text) and, under an answer, `report` (HTML)."""
+"""One bubble of the chat: `role`, `content` (plain text), with a question the paths of its `files`,
+under an answer the `report` (HTML)."""
 
 NOTHING_SEEN = "Add a clip, a picture or a sound, and look here at what reaches the model."
 WRITING = "…"
+FROM_TEXT = "answered from text alone, without any file · "
 SPECTROGRAM_KEY = (
     "Mel spectrograms: time from left to right, low tones below, loud is bright; an even stripe "
     "at the right end is padding."
@@ -52,7 +54,12 @@ def seen_html(items: Sequence[MediaItem]) -> str:
 
 def _item_html(item: MediaItem) -> str:
     name = escape(shown(item.path.name))
-    html = [f"<h3>{_KINDS[item.kind]}: {name}</h3>", f'<p class="seen-facts">{_facts(item)}</p>']
+    # The page's script sends the path back when the button is pressed; the server looks it up.
+    path = escape(str(item.path), quote=True)
+    remove = f'<button class="remove" data-file="{path}" aria-label="Remove {name}">Remove</button>'
+    title = f"<h3>{_KINDS[item.kind]}: {name}</h3>"
+    html = [f'<div class="seen-title">{title}{remove}</div>']
+    html += [f'<p class="seen-facts">{_facts(item)}</p>']
     if item.notice:
         html.append(f'<p class="note info">{escape(shown(item.notice))}</p>')
     frames = item.frame_pictures()
@@ -122,24 +129,32 @@ def open_turn(question: str, media: Sequence[MediaItem], answer: str) -> list[Me
     return [_question_bubble(question, media), {"role": "assistant", "content": answer or WRITING}]
 
 
+def waiting(media: Sequence[MediaItem]) -> list[Message]:
+    """Return the bubble of files that no question has come with yet."""
+    return [_question_bubble("", media)] if media else []
+
+
 def _question_bubble(question: str, media: Sequence[MediaItem]) -> Message:
     files = [f"{_KINDS[item.kind]}: {shown(item.path.name)}" for item in media]
-    return {"role": "user", "content": "\n".join([*files, without_controls(question)])}
+    text = "\n".join([*files, *filter(None, [without_controls(question)])])
+    return {"role": "user", "content": text, "files": [str(item.path) for item in media]}
 
 
 def _answer_bubble(answer: str, exchange: Exchange) -> Message:
     words = without_controls(answer) or "(no words)"
-    return {"role": "assistant", "content": words, "report": report_html(exchange.report)}
+    report = report_html(exchange.report, from_text=exchange.from_text)
+    return {"role": "assistant", "content": words, "report": report}
 
 
-def report_html(report: AnswerReport) -> str:
+def report_html(report: AnswerReport, *, from_text: bool = False) -> str:
     """Return the line under an answer, which opens to the notices and the prompt."""
     notices = "".join(f"<li>{escape(shown(notice))}</li>" for notice in report.notices)
+    line = FROM_TEXT * from_text + report_line(report)
     prompt = report.prompt
     if len(prompt) > MAX_PROMPT_SHOWN:
         prompt = f"{prompt[:MAX_PROMPT_SHOWN]} …"
     return (
-        f'<details class="report"><summary>{escape(report_line(report))}</summary>'
+        f'<details class="report"><summary>{escape(line)}</summary>'
         f"<ul>{notices}</ul><p>What the language model read:</p>"
         f"<pre>{escape(without_controls(prompt))}</pre></details>"
     )

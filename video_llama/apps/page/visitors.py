@@ -19,8 +19,8 @@ SECONDS_TO_STOP = 30.0
 """An answer that was stopped ends after the word that is being computed; a slow machine may need
 this long for one."""
 
-Progress = Callable[[float, str], None]
-"""Called with the share that is done, in 0..1, and what is being done."""
+SECONDS_TO_HAND_OVER = 2.0
+"""Longest wait for the connection of a page that is loaded anew to end."""
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Exchange:
     media: list[MediaItem] = field(default_factory=list)
     """Items that came with the question."""
     report: AnswerReport = field(default_factory=AnswerReport)
+    from_text: bool = False
+    """Whether there was no file at all to answer from."""
 
 
 def _keep(files: set[Path]) -> set[Path]:
@@ -53,9 +55,7 @@ class Conversation:
         self._files: set[Path] = set()
         self._lock = threading.Lock()
 
-    def add(
-        self, path: Path, *, use_audio: bool, progress: Progress | None = None
-    ) -> MediaItem | None:
+    def add(self, path: Path, *, use_audio: bool) -> MediaItem | None:
         """Add a file; None where the conversation has it already.
 
         Raises:
@@ -65,7 +65,7 @@ class Conversation:
         with self._lock:
             if path in self._files:
                 return None
-            item = self.session.add(path, use_audio=use_audio, progress=progress)
+            item = self.session.add(path, use_audio=use_audio)
             self._files.add(path)
             return item
 
@@ -75,7 +75,7 @@ class Conversation:
         old = {item.path for exchange in self.exchanges for item in exchange.media}
         return [item for item in self.session.media if item.path not in old]
 
-    def set_audio(self, on: bool, progress: Progress | None = None) -> None:
+    def set_audio(self, on: bool) -> None:
         """Switch the sound of the clips of this conversation.
 
         Raises:
@@ -83,7 +83,26 @@ class Conversation:
         """
         for item in self.session.media:
             if item.kind == "video" and item.has_sound and item.sound_used != on:
-                self.session.set_audio(item, on, progress=progress)
+                self.session.set_audio(item, on)
+
+    def remove(self, name: str) -> MediaItem:
+        """Take out the file at a path.
+
+        Raises:
+            RequestError: there is none, or an answer is being written.
+        """
+        with self._lock:
+            found = [
+                item for item in self.session.media if name in (str(item.path), item.path.name)
+            ]
+            if not found:
+                raise RequestError(f"{Path(name).name[:80]}: no such file in this conversation")
+            self.session.remove(found[0])
+            for exchange in self.exchanges:
+                exchange.media = [item for item in exchange.media if item is not found[0]]
+            self._files.discard(found[0].path)
+            self._forget({found[0].path})
+        return found[0]
 
     def ask(self, question: str, **options: Any) -> Iterator[str]:
         """Stream an answer, as `Session.ask` does."""
@@ -142,7 +161,8 @@ class Conversation:
         finally:
             # Also after a stop, or where nobody reads on: what was said until then is the answer.
             if not failed and len(self.session.history) > index:
-                self.exchanges[index:] = [Exchange(media, self.session.report)]
+                from_text = not self.session.media
+                self.exchanges[index:] = [Exchange(media, self.session.report, from_text)]
 
 
 class Conversations:
@@ -208,6 +228,23 @@ class Conversations:
         for stale in crowded:
             stale.close()
         return conversation
+
+    def hand_over(self, earlier: str, visitor: str) -> None:
+        """Give a page the conversation that it had before it was loaded anew.
+
+        Only what is left behind changes hands: a second window gets a conversation of its own.
+        """
+        # A browser opens the new page before the end of the old connection is noticed.
+        deadline = time.monotonic() + SECONDS_TO_HAND_OVER
+        while earlier in self._connections and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with self._lock:
+            if earlier in self._connections or visitor in self._open or earlier == visitor:
+                return
+            if conversation := self._open.pop(earlier, None):
+                self._open[visitor] = conversation
+                self._used[visitor] = self._used.pop(earlier)
+                self._left.pop(earlier, None)
 
     def arrive(self, visitor: str) -> None:
         """Note that a page has connected."""
