@@ -133,7 +133,9 @@ def test_the_first_commands_of_the_readme_give_the_answers_beside_them(checkout:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_readme_trains(checkout: Path) -> None:
-    synth, training = readme_commands("video-llama data synth", "python train.py")
+    synth, training = readme_commands(
+        "video-llama data synth", "python train.py --cfg-path train_configs/tiny"
+    )
     run(synth, checkout)
     run(training, checkout)
     assert list(checkout.glob("output/**/branch.safetensors"))
