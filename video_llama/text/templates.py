@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
@@ -185,12 +185,7 @@ class Template:
     ) -> tuple[list[Piece], list[list[int]], list[int]]:
         """Return the pieces, their ids, and the position at which each answer starts."""
         # All turns are tokenised together, as in the chat's prompt, which must have the same ids.
-        pieces: list[Piece] = []
-        answers: list[int] = []
-        for question, answer in turns:
-            pieces += self._question(question, system, first=not pieces)
-            answers.append(len(pieces))
-            pieces += self._answer(answer)
+        pieces, answers = self._pieces(turns, system)
         pieces += self.end
         groups = encode_all(pieces, tokenizer)
         ends = list(accumulate(map(len, groups), initial=1))
@@ -221,29 +216,31 @@ class Template:
     def _chat_pieces(self, turns: Sequence[Turn], system: str | None) -> list[Piece]:
         if [turn.answer is None for turn in turns] != [False] * (len(turns) - 1) + [True]:
             raise ValueError("in a chat prompt the last question, and no other, has no answer yet")
-        pieces: list[Piece] = []
-        for turn in turns:
-            question = media_question(turn.media, turn.question)
-            pieces += self._question(question, system, first=not pieces)
-            if turn.answer is not None:
-                pieces += self._answer(turn.answer)
-        return pieces
+        asked = [(media_question(turn.media, turn.question), turn.answer) for turn in turns]
+        return self._pieces(asked, system)[0]
 
-    def _question(self, question: QuestionText, system: str | None, *, first: bool) -> list[Piece]:
-        wrapped = self._plain(self.default_system if system is None else system)
+    def _pieces(
+        self, turns: Sequence[tuple[QuestionText, str | None]], system: str | None
+    ) -> tuple[list[Piece], list[int]]:
+        """Return the pieces of a conversation, and at which of them each answer starts."""
         # The system text is user text too, and stands in the first question only.
-        before = [
-            Piece(piece.text.replace("{system}", wrapped), piece.supervised, piece.special)
-            for piece in (self.opening if first else self.reopening)
+        wrapped = self._plain(self.default_system if system is None else system)
+        pieces = [
+            replace(piece, text=piece.text.replace("{system}", wrapped)) for piece in self.opening
         ]
-        plain = [
-            piece if piece.special else Piece(self._plain(piece.text))
-            for piece in as_pieces(question)
-        ]
-        return [*before, *plain, *self.before_answer]
-
-    def _answer(self, answer: str) -> list[Piece]:
-        return [Piece(f" {self._plain(answer)}", supervised=True), *self.after_answer]
+        starts: list[int] = []
+        for question, answer in turns:
+            if starts:
+                pieces += self.reopening
+            pieces += [
+                piece if piece.special else Piece(self._plain(piece.text))
+                for piece in as_pieces(question)
+            ]
+            pieces += self.before_answer
+            starts.append(len(pieces))
+            if answer is not None:
+                pieces += [Piece(f" {self._plain(answer)}", supervised=True), *self.after_answer]
+        return pieces, starts
 
     def _plain(self, text: str) -> str:
         """Break the marks of the template in a text: a typed `###` must not end a turn."""
