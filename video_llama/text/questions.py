@@ -64,11 +64,6 @@ def frames_message(seconds: Sequence[float]) -> str:
     return f"The video contains {len(seconds)} frames sampled at {times} seconds. "
 
 
-def expand_placeholders(text: str, num_tokens: int) -> str:
-    """Repeat every `<ImageHere>` of a text `num_tokens` times."""
-    return text.replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER * num_tokens)
-
-
 def media_question(media: Sequence[Media], question: str) -> list[Piece]:
     """Lead a question with media, in their order; the question itself stays plain text.
 
@@ -96,11 +91,7 @@ def media_question(media: Sequence[Media], question: str) -> list[Piece]:
 
 def image_question(question: str, num_tokens: int, *, mark: str = "<image>") -> list[Piece]:
     """Replace every mark in a question of LLaVA's data by a picture of `num_tokens` positions."""
-    first, *rest = question.split(mark)
-    pieces = [Piece(first)]
-    for text in rest:
-        pieces += [*_marked(Media("image", num_tokens)), Piece(text)]
-    return pieces
+    return _split(question, mark, _marked(Media("image", num_tokens)))
 
 
 def caption_prompts(lines: Iterable[str], frame: str) -> list[str]:
@@ -134,12 +125,15 @@ def as_pieces(question: QuestionText) -> Sequence[Piece]:
     """Split a text into pieces, with a placeholder for every `<ImageHere>`; keep given pieces."""
     if not isinstance(question, str):
         return question
-    first, *rest = question.split(IMAGE_PLACEHOLDER)
-    pieces = [Piece(first)]
-    for text in rest:
-        pieces += [_placeholder(1), Piece(text)]
+    pieces = _split(question, IMAGE_PLACEHOLDER, [_placeholder(1)])
     # Empty text between two placeholders would be harmless, but there are many of them.
     return [piece for piece in pieces if piece.text]
+
+
+def _split(text: str, mark: str, between: Sequence[Piece]) -> list[Piece]:
+    """Return the text with pieces in the place of every mark."""
+    first, *rest = text.split(mark)
+    return [Piece(first), *(piece for part in rest for piece in (*between, Piece(part)))]
 
 
 def render(pieces: Sequence[Piece]) -> str:

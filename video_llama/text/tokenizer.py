@@ -57,7 +57,8 @@ def load_tokenizer(folder: str | Path) -> LlamaTokenizer:
     vocab = {processor.id_to_piece(index): index for index in range(size)}
     scores = {piece: processor.get_score(index) for piece, index in vocab.items()}
     # Control and byte pieces must never be the result of a merge: text would turn into them.
-    reserved = [piece for piece, index in vocab.items() if not _is_plain(processor, index)]
+    kinds = (processor.is_unknown, processor.is_control, processor.is_byte)
+    reserved = [piece for piece, index in vocab.items() if any(is_kind(index) for is_kind in kinds)]
     tokenizer = LlamaTokenizer(
         vocab=vocab,
         merges=generate_merges(vocab, scores, reserved),
@@ -78,11 +79,6 @@ def load_tokenizer(folder: str | Path) -> LlamaTokenizer:
             "before every text, text left as it is); give the tokenizer of a LLaMA"
         )
     return tokenizer
-
-
-def _is_plain(processor: SentencePieceProcessor, index: int) -> bool:
-    special = processor.is_unknown(index) or processor.is_control(index)
-    return not (special or processor.is_byte(index))
 
 
 def _find_model(folder: Path) -> Path:
