@@ -15,6 +15,7 @@ from video_llama.chat.session import Session
 from video_llama.models.generation import generate as engine
 from video_llama.models.generation.cache import PrefixCache
 from video_llama.models.generation.generate import AnswerText
+from video_llama.text.templates import Turn
 
 GREEDY = {"temperature": 0.0, "max_new_tokens": 12, "min_new_tokens": 6}
 
@@ -110,9 +111,7 @@ def test_an_answer_that_is_written_as_it_was_said_is_known(
     tokenizer = chat.model.tokenizer
     session = chat.start()
     question = "What is it?"
-    ids = chat.answerer.template.chat_ids(
-        [*session.history, session._new_turn(question).turn], tokenizer
-    )
+    ids = chat.answerer.template.chat_ids([*session.history, Turn(question)], tokenizer)
     long = chat.answerer.template.encode([(question, "it is a red ball")], tokenizer).input_ids
     wanted = iter(long[len(ids) :])
     monkeypatch.setattr(engine._Sampler, "choose", lambda *_: torch.tensor([next(wanted)]))

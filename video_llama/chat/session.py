@@ -256,11 +256,7 @@ class Session:
         """
         if not question.strip():
             raise RequestError("the question is empty")
-        settings = generation_settings(options)
-        self._check_open()
-        # Made only to find out now whether it fits. It is made again when the answer begins.
-        self._prompt([*self._turns, self._new_turn(question)], settings)
-        return self._stream(question, settings)
+        return self._answer(question, generation_settings(options))
 
     def regenerate(self, **options: Any) -> Iterator[str]:
         """Stream another answer to the last question; the old one stays until it has ended.
@@ -274,11 +270,7 @@ class Session:
         Raises:
             RequestError: there is no answer yet, or an option that is unknown or out of range.
         """
-        settings = generation_settings(options)
-        self._check_open()
-        self._check_turns()
-        self._prompt([*self._turns[:-1], replace(self._turns[-1], answer=None)], settings)
-        return self._stream(None, settings)
+        return self._answer(None, generation_settings(options))
 
     def undo(self) -> str:
         """Take back the last turn; its media wait for the next question.
@@ -302,13 +294,11 @@ class Session:
         with self._changing():
             self._turns, self._num_dropped = [], 0
             if not keep_media:
-                self._media.items = []
-                self._cache.clear()
+                self._free()
 
     def stop(self) -> None:
         """End the answer that is being written, if any, after its current token."""
-        row = self._row
-        if row is not None:
+        if (row := self._row) is not None:
             row.stop()
 
     def close(self) -> None:
@@ -317,7 +307,7 @@ class Session:
             # The thread that writes an answer still uses the memory: it frees it when it ends.
             self._closed = True
             if self._row is not None:
-                self._row.stop()  # its stream frees the memory when it ends
+                self._row.stop()
             else:
                 self._free()
 
@@ -326,30 +316,37 @@ class Session:
         self._media.items = []
         self._cache.clear()
 
-    def _new_turn(self, question: str) -> ChatTurn:
-        """Open a turn with the media that no question has come with yet."""
-        # By identity: the same file may have been added twice.
-        used = {id(item) for turn in self._turns for item in turn.items}
-        return ChatTurn(question, tuple(item for item in self.media if id(item) not in used))
+    def _answer(self, question: str | None, settings: GenerationSettings) -> Iterator[str]:
+        """Answer a question, or with None the last one again."""
+        self._check_open()
+        # Made only to find out now whether it fits. It is made again when the answer begins.
+        self._open_turn(question, settings)
+        return self._stream(question, settings)
 
-    def _prompt(self, turns: list[ChatTurn], settings: GenerationSettings) -> Prompt:
-        return self._answerer.prompts.build(
+    def _open_turn(
+        self, question: str | None, settings: GenerationSettings
+    ) -> tuple[list[ChatTurn], Prompt]:
+        """Return the turns, of which the last is to be answered, and their prompt."""
+        if question is None:
+            self._check_turns()
+            turns = [*self._turns[:-1], replace(self._turns[-1], answer=None)]
+        else:
+            # With the media that no question has come with yet. By identity: the same file may
+            # have been added twice.
+            used = {id(item) for turn in self._turns for item in turn.items}
+            items = tuple(item for item in self.media if id(item) not in used)
+            turns = [*self._turns, ChatTurn(question, items)]
+        return turns, self._answerer.prompts.build(
             turns, settings.max_new_tokens, num_dropped=self._num_dropped
         )
 
     def _stream(self, question: str | None, settings: GenerationSettings) -> Iterator[str]:
-        """Answer a question, or with None the last one again."""
         with self._changing():
             # What was added or answered since the call counts; what is added from now on waits.
-            if question is None:
-                self._check_turns()
-                before, turn = self._turns[:-1], replace(self._turns[-1], answer=None)
-            else:
-                before, turn = self._turns, self._new_turn(question)
-            prompt = self._prompt([*before, turn], settings)
+            turns, prompt = self._open_turn(question, settings)
             # From here on `stop` has something to stop, and changes are refused.
             self._row = row = self._answerer.row(prompt, settings, self._cache)
-        self.report = report = AnswerReport(notices=self._answer_notices([*before, turn], prompt))
+        self.report = report = AnswerReport(notices=self._answer_notices(turns, prompt))
         assert row.text is not None
         ended = False
         try:
@@ -366,7 +363,7 @@ class Session:
                 # An error leaves the history as it was, and so does a stop before the first word
                 # of another answer to the last question.
                 elif ended and (row.text.text or question is not None or not report.stopped):
-                    self._turns = [*before, replace(turn, answer=row.text.text)]
+                    self._turns = [*turns[:-1], replace(turns[-1], answer=row.text.text)]
                     self._num_dropped = prompt.num_dropped
 
     def _answer_notices(self, turns: list[ChatTurn], prompt: Prompt) -> list[str]:
