@@ -62,6 +62,9 @@ class MediaProcessing:
 
 Result = TypeVar("Result")
 
+Input = Literal["spectrograms", "pixels"]
+"""What a decoded file has for the encoders."""
+
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is being done."""
 
@@ -261,26 +264,10 @@ class MediaEncoder:
         self._turn = turn
         self._in_worker = in_worker
 
-    def encode(
-        self,
-        path: str | Path,
-        kind: MediaKind | None = None,
-        *,
-        use_audio: bool = True,
-        num_frames: int | None = None,
-        num_clips: int | None = None,
-        progress: Progress | None = None,
-    ) -> MediaItem:
-        """Decode and encode a file; the arguments are those of `Session.add`.
-
-        Raises:
-            MediaError: the file cannot be used.
-            RequestError: a sound for a model without an audio branch.
-            ConfigError: more frames or segments than the model has positions for.
-        """
-        key = MediaKey.of(path, kind, num_frames, num_clips)
-        decoded = self.decode(path, key, use_audio=use_audio, progress=progress)
-        self.finish([decoded], progress)
+    def encode(self, path: str | Path, kind: MediaKind | None = None) -> MediaItem:
+        """Decode and encode a file as configured, with its sound; raises what `decode` does."""
+        decoded = self.decode(path, MediaKey.of(path, kind))
+        self.finish([decoded])
         return decoded.item
 
     def decode(
@@ -291,7 +278,13 @@ class MediaEncoder:
         use_audio: bool = True,
         progress: Progress | None = None,
     ) -> DecodedMedia:
-        """Do the half of `encode` that needs no model; several threads may decode at once."""
+        """Do the half of `encode` that needs no model; several threads may decode at once.
+
+        Raises:
+            MediaError: the file cannot be used.
+            RequestError: a sound for a model without an audio branch.
+            ConfigError: more frames or segments than the model has positions for.
+        """
         # The header first: it says whether the model can take the file at all.
         info = self._call(probe, path)
         item = MediaItem(Path(path), key.kind or info.kind, key=key)
@@ -377,38 +370,32 @@ class MediaEncoder:
         if any(entry.spectrograms is not None for entry in decoded):
             report(0.5, "listening")
         # Sounds of different lengths have different numbers of segments, and cannot be stacked.
-        for batch in _batches(decoded, "spectrograms"):
-            sounds = torch.stack([entry.spectrograms for entry in batch])  # type: ignore[misc]
-            encoded = self._tokens(batch, sounds, self.model.encode_audio)
-            for entry, tokens in zip(batch, encoded, strict=True):
-                entry.item.sound = EncodedMedia(Media("audio", tokens.shape[1]), tokens)
-                entry.item.sound_used = True
-                entry.spectrograms = None
+        for entry, tokens in self._encoded(decoded, "spectrograms", self.model.encode_audio):
+            entry.item.sound = EncodedMedia(Media("audio", tokens.shape[1]), tokens)
+            entry.item.sound_used = True
         if any(entry.pixels is not None for entry in decoded):
             report(0.75, "looking")
-        for batch in _batches(decoded, "pixels"):
-            videos = torch.stack([entry.pixels for entry in batch])  # type: ignore[misc]
-            encoded = self._tokens(batch, videos, self.model.encode_video)
-            for entry, tokens in zip(batch, encoded, strict=True):
-                kind: MediaKind = "image" if entry.item.kind == "image" else "video"
-                media = Media(kind, tokens.shape[1], entry.message)
-                entry.item.picture = EncodedMedia(media, tokens)
-                entry.pixels = None
+        for entry, tokens in self._encoded(decoded, "pixels", self.model.encode_video):
+            media = Media(entry.item.kind, tokens.shape[1], entry.message)
+            entry.item.picture = EncodedMedia(media, tokens)
         report(1.0, "done")
 
-    def _tokens(
-        self, batch: Sequence[DecodedMedia], inputs: Tensor, encode: Callable[[Tensor], Tensor]
-    ) -> list[Tensor]:
-        """Encode entries together, to (1, N, D_llm) each; the time is divided among them."""
-        # One turn per batch of files: answers that are being written go on between batches.
-        with self._turn(), torch.inference_mode():
-            start = time.perf_counter()
-            tokens = encode(inputs.to(self.model.device))
-            seconds = time.perf_counter() - start
-        for entry in batch:
-            entry.item.timings["encode"] += seconds / len(batch)
-        # Copies: a slice would keep the tokens of the whole batch in memory.
-        return [tokens[i : i + 1].clone() for i in range(len(batch))]
+    def _encoded(
+        self, decoded: Sequence[DecodedMedia], name: Input, encode: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[DecodedMedia, Tensor]]:
+        """Yield the entries that have this input, each with (1, N, D_llm), and drop the input."""
+        for batch in _batches(decoded, name):
+            inputs = torch.stack([getattr(entry, name) for entry in batch])
+            # One turn per batch of files: answers that are being written go on between batches.
+            with self._turn(), torch.inference_mode():
+                start = time.perf_counter()
+                tokens = encode(inputs.to(self.model.device))
+                seconds = time.perf_counter() - start
+            for index, entry in enumerate(batch):
+                entry.item.timings["encode"] += seconds / len(batch)
+                setattr(entry, name, None)
+                # Copies: a slice would keep the tokens of the whole batch in memory.
+                yield entry, tokens[index : index + 1].clone()
 
     @property
     def _hears(self) -> bool:
@@ -475,9 +462,7 @@ class MediaEncoder:
         decoded.spectrograms = sound.values
 
 
-def _batches(
-    decoded: Sequence[DecodedMedia], name: Literal["spectrograms", "pixels"]
-) -> list[list[DecodedMedia]]:
+def _batches(decoded: Sequence[DecodedMedia], name: Input) -> list[list[DecodedMedia]]:
     """Group the entries that have this input by its shape, in batches of bounded size."""
     shapes: dict[torch.Size, list[DecodedMedia]] = defaultdict(list)
     for entry in decoded:
