@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from video_llama.chat.answer import Answerer
 from video_llama.chat.media import MediaEncoder, Progress
@@ -81,15 +80,17 @@ class Chat:
         # Sessions know what they use, and not the chat: so imports point one way.
         session = Session(self.answerer, self.encoder, self.notices)
         # In this order they stand in the prompt, as in the original's chat.
-        given: list[tuple[str | Path | None, MediaKind]] = [
-            (video, "video"),
-            (image, "image"),
-            (audio, "audio"),
-        ]
-        options: dict[str, Any] = {"num_frames": num_frames, "num_clips": num_clips}
-        for path, kind in given:
+        given: dict[MediaKind, str | Path | None] = {"video": video, "image": image, "audio": audio}
+        for kind, path in given.items():
             if path is not None:
-                session.add(path, kind, use_audio=use_audio, progress=progress, **options)
+                session.add(
+                    path,
+                    kind,
+                    use_audio=use_audio,
+                    num_frames=num_frames,
+                    num_clips=num_clips,
+                    progress=progress,
+                )
         return session
 
 

@@ -55,13 +55,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Makes prompts.
-
-    Attributes:
-        template: of the language model.
-        tokenizer: of the language model.
-        context: positions that the language model has.
-    """
+    """Makes prompts for a language model with `context` positions."""
 
     template: Template
     tokenizer: Any

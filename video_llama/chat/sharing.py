@@ -92,12 +92,9 @@ class TimedLock(ModelLock):
     def turn(self) -> Iterator[None]:
         """Hold the model for one step."""
         start = time.perf_counter()
-        self._lock.acquire()
-        self.waited += time.perf_counter() - start
-        try:
+        with self._lock.turn():
+            self.waited += time.perf_counter() - start
             yield
-        finally:
-            self._lock.release()
 
     def yield_turn(self) -> None:
         """Let others run first."""
