@@ -71,11 +71,11 @@ def clip_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = E
     return _pick(rng, wording.captions["moving"]).format(thing=things[0], moves=moves)
 
 
-def picture_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
-    """Write one sentence about the first frame of a scene."""
-    thing = _thing(scene.sights[0], wording) if scene.sights else wording.nothing
-    background = wording.backgrounds[scene.background]
-    return _pick(rng, wording.captions["picture"]).format(thing=thing, background=background)
+def picture_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Write one English sentence about the first frame of a scene."""
+    thing = _thing(scene.sights[0], ENGLISH) if scene.sights else ENGLISH.nothing
+    background = ENGLISH.backgrounds[scene.background]
+    return _pick(rng, ENGLISH.captions["picture"]).format(thing=thing, background=background)
 
 
 def sound_caption(scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH) -> str:
@@ -96,21 +96,19 @@ def questions(
     return [*_sight_questions(scene, rng, wording), *_sound_questions(scene, rng, wording)]
 
 
-def picture_questions(
-    scene: Scene, rng: np.random.Generator, *, wording: Wording = ENGLISH
-) -> list[Question]:
-    """Ask what the first frame of a scene with at most one sight answers."""
-    found = _sight_questions(scene, rng, wording)
+def picture_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Ask in English what the first frame of a scene with at most one sight answers."""
+    found = _sight_questions(scene, rng, ENGLISH)
     return [question for question in found if question.type not in MOVING_TYPES]
 
 
-def reworded(question: Question, number: int, *, wording: Wording = ENGLISH) -> Question:
-    """Reword a question, with words chosen by a number instead of by chance.
+def reworded(question: Question, number: int) -> Question:
+    """Reword a question in English, with words chosen by a number instead of by chance.
 
     Args:
         number: which of the ways to ask it; any number will do.
     """
-    templates = wording.questions[question.type]
+    templates = ENGLISH.questions[question.type]
     if question.type not in ORDER_TYPES:
         return replace(question, question=templates[number % len(templates)])
     turned, number = number % 2, number // 2
