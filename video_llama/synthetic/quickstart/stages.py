@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tqdm import tqdm
 
@@ -32,6 +32,8 @@ DATA = "data/tiny/"
 """Where the shipped YAMLs look for the world."""
 DONE = "stage.json"
 """Written into the folder of a stage when it has succeeded."""
+BRANCH_KEYS: dict[Branch, str] = {"video": "model.ckpt", "audio": "model.ckpt_2"}
+"""The branches, in the order of their trainings, and the keys that take a file of each."""
 WEIGHTS = ("vit_ckpt", "q_former_model", "imagebind_ckpt_path", "llama_model")
 """Keys of the frozen parts' weights."""
 
@@ -50,11 +52,6 @@ class Stage:
     def config_path(self) -> Path:
         """The YAML."""
         return resource(f"train_configs/tiny/{self.name}.yaml")
-
-    @property
-    def branch_key(self) -> str:
-        """The key of the model section that takes a file of its branch."""
-        return "model.ckpt" if self.branch == "video" else "model.ckpt_2"
 
 
 STAGES = (
@@ -126,7 +123,11 @@ def run_stage(
     """
     folder = (out / stage.name).absolute()
     # The inputs are those of the configuration as the training will read it, overrides included.
-    changed = [*launch.options_of(stage), f"{stage.branch_key}={start or 'null'}", *options]
+    changed = [
+        *launch.options_of(stage),
+        f"{BRANCH_KEYS[stage.branch]}={start or 'null'}",
+        *options,
+    ]
     cfg = load_config(stage.config_path, changed)
     inputs = inputs_of(cfg, launch.data)
     found = _finished(folder, inputs)
@@ -158,9 +159,8 @@ def answering_options(launch: Launch, branches: Mapping[Branch, Path]) -> list[s
     model = load_config(STAGES[-1].config_path, launch.options_of(STAGES[-1])).model
     keys = (*WEIGHTS, "audio_feature_norm")
     options = [f"model.{key}={getattr(model, key) or 'null'}" for key in keys]
-    for branch, key in (("video", "ckpt"), ("audio", "ckpt_2")):
-        options.append(f"model.{key}={branches.get(branch, 'null')}")  # type: ignore[call-overload]
-    random = model.random_init or len(branches) < len(get_args(Branch))
+    options += [f"{key}={branches.get(branch, 'null')}" for branch, key in BRANCH_KEYS.items()]
+    random = model.random_init or len(branches) < len(BRANCH_KEYS)
     return [*options, f"model.random_init={random}", "run.device=cpu"]
 
 
@@ -230,21 +230,17 @@ def _run(command: Sequence[str], stage: Stage, launch: Launch, log: Path | None)
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin slow each other down on shared cores
     }
     if log is None:
-        status = subprocess.run(command, env=environment).returncode
-        where = "see above"
+        status, where = subprocess.run(command, env=environment).returncode, "see above"
     else:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             status = subprocess.run(
                 command, env=environment, stdout=file, stderr=subprocess.STDOUT
             ).returncode
-        where = f"see {log}, which ends\n{_tail(log)}"
+        last = log.read_text("utf-8", errors="replace").splitlines()[-5:]
+        where = "\n".join([f"see {log}, which ends", *last])
     if status:
         raise StageError(f"{stage.name}: train.py ended with status {status}; {where}")
-
-
-def _tail(log: Path, lines: int = 5) -> str:
-    return "\n".join(log.read_text("utf-8", errors="replace").splitlines()[-lines:])
 
 
 def _last_branch(run: Path, cfg: Config) -> Path:
@@ -281,10 +277,9 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 def train_all(train_stage: TrainStage, *, side_by_side: bool) -> dict[Stage, Trained]:
     """Train both stages of both branches, the branches in turn or at the same time."""
-    branches: list[Branch] = list(dict.fromkeys(stage.branch for stage in STAGES))
     # Threads suffice: each waits for the process of its training.
-    with ThreadPoolExecutor(len(branches) if side_by_side else 1) as pool:
-        ended = [pool.submit(_train_branch, branch, train_stage) for branch in branches]
+    with ThreadPoolExecutor(len(BRANCH_KEYS) if side_by_side else 1) as pool:
+        ended = [pool.submit(_train_branch, branch, train_stage) for branch in BRANCH_KEYS]
         return {stage: trained for future in ended for stage, trained in future.result().items()}
 
 
