@@ -19,108 +19,6 @@ from video_llama.text.templates import Turn
 from video_llama.types import MediaKind, RequestError
 
 
-class SessionMedia:
-    """The files of a session, each encoded once.
-
-    Args:
-        answerer: knows how much fits into a prompt.
-
-    Attributes:
-        items: in the order of their arrival.
-    """
-
-    def __init__(self, encoder: MediaEncoder, answerer: Answerer) -> None:
-        self._encoder = encoder
-        self._answerer = answerer
-        self.items: list[MediaItem] = []
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory of all items; what they share counts once."""
-        tensors = {id(t): t.nbytes for item in self.items for t in item.tensors}
-        return sum(tensors.values())
-
-    def read(
-        self, path: str | Path, key: MediaKey, *, use_audio: bool, progress: Progress | None
-    ) -> MediaItem:
-        """Make an item of a file. It does not belong to the session yet.
-
-        Args:
-            key: what is wanted; where an item here has an equal one, nothing is encoded again.
-            use_audio: whether the sound of a clip is heard.
-            progress: called with what is being done.
-
-        Raises:
-            MediaError: the file cannot be used.
-        """
-        # Encoding a clip takes seconds, and is not repeated where it is added again.
-        known = next((item for item in self.items if item.key == key), None)
-        if known is None:
-            decoded = self._encoder.decode(path, key, use_audio=use_audio, progress=progress)
-            self._encoder.finish([decoded], progress)
-            return decoded.item
-        item = replace(known, path=Path(path), timings={"decode": 0.0, "encode": 0.0})
-        if item.kind == "video":
-            self._encoder.switch_sound(item, use_audio, progress)
-        return item
-
-    def add(self, item: MediaItem) -> None:
-        """Add an item.
-
-        Raises:
-            RequestError: all together they would not fit into a prompt.
-        """
-        self._check_room([*self.items, item])
-        self.items.append(item)
-
-    def with_sound(self, item: MediaItem, on: bool, progress: Progress | None) -> MediaItem:
-        """Copy a clip so that it is heard, or not.
-
-        Raises:
-            RequestError: it is no clip.
-            MediaError: its sound cannot be read.
-        """
-        if item.kind != "video":
-            raise RequestError(f"{item.path.name} is no clip: its sound cannot be switched")
-        # On a copy: if reading fails, or an answer begins, the item is as it was.
-        copy = replace(item, timings=dict(item.timings))
-        self._encoder.switch_sound(copy, on, progress)
-        return copy
-
-    def exchange(self, item: MediaItem, copy: MediaItem) -> None:
-        """Let an item become like its copy, where it stands.
-
-        Raises:
-            RequestError: it is not here any more, or all together would not fit into a prompt.
-        """
-        self.check_mine(item)
-        self._check_room([copy if other is item else other for other in self.items])
-        vars(item).update(vars(copy))
-
-    def remove(self, item: MediaItem) -> None:
-        """Take an item away.
-
-        Raises:
-            RequestError: it is not here.
-        """
-        self.check_mine(item)
-        self.items = [other for other in self.items if other is not item]
-
-    def check_mine(self, item: MediaItem) -> None:
-        """Refuse an item that is not here."""
-        if not any(other is item for other in self.items):
-            raise RequestError(f"{item.path.name} is not in this session")
-
-    def _check_room(self, items: Sequence[MediaItem]) -> None:
-        """Refuse more than fits into the context with a question beside it."""
-        needed = self._answerer.prompts.num_media_tokens(items)
-        if needed >= self._answerer.context:
-            raise RequestError(
-                f"the files take {needed} tokens together, but the model's context holds "
-                f"{self._answerer.context}; take one out, or start another session"
-            )
-
-
 class Session:
     """One conversation: its media, its turns, and the report of its last answer.
 
@@ -131,16 +29,18 @@ class Session:
         answerer: answers, in turn with other sessions.
 
     Attributes:
+        media: every file, in the order of its arrival.
         report: of the last answer.
     """
 
     def __init__(
         self, answerer: Answerer, encoder: MediaEncoder, notices: Sequence[str] = ()
     ) -> None:
+        self.media: list[MediaItem] = []
         self.report = AnswerReport()
         self._answerer = answerer
+        self._encoder = encoder
         self._notices = notices
-        self._media = SessionMedia(encoder, answerer)
         self._turns: list[ChatTurn] = []
         self._num_dropped = 0
         self._cache = PrefixCache()
@@ -156,11 +56,6 @@ class Session:
         self.close()
 
     @property
-    def media(self) -> list[MediaItem]:
-        """Every file, in the order of its arrival."""
-        return self._media.items
-
-    @property
     def history(self) -> list[Turn]:
         """The turns so far."""
         return [turn.turn for turn in self._turns]
@@ -173,7 +68,9 @@ class Session:
     @property
     def num_bytes(self) -> int:
         """Memory of the media and of what the language model remembers."""
-        return self._media.num_bytes + self._cache.num_bytes
+        # What two items share counts once.
+        tensors = {id(tensor): tensor.nbytes for item in self.media for tensor in item.tensors}
+        return sum(tensors.values()) + self._cache.num_bytes
 
     def add(
         self,
@@ -201,10 +98,11 @@ class Session:
         self._check_open()
         key = MediaKey.of(path, kind, num_frames, num_clips)
         # Not under the guard: decoding takes long, and an answer may be running.
-        item = self._media.read(path, key, use_audio=use_audio, progress=progress)
+        item = self._read(path, key, use_audio, progress)
         with self._guard:
             self._check_open()
-            self._media.add(item)
+            self._check_room([*self.media, item])
+            self.media.append(item)
         return item
 
     def set_audio(self, item: MediaItem, on: bool, progress: Progress | None = None) -> None:
@@ -219,10 +117,17 @@ class Session:
             RequestError: it is no clip of this session, or an answer is being written.
         """
         with self._changing():
-            self._media.check_mine(item)
-        copy = self._media.with_sound(item, on, progress)
+            self._check_mine(item)
+        if item.kind != "video":
+            raise RequestError(f"{item.path.name} is no clip: its sound cannot be switched")
+        # On a copy: if reading fails, or an answer begins, the item is as it was.
+        copy = replace(item, timings=dict(item.timings))
+        self._encoder.switch_sound(copy, on, progress)
         with self._changing():
-            self._media.exchange(item, copy)
+            # Again, because it may have been taken out while its sound was read.
+            self._check_mine(item)
+            self._check_room([copy if other is item else other for other in self.media])
+            vars(item).update(vars(copy))
 
     def remove(self, item: MediaItem) -> None:
         """Take a file out of the conversation, also out of turns already asked.
@@ -231,7 +136,8 @@ class Session:
             RequestError: it is not of this session, or an answer is being written.
         """
         with self._changing():
-            self._media.remove(item)
+            self._check_mine(item)
+            self.media = [other for other in self.media if other is not item]
             self._turns = [
                 replace(turn, items=tuple(i for i in turn.items if i is not item))
                 for turn in self._turns
@@ -311,9 +217,24 @@ class Session:
             else:
                 self._free()
 
+    def _read(
+        self, path: str | Path, key: MediaKey, use_audio: bool, progress: Progress | None
+    ) -> MediaItem:
+        """Make an item of a file. It does not belong to the session yet."""
+        # Encoding a clip takes seconds, and is not repeated where it is added again.
+        known = next((item for item in self.media if item.key == key), None)
+        if known is None:
+            decoded = self._encoder.decode(path, key, use_audio=use_audio, progress=progress)
+            self._encoder.finish([decoded], progress)
+            return decoded.item
+        item = replace(known, path=Path(path), timings={"decode": 0.0, "encode": 0.0})
+        if item.kind == "video":
+            self._encoder.switch_sound(item, use_audio, progress)
+        return item
+
     def _free(self) -> None:
         self._turns = []
-        self._media.items = []
+        self.media = []
         self._cache.clear()
 
     def _answer(self, question: str | None, settings: GenerationSettings) -> Iterator[str]:
@@ -392,6 +313,19 @@ class Session:
     def _check_open(self) -> None:
         if self._closed:
             raise RequestError("the session is closed; start another one")
+
+    def _check_mine(self, item: MediaItem) -> None:
+        if not any(other is item for other in self.media):
+            raise RequestError(f"{item.path.name} is not in this session")
+
+    def _check_room(self, items: Sequence[MediaItem]) -> None:
+        """Refuse more than fits into the context with a question beside it."""
+        needed = self._answerer.prompts.num_media_tokens(items)
+        if needed >= self._answerer.context:
+            raise RequestError(
+                f"the files take {needed} tokens together, but the model's context holds "
+                f"{self._answerer.context}; take one out, or start another session"
+            )
 
     def _check_turns(self) -> None:
         if not self._turns:
