@@ -210,17 +210,16 @@ class Quickstart:
         width = self.console.width if self.console.is_terminal else None
         self._say("\nRight answers in percent (95 % interval), held-out combinations\n")
         self._say(score_table(scores, width=width))
-        self._say("\nSeconds\n")
-        for name, seconds in self.times.items():
-            self._say(f"{seconds:7.0f}  {name}")
-        clip, _ = _clip_to_ask_about(wanted)
+        times = "\n".join(f"{seconds:7.0f}  {name}" for name, seconds in self.times.items())
+        self._say(f"\nSeconds\n\n{times}")
         cfg = "" if wanted.fast else f" --cfg-path {shlex.quote(str(wanted.config_path))}"
-        self._say(f"\nPicture and samples: {wanted.report('scores.png')}, ", end="")
-        self._say(f"{wanted.report('samples.html')}\n\nTry next:\n")
-        quoted = shlex.quote(str(clip))
-        self._say(f'  video-llama ask {quoted} "What do you hear?"{cfg}')
-        self._say(f"  video-llama chat {quoted}{cfg}")
-        self._say(f"  video-llama demo{cfg}")
+        clip = shlex.quote(str(_clip_to_ask_about(wanted)[0]))
+        self._say(
+            f"\nPicture and samples: {wanted.report('scores.png')}, "
+            f"{wanted.report('samples.html')}\n\nTry next:\n\n"
+            f'  video-llama ask {clip} "What do you hear?"{cfg}\n'
+            f"  video-llama chat {clip}{cfg}\n  video-llama demo{cfg}"
+        )
 
     def _step(self, name: str, work: Callable[[], None]) -> None:
         self._say(f"\n{name}")
@@ -229,8 +228,8 @@ class Quickstart:
         self.times[name] = time.monotonic() - begin
         self._say(f"  {self.times[name]:.0f} s")
 
-    def _say(self, text: str, end: str = "\n") -> None:
-        self.console.print(text, markup=False, end=end)
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False)
 
 
 def _program(words: Sequence[str]) -> str:
