@@ -18,7 +18,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
     with chromium(tmp_path / "log.json") as browser, served() as page:
         visitor = Visitor(browser, page.url)
         visitor.set(Longest_answer=12)
-        visitor.choose("video", media_files()["talkie"])
+        visitor.choose(media_files()["talkie"])
         visitor.ask('<img src="http://192.0.2.1/x.png"> ![](http://192.0.2.1/y.png)')
         visitor.answered(1)
         visitor.close()

@@ -23,6 +23,7 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
 from video_llama.apps.page.server import Page  # noqa: E402
+from video_llama.common.io import package_file  # noqa: E402
 
 SHORT = {"temperature": 0.0, "max_new_tokens": 6}
 
@@ -152,9 +153,9 @@ def test_without_an_audio_branch_there_is_nothing_about_sound() -> None:
         ids = {part["props"].get("elem_id"): part["props"] for part in config["components"]}
         assert "sound" not in ids
         assert ids["audio"]["visible"] is False
-        labels = [part["props"].get("value") for part in config["components"]]
-        assert "A clip with sound" in labels
-        assert "A sound" not in labels
+        cards = [card["display_text"].partition(":")[0] for card in ids["chat"]["examples"]]
+        assert "A clip with sound" in cards
+        assert "A sound" not in cards
         client = Client(page.url, verbose=False)
         clip = client.predict(handle_file(media_files()["talkie"]), True, api_name="/add_media")
         assert not clip["sound_used"]
@@ -173,10 +174,13 @@ def test_the_page_says_which_model_answers(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_no_button_hands_a_file_to_another_server(page: Page) -> None:
     config = httpx.get(f"{page.url}config").json()
-    slots = [p["props"] for p in config["components"] if p["type"] in ("video", "image", "audio")]
-    assert len(slots) == 3
-    for slot in slots:
-        assert "share" not in (slot["buttons"] or ["share"])
+    (chat,) = (p["props"] for p in config["components"] if p["type"] == "chatbot")
+    assert chat["buttons"] == ["copy", "copy_all"]
+    # Players within the conversation have one of Gradio's own, which is hidden.
+    style = package_file("apps/page/style.css").read_text("utf-8")
+    assert '#chat button[aria-label="Share"] { display: none; }' in style
+    shown = [p["type"] for p in config["components"] if p["type"] in ("video", "image", "audio")]
+    assert shown == []
 
 
 def test_other_names_than_those_of_the_page_are_refused(page: Page) -> None:
